@@ -1,0 +1,6 @@
+"""Objectives: pure functions and small modules on tensors, each after its paper's equation."""
+
+from dino_tutorial.losses.byol import byol_loss
+from dino_tutorial.losses.dino import DINOLoss
+
+__all__ = ["DINOLoss", "byol_loss"]

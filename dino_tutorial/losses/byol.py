@@ -1,0 +1,23 @@
+"""BYOL's regression loss."""
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+
+def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared distance of the normalised prediction and target, one direction.
+
+    ``‖p̄ − z̄‖² = 2 − 2 cos(p, z)``: 0 when they point the same way, 2 when they are orthogonal,
+    4 when they are opposite. The method adds both directions (it does not average them). The
+    target carries no gradient; stopping it is part of the loss, so that it cannot be forgotten.
+
+    Args:
+        prediction: (B, D), the student's (BYOL: online network's) prediction.
+        target: (B, D), the teacher's (BYOL: target network's) projection.
+
+    Returns:
+        Scalar, the mean over the batch.
+
+    Source: Grill et al. 2020, equation 2.
+    """
+    return (2 - 2 * cosine_similarity(prediction, target.detach(), dim=-1)).mean()

@@ -1,0 +1,102 @@
+"""Which images a step sees: a fixed function of seed and step, whatever happened before."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from dino_tutorial.errors import UserError
+
+
+class BatchOrder(Sampler[list[int]]):
+    """Index lists of one process, step by step, for all of training.
+
+    Each epoch is a fresh permutation drawn from ``(seed, epoch)``; incomplete batches are
+    dropped. Step ``t`` can therefore be computed without the steps before it, which makes a
+    resumed run see exactly the images of an uninterrupted one. Process ``rank`` of ``world``
+    takes its slice of every global batch.
+
+    Args:
+        n_images: size of the data set.
+        batch_size: of the *global* batch, over all processes.
+        total_steps: where iteration ends.
+        start_step: where it begins.
+    """
+
+    def __init__(
+        self,
+        n_images: int,
+        batch_size: int,
+        total_steps: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if batch_size > n_images:
+            raise UserError(
+                f"the batch of {batch_size} is larger than the data set of {n_images} images: "
+                f"use a smaller train.batch_size or more images"
+            )
+        if batch_size % world:
+            raise UserError(f"the batch of {batch_size} does not divide among {world} processes")
+        self.n_images, self.batch_size, self.seed = n_images, batch_size, seed
+        self.start_step, self.total_steps = start_step, total_steps
+        self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.n_images // self.batch_size
+
+    def __len__(self) -> int:
+        return self.total_steps - self.start_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, permutation = -1, None
+        for step in range(self.start_step, self.total_steps):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                generator = torch.Generator().manual_seed(mix(self.seed, 1, epoch))
+                permutation = torch.randperm(self.n_images, generator=generator)
+            first = step % self.steps_per_epoch * self.batch_size
+            yield permutation[first : first + self.batch_size][self.share].tolist()
+
+
+def batches(dataset, order: BatchOrder, device: torch.device, workers: int) -> Iterator[Tensor]:
+    """Yield uint8 batches (B, 3, S, S) on ``device`` in the given order.
+
+    A data set that is in memory is moved to an accelerator once and indexed there; any other is
+    decoded by ``workers`` processes ahead of the step that needs it.
+    """
+    if dataset.in_memory:
+        images = dataset.images()
+        images = images.to(device) if device.type != "cpu" else images
+        for indices in order:
+            yield images[torch.tensor(indices, device=images.device)]
+    else:
+        loader = DataLoader(
+            dataset,
+            batch_sampler=order,
+            collate_fn=_identity,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            persistent_workers=False,
+        )
+        for images, _ in loader:
+            yield images.to(device, non_blocking=True)
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed out of several small integers (splitmix64's finaliser, applied in turn)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+def _identity(batch):
+    return batch

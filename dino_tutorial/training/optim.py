@@ -1,0 +1,121 @@
+"""What the optimizer is given, and what is done to gradients before it sees them."""
+
+import re
+
+import torch
+from timm.optim import Lars
+from torch import Tensor, nn
+
+from dino_tutorial.errors import UserError
+
+CLIP_RULES = ("parameter", "global")
+OPTIMIZERS = ("adamw", "lars", "sgd")
+
+
+def param_groups(
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    patch_embed_lr_mult: float = 1.0,
+) -> list[dict]:
+    """Split trainable parameters by weight decay and learning-rate multiplier.
+
+    Biases and 1-D parameters (norms, LayerScale) are not decayed; position embeddings and the
+    CLS token are, as in the reference code. With ``layer_decay`` < 1, a transformer block l of L
+    learns at ``layer_decay^(L + 1 − l)``, embeddings at block 0's rate, heads at 1.
+
+    Args:
+        model: any module; ``blocks.<l>.`` in a parameter's name marks its block.
+        weight_decay: of the decayed groups.
+        layer_decay: 1.0 gives every layer the same rate.
+        patch_embed_lr_mult: an extra factor for ``patch_embed`` (DINOv2: 0.2).
+
+    Returns:
+        Optimizer groups, each with ``params``, ``weight_decay``, ``decays`` (whether a
+        weight-decay schedule applies) and ``lr_mult``.
+
+    Source: facebookresearch/dino ``utils.get_params_groups``; dinov2 ``param_groups.py``.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    depth = 1 + max((_block(name) for name, _ in named if _block(name) is not None), default=-1)
+    groups: dict[tuple[bool, float], dict] = {}
+    for name, parameter in named:
+        decays = parameter.ndim > 1 and not name.endswith(".bias")
+        lr_mult = _lr_mult(name, depth, layer_decay, patch_embed_lr_mult)
+        empty = {
+            "params": [],
+            "weight_decay": weight_decay if decays else 0.0,
+            "decays": decays,
+            "lr_mult": lr_mult,
+        }
+        groups.setdefault((decays, lr_mult), empty)["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(name: str, groups: list[dict], lr: float, momentum: float = 0.9):
+    """AdamW (fused), LARS (BYOL's, from timm) or SGD with momentum over ``groups``."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    if name == "lars":
+        return Lars(groups, lr=lr, momentum=momentum)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    raise UserError(f"unknown optimizer '{name}': choose one of {', '.join(OPTIMIZERS)}")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Give each group this step's learning rate and, where it decays, weight decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]
+        if group["decays"]:
+            group["weight_decay"] = weight_decay
+
+
+@torch.no_grad()
+def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tensor:
+    """Scale gradients down to ``max_norm`` and return their global norm before that.
+
+    ``"parameter"`` bounds each parameter's own norm (DINO's code); ``"global"`` bounds the norm
+    of all together (the usual rule). ``max_norm=0`` only measures. Nothing waits for the device.
+
+    Returns:
+        Scalar tensor on the parameters' device.
+
+    Source: facebookresearch/dino ``utils.clip_gradients``.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norms = torch.stack(torch._foreach_norm(gradients))
+    total = norms.norm()
+    if max_norm > 0:
+        reference = norms if rule == "parameter" else total.expand_as(norms)
+        scales = (max_norm / (reference + 1e-6)).clamp(max=1.0)
+        _scale(gradients, scales)
+    return total
+
+
+def _scale(gradients: list[Tensor], scales: Tensor) -> None:
+    if scales.device.type == "cpu":  # values are at hand: touch only what has to shrink
+        for gradient, scale in zip(gradients, scales.tolist(), strict=True):
+            if scale < 1.0:
+                gradient.mul_(scale)
+    else:
+        torch._foreach_mul_(gradients, list(scales.unbind()))
+
+
+def _block(name: str) -> int | None:
+    found = re.search(r"\bblocks\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def _lr_mult(name: str, depth: int, layer_decay: float, patch_embed_lr_mult: float) -> float:
+    block = _block(name)
+    embedding = re.search(
+        r"\b(patch_embed|pos_embed|cls_token|register_tokens|mask_token)\b", name
+    )
+    if block is not None:
+        power = depth - block
+    else:
+        power = depth + 1 if embedding else 0
+    return layer_decay**power * (patch_embed_lr_mult if "patch_embed" in name else 1.0)
