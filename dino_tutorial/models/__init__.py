@@ -1,0 +1,70 @@
+"""Encoders, heads, and released weights in and out."""
+
+import inspect
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.models.convnet import RESNETS, ConvNet
+from dino_tutorial.models.heads import BYOLHead, DINOHead
+from dino_tutorial.models.vit import (
+    Features,
+    VisionTransformer,
+    vit_base,
+    vit_giant,
+    vit_large,
+    vit_small,
+    vit_tiny,
+)
+
+ENCODERS = {
+    "vit_tiny": vit_tiny,
+    "vit_small": vit_small,
+    "vit_base": vit_base,
+    "vit_large": vit_large,
+    "vit_giant": vit_giant,
+    **{arch: partial(ConvNet, arch) for arch in RESNETS},
+}
+
+
+def build_encoder(arch: str, **overrides: Any) -> nn.Module:
+    """An untrained encoder by name.
+
+    Args:
+        arch: a key of ``ENCODERS``: "vit_tiny", ..., "resnet50".
+        overrides: arguments of `VisionTransformer` or `ConvNet` that replace the named ones.
+
+    Returns:
+        a module with ``embed_dim`` and ``forward(x) -> (B, embed_dim)``.
+
+    Raises:
+        UserError: ``arch`` or one of ``overrides`` is unknown.
+    """
+    if arch not in ENCODERS:
+        raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(ENCODERS)}.")
+    model = VisionTransformer if arch.startswith("vit_") else ConvNet
+    known = [name for name in inspect.signature(model).parameters if name != "arch"]
+    unknown = [name for name in overrides if name not in known]
+    if unknown:
+        raise UserError(
+            f"{arch} has no argument {', '.join(unknown)}: it takes {', '.join(known)}."
+        )
+    return ENCODERS[arch](**overrides)
+
+
+__all__ = [
+    "ENCODERS",
+    "BYOLHead",
+    "ConvNet",
+    "DINOHead",
+    "Features",
+    "VisionTransformer",
+    "build_encoder",
+    "vit_base",
+    "vit_giant",
+    "vit_large",
+    "vit_small",
+    "vit_tiny",
+]

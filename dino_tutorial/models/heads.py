@@ -1,0 +1,88 @@
+"""Projection heads: what sits between the encoder and the loss, and is thrown away after."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightNormLinear(nn.Module):
+    """A linear layer without bias whose rows are unit vectors: K prototypes.
+
+    Rows are normalised in each forward pass (Salimans & Kingma, 2016, with the length g = 1), so
+    the stored ``weight`` (K, D) is all there is to save and to average. With ``learn_scale`` the
+    length of each row is learned too, from 1: ``scale`` (K, 1).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, learn_scale: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Linear(in_dim, out_dim, bias=False).weight
+        self.scale = nn.Parameter(torch.ones(out_dim, 1)) if learn_scale else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.normalize(self.weight, dim=-1)
+        if self.scale is not None:
+            weight = weight * self.scale
+        return F.linear(x, weight)
+
+
+class DINOHead(nn.Module):
+    """The head of DINO (Caron et al., 2021, section 3.2): features to logits over prototypes.
+
+    An MLP with GELU to a narrow bottleneck, there L2-normalised, then cosines with K prototypes.
+
+    Args:
+        in_dim: feature width D.
+        out_dim: number of prototypes K.
+        hidden_dim: width of the MLP.
+        bottleneck_dim: width of the normalised vector.
+        n_layers: linear layers of the MLP, at least 1; the last ends in the bottleneck.
+        norm_last_layer: fix the length of the prototypes to 1. Off, as DINOv2 has it, the length
+            is learned.
+
+    ``last_layer`` holds the prototypes; its gradients are withheld for the first epoch.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        n_layers: int = 3,
+        norm_last_layer: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (n_layers - 1), bottleneck_dim]
+        layers: list[nn.Module] = []
+        for i, o in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(i, o), nn.GELU()]
+        self.mlp = nn.Sequential(*layers[:-1])
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer = WeightNormLinear(
+            bottleneck_dim, out_dim, learn_scale=not norm_last_layer
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, D) to logits (B, K), not yet divided by a temperature."""
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+
+
+class BYOLHead(nn.Sequential):
+    """Projector and predictor of BYOL (Grill et al., 2020): linear, batch-norm, ReLU, linear.
+
+    Args:
+        in_dim: feature width D.
+        hidden_dim: width between.
+        out_dim: width of the output, (B, out_dim).
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int = 4096, out_dim: int = 256) -> None:
+        super().__init__(
+            nn.Linear(in_dim, hidden_dim, bias=False),  # batch-norm would cancel a bias
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_dim, out_dim),
+        )

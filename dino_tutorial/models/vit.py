@@ -1,0 +1,457 @@
+"""The vision transformer (Dosovitskiy et al., 2021) as DINO and DINOv2 train it.
+
+Parameter names follow DINOv2, so that a checkpoint reads like the released ones.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dino_tutorial.errors import UserError
+
+
+class Features(NamedTuple):
+    """The normalised output tokens of a vision transformer for a batch of images.
+
+    Attributes:
+        cls: (B, D) class tokens, the description of each whole image.
+        registers: (B, R, D) register tokens (Darcet et al., 2024); R may be 0.
+        patches: (B, N, D) patch tokens, row by row from the top left.
+    """
+
+    cls: Tensor
+    registers: Tensor
+    patches: Tensor
+
+
+class PatchEmbed(nn.Module):
+    """Cut images (B, C, H, W) into patches and project each linearly: (B, N, D)."""
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The convolution does not overlap, so it is a matrix product on rows of pixels; done as
+        # one, the tokens come out in the order that the blocks want and nothing is transposed.
+        batch, channels, height, width = x.shape
+        p = self.patch_size
+        x = x.reshape(batch, channels, height // p, p, width // p, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class ConvStem(nn.Module):
+    """Patch tokens from stride-2 3x3 convolutions, for small images (Xiao et al., 2021).
+
+    Channels double from one convolution to the next; a last 1x1 projection gives (B, N, D).
+    Neighbouring tokens see overlapping pixels, so masking a token does not hide its pixels.
+    """
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        steps = patch_size.bit_length() - 1
+        if patch_size != 2**steps:
+            raise UserError(
+                f"stem='conv' halves the image several times, so patch_size must be a power of "
+                f"two, not {patch_size}; use 2, 4, 8 or 16, or stem='patch'."
+            )
+        channels = [in_chans, *(max(16, embed_dim >> (steps - i)) for i in range(steps))]
+        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairs)
+        self.norms = nn.ModuleList(nn.LayerNorm(o, eps=1e-6) for _, o in pairs)
+        self.proj = nn.Linear(channels[-1], embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(x).permute(0, 2, 3, 1))  # channels last: a view, not a copy
+            x = F.gelu(x).permute(0, 3, 1, 2)
+        return self.proj(x.flatten(2).transpose(1, 2))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (B, T, D)."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
+        """Tokens (B, T, D) to (B, T, D); with ``cls_only`` the first one alone, (B, 1, D)."""
+        q, k, v = self._queries_keys_values(x, cls_only)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """softmax(q k' / sqrt(d)) written out: (B, heads, T, T), each row sums to 1."""
+        q, k, _ = self._queries_keys_values(x)
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        return scores.softmax(dim=-1)
+
+    def _queries_keys_values(self, x: Tensor, cls_only: bool = False) -> tuple[Tensor, ...]:
+        """Three tensors (B, heads, T, D / heads); with ``cls_only`` one query, all keys."""
+        if not cls_only:
+            return self._heads(self.qkv(x), 3)
+        sizes = [x.shape[-1], 2 * x.shape[-1]]
+        w_query, w_rest = self.qkv.weight.split(sizes)
+        b_query, b_rest = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
+        return (
+            *self._heads(F.linear(x[:, :1], w_query, b_query), 1),
+            *self._heads(F.linear(x, w_rest, b_rest), 2),
+        )
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts * D) to ``parts`` tensors (B, heads, T, D / heads)."""
+        batch, tokens, _ = x.shape
+        x = x.view(batch, tokens, parts, self.num_heads, -1)
+        return x.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward network (Shazeer, 2020), at the parameter count of the MLP it replaces."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        # DINOv2: two thirds of the MLP's width, rounded up to a multiple of 8.
+        hidden_dim = (int(hidden_dim * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a branch, small at first (Touvron et al., 2021)."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., 2016): in training, drop a branch for single samples.
+
+    A kept branch is divided by its probability, so that its mean does not change.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = 1.0 - self.rate
+        kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep)
+        return x * kept.div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+FEED_FORWARD = {"mlp": Mlp, "swiglu": SwiGLU}
+STEMS = {"patch": PatchEmbed, "conv": ConvStem}
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward network, each normalised before and added to its input."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop_path: float,
+        layer_scale_init: float | None,
+        ffn: str,
+    ) -> None:
+        super().__init__()
+        scaled = layer_scale_init is not None
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.ls1 = LayerScale(dim, layer_scale_init) if scaled else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = FEED_FORWARD[ffn](dim, int(dim * mlp_ratio))
+        self.ls2 = LayerScale(dim, layer_scale_init) if scaled else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
+        """Tokens (B, T, D) to (B, T, D), or to (B, 1, D): the class token alone."""
+        update = self.attn(self.norm1(x), cls_only)
+        if cls_only:
+            x = x[:, :1]
+        x = x + self.drop_path(self.ls1(update))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class VisionTransformer(nn.Module):
+    """A vision transformer that takes images of any size that its patches divide.
+
+    Args:
+        img_size: side of the training images in pixels, or (height, width); sets how many
+            position embeddings are learned. Other sizes interpolate them at call time.
+        patch_size: side of a patch in pixels.
+        embed_dim: token width D.
+        depth: number of blocks.
+        num_heads: attention heads; must divide ``embed_dim``.
+        mlp_ratio: hidden width of the feed-forward network over ``embed_dim``.
+        qkv_bias: give queries, keys and values a bias.
+        drop_path_rate: stochastic depth of the last block; grows linearly from 0.
+        layer_scale_init: start of LayerScale, or None for none.
+        num_register_tokens: tokens without a patch, R (Darcet et al., 2024).
+        ffn: "mlp" or "swiglu".
+        stem: "patch" (one linear map a patch) or "conv" (strided convolutions, which learn faster
+            on small images).
+        in_chans: image channels.
+
+    ``mask_token`` is frozen at zero: without masks it would be a parameter that never gets a
+    gradient, which distributed training refuses. A method that trains with masks thaws it by
+    ``model.mask_token.requires_grad_()``.
+
+    Raises:
+        UserError: ``embed_dim`` is not a multiple of ``num_heads``, ``img_size`` is not one of
+            ``patch_size``, or ``ffn`` or ``stem`` is unknown.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        layer_scale_init: float | None = None,
+        num_register_tokens: int = 0,
+        ffn: str = "mlp",
+        stem: str = "patch",
+        in_chans: int = 3,
+    ) -> None:
+        super().__init__()
+        _check_choice("ffn", ffn, FEED_FORWARD)
+        _check_choice("stem", stem, STEMS)
+        if embed_dim % num_heads:
+            raise UserError(
+                f"embed_dim={embed_dim} cannot be shared by num_heads={num_heads}: "
+                f"choose a number of heads that divides it."
+            )
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.embed_dim = embed_dim
+        self.patch_size = patch_size
+        self.num_heads = num_heads
+        self.num_register_tokens = num_register_tokens
+        self.grid_size = self._grid(height, width)
+        # How position embeddings reach another size: "antialias" here, in timm and in DINOv2 with
+        # registers; "offset" in DINO and DINOv2 without. `load_weights` sets what the source does.
+        self.pos_embed_mode = "antialias"
+
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, embed_dim))
+        self.register_tokens = (
+            nn.Parameter(torch.zeros(1, num_register_tokens, embed_dim))
+            if num_register_tokens
+            else None
+        )
+        self.mask_token = nn.Parameter(torch.zeros(1, embed_dim), requires_grad=False)
+        self.patch_embed = STEMS[stem](patch_size, in_chans, embed_dim)
+        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, rate, layer_scale_init, ffn)
+            for rate in rates
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self._init_weights()
+
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """The normalised class token of each image.
+
+        Nothing else of the last block is used, so it is not computed: values and gradients are
+        those of ``forward_features(x).cls``.
+
+        Args:
+            x: images (B, C, H, W), or several such batches, each of its own size.
+
+        Returns:
+            (B, D); for several batches (sum of B, D), in their order.
+
+        Raises:
+            UserError: H or W is not a multiple of the patch size.
+        """
+        if not isinstance(x, Tensor):
+            return torch.cat([self.forward(batch) for batch in x])
+        x = self._tokens(x)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.norm(self.blocks[-1](x, cls_only=True)[:, 0])
+
+    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> Features:
+        """All output tokens of images (B, C, H, W).
+
+        Args:
+            masks: (B, N) bool; a patch where it is true is replaced by ``mask_token`` before the
+                first block, and keeps its position.
+
+        Raises:
+            UserError: H or W is not a multiple of the patch size, or ``masks`` has another shape.
+        """
+        x = self._tokens(x, masks)
+        for block in self.blocks:
+            x = block(x)
+        return Features(*self._split(self.norm(x)))
+
+    def get_attention(self, x: Tensor, layer: int = -1) -> Tensor:
+        """The attention weights of one block.
+
+        Args:
+            x: images (B, C, H, W).
+            layer: which block; -1 is the last.
+
+        Returns:
+            (B, heads, T, T), T = 1 + R + N; entry (i, j) says how much token i takes from token j.
+            ``[:, :, 0, 1 + R:]`` is how the class token looks at the patches.
+        """
+        layer = range(len(self.blocks))[layer]
+        x = self._tokens(x)
+        for block in self.blocks[:layer]:
+            x = block(x)
+        block = self.blocks[layer]
+        return block.attn.weights(block.norm1(x))
+
+    def get_intermediate_layers(self, x: Tensor, n: int = 1) -> list[Tensor]:
+        """The tokens after each of the last ``n`` blocks, normalised, the last block's at the end.
+
+        Args:
+            x: images (B, C, H, W).
+
+        Returns:
+            ``n`` tensors (B, T, D): class token, R registers, N patches.
+        """
+        x = self._tokens(x)
+        outputs = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i >= len(self.blocks) - n:
+                outputs.append(self.norm(x))
+        return outputs
+
+    def _tokens(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
+        height, width = self._grid(*x.shape[-2:])
+        x = self.patch_embed(x)
+        if masks is not None:
+            if masks.shape != x.shape[:2]:
+                raise UserError(
+                    f"masks has shape {tuple(masks.shape)}, but these images have "
+                    f"{tuple(x.shape[:2])} (batch, patches)."
+                )
+            x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        positions = self._positions(height, width)
+        prefix = self.cls_token + positions[:, :1]
+        if self.register_tokens is not None:
+            prefix = torch.cat([prefix, self.register_tokens], dim=1)
+        return torch.cat([prefix.expand(x.shape[0], -1, -1), x + positions[:, 1:]], dim=1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first = 1 + self.num_register_tokens
+        return x[:, 0], x[:, 1:first], x[:, first:]
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Position embeddings of the class token and of a grid of patches, (1, 1 + N, D)."""
+        if (height, width) == self.grid_size:
+            return self.pos_embed
+        rows, columns = self.grid_size
+        grid = self.pos_embed[:, 1:].unflatten(1, self.grid_size).permute(0, 3, 1, 2)
+        if self.pos_embed_mode == "offset":
+            # A tenth of a patch too much, once meant against rounding; weights that were trained
+            # with it have to be used with it.
+            scale = ((height + 0.1) / rows, (width + 0.1) / columns)
+            grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+        else:
+            grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
+        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches along each side of an image of height x width pixels."""
+        if height % self.patch_size or width % self.patch_size:
+            raise UserError(
+                f"an image of {height} x {width} pixels cannot be cut into patches of "
+                f"{self.patch_size} x {self.patch_size}: resize or crop it so that both sides are "
+                f"multiples of {self.patch_size}."
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def _init_weights(self) -> None:
+        """Truncated normal of std .02 for linear layers and tokens; convolutions keep theirs."""
+        tokens = [self.cls_token, self.pos_embed, self.register_tokens]
+        for parameter in tokens:
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
+    if value not in choices:
+        raise UserError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}.")
+
+
+def vit_tiny(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
+    """ViT-Ti: width 192, 12 blocks, 3 heads; 5.5 M parameters at patch 16."""
+    return _build({"embed_dim": 192, "depth": 12, "num_heads": 3}, patch_size, overrides)
+
+
+def vit_small(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
+    """ViT-S: width 384, 12 blocks, 6 heads; 22 M parameters."""
+    return _build({"embed_dim": 384, "depth": 12, "num_heads": 6}, patch_size, overrides)
+
+
+def vit_base(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
+    """ViT-B: width 768, 12 blocks, 12 heads; 86 M parameters."""
+    return _build({"embed_dim": 768, "depth": 12, "num_heads": 12}, patch_size, overrides)
+
+
+def vit_large(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
+    """ViT-L: width 1024, 24 blocks, 16 heads; 303 M parameters."""
+    return _build({"embed_dim": 1024, "depth": 24, "num_heads": 16}, patch_size, overrides)
+
+
+def vit_giant(patch_size: int = 14, **overrides: Any) -> VisionTransformer:
+    """ViT-g as in DINOv2: width 1536, 40 blocks, 24 heads, SwiGLU, LayerScale; 1.1 B parameters."""
+    giant = {"embed_dim": 1536, "depth": 40, "num_heads": 24}
+    giant |= {"ffn": "swiglu", "layer_scale_init": 1e-5}
+    return _build(giant, patch_size, overrides)
+
+
+def _build(defaults: dict, patch_size: int, overrides: dict) -> VisionTransformer:
+    return VisionTransformer(patch_size=patch_size, **{**defaults, **overrides})
