@@ -1,0 +1,169 @@
+"""The draw: every random number that a batch of views needs, before any pixel is touched."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.views.specs import ViewSpec
+
+N_TRIES = 10  # boxes tried before the central crop is taken, as in torchvision
+
+# Columns of uniform numbers that one view of one image consumes. Every view takes all of them,
+# used or not, so that a changed probability moves no other draw.
+_COLUMNS = {
+    "area": N_TRIES,
+    "ratio": N_TRIES,
+    "place": 2,
+    "flip": 1,
+    "jitter": 1,
+    "factors": 4,
+    "order": 4,
+    "gray": 1,
+    "blur": 1,
+    "sigma": 1,
+    "solarize": 1,
+}
+
+
+@dataclass(frozen=True)
+class ViewParams:
+    """What happens to each sample in each view; tensors of shape (V, B) or (V, B, n).
+
+    boxes: (V, B, 4) int64 top, left, height, width of the crop, in pixels of the image.
+    flip, jitter, gray, solarize: (V, B) bool, whether the operation is applied.
+    factors: (V, B, 4) float32 brightness, contrast and saturation factor, and hue shift in turns.
+    order: (V, B, 4) int64, the order in which these four are applied, as indices into them.
+    sigma: (V, B) float32 standard deviation of the blur in pixels, 0 where there is none.
+
+    `params[index]` selects samples (slice, list or tensor), so that the ranks of a distributed
+    run can draw for the global batch and each keep its own part. `len(params)` is B.
+    """
+
+    boxes: Tensor
+    flip: Tensor
+    jitter: Tensor
+    factors: Tensor
+    order: Tensor
+    gray: Tensor
+    sigma: Tensor
+    solarize: Tensor
+
+    def __len__(self) -> int:
+        return self.flip.shape[1]
+
+    def __getitem__(self, index: slice | list[int] | Tensor) -> "ViewParams":
+        return ViewParams(*(getattr(self, f.name)[:, index] for f in fields(self)))
+
+    def to(self, device: torch.device | str) -> "ViewParams":
+        """The same parameters on another device."""
+        return ViewParams(*(_to(getattr(self, f.name), device) for f in fields(self)))
+
+    def flatten(self, first: int, last: int) -> "ViewParams":
+        """Views first … last - 1 as one view of (last - first) · B samples, view-major."""
+        return ViewParams(*(getattr(self, f.name)[first:last].flatten(0, 1)[None] for f in
+                            fields(self)))
+
+
+def sample_params(
+    specs: Sequence[ViewSpec], batch_size: int, height: int, width: int, generator: torch.Generator
+) -> ViewParams:
+    """Draw the parameters of V = len(specs) views of `batch_size` images of height × width pixels.
+
+    Takes one (V, B, 36) draw of uniform numbers from `generator` and nothing else; the result is
+    on the generator's device. Use a CPU generator: the same seed then gives the same views
+    everywhere, and `Augment.apply` knows without asking the device which samples to touch.
+    """
+    if batch_size < 1 or height < 1 or width < 1:
+        raise UserError(
+            f"cannot draw views for {batch_size} images of {height} x {width} pixels;"
+            " all three must be at least 1"
+        )
+    device = generator.device
+    uniform = torch.rand(
+        len(specs), batch_size, sum(_COLUMNS.values()),
+        dtype=torch.float64, device=device, generator=generator,
+    )
+    draw = dict(zip(_COLUMNS, uniform.split(list(_COLUMNS.values()), dim=2), strict=True))
+
+    def setting(function) -> Tensor:  # one number a view, as a (V, 1) column
+        values = [function(spec) for spec in specs]
+        return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
+
+    def between(column: Tensor, low, high) -> Tensor:  # uniform in [low, high], (V, B) or (V, B, n)
+        low, high = setting(low), setting(high)
+        if column.dim() == 3:
+            low, high = low[..., None], high[..., None]
+        return low + (high - low) * column
+
+    def fires(name: str, probability) -> Tensor:
+        return draw[name][..., 0] < setting(probability)
+
+    area = between(draw["area"], lambda s: s.scale[0], lambda s: s.scale[1])
+    log_ratio = between(
+        draw["ratio"], lambda s: math.log(s.ratio[0]), lambda s: math.log(s.ratio[1])
+    )
+    limits = setting(lambda s: s.ratio[0]), setting(lambda s: s.ratio[1])
+    boxes = crop_boxes(area, log_ratio.exp(), draw["place"], limits, height, width)
+
+    factors = torch.stack(
+        [
+            between(draw["factors"][..., i], lambda s, n=name: max(0.0, 1 - getattr(s, n)),
+                    lambda s, n=name: 1 + getattr(s, n))
+            for i, name in enumerate(("brightness", "contrast", "saturation"))
+        ]
+        + [between(draw["factors"][..., 3], lambda s: -s.hue, lambda s: s.hue)],
+        dim=2,
+    )
+    sigma = between(draw["sigma"][..., 0], lambda s: s.blur_sigma[0], lambda s: s.blur_sigma[1])
+    return ViewParams(
+        boxes=boxes,
+        flip=fires("flip", lambda s: s.flip_p),
+        jitter=fires("jitter", lambda s: s.jitter_p),
+        factors=factors.float(),
+        order=draw["order"].argsort(dim=2),
+        gray=fires("gray", lambda s: s.gray_p),
+        sigma=(sigma * fires("blur", lambda s: s.blur_p)).float(),
+        solarize=fires("solarize", lambda s: s.solarize_p),
+    )
+
+
+def crop_boxes(
+    area: Tensor, ratio: Tensor, place: Tensor, limits: tuple[Tensor, Tensor],
+    height: int, width: int,
+) -> Tensor:
+    """The boxes of RandomResizedCrop: the first of several tries that fits, else a central crop.
+
+    area, ratio: (V, B, tries), fraction of the image's area and width / height of each try.
+    place: (V, B, 2) uniform numbers in [0, 1) that place the box from top and from left.
+    limits: smallest and largest ratio, each (V, 1), for the central crop.
+    Returns (V, B, 4) int64: top, left, height, width. The rules, rounding included, are those of
+    torchvision's `RandomResizedCrop.get_params`.
+    """
+    pixels = area * (height * width)
+    w = (pixels * ratio).sqrt().round()
+    h = (pixels / ratio).sqrt().round()
+    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    first = fits.int().argmax(dim=2, keepdim=True)
+    w, h = w.gather(2, first)[..., 0], h.gather(2, first)[..., 0]
+
+    narrow, wide = limits
+    central_w = torch.full_like(narrow, width).minimum((height * wide).round())
+    central_h = torch.full_like(narrow, height).minimum((width / narrow).round())
+    found = fits.any(dim=2)
+    w = torch.where(found, w, central_w.clamp(min=1))
+    h = torch.where(found, h, central_h.clamp(min=1))
+
+    top = torch.where(found, (place[..., 0] * (height - h + 1)).floor(), ((height - h) / 2).floor())
+    left = torch.where(found, (place[..., 1] * (width - w + 1)).floor(), ((width - w) / 2).floor())
+    return torch.stack([top, left, h, w], dim=2).long()
+
+
+def _to(tensor: Tensor, device: torch.device | str) -> Tensor:
+    device = torch.device(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)  # does not wait for the device
+    return tensor.to(device)

@@ -1,0 +1,108 @@
+"""The distribution of one view, and the views that BYOL and DINO ask for."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dino_tutorial.errors import UserError
+
+_PROBABILITIES = ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p")
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The distribution that one view of an image is drawn from.
+
+    The defaults are those that BYOL and DINO share; `byol_views` and `dino_views` set the rest.
+
+    size: side of the square view, in pixels.
+    scale: smallest and largest area of the crop, as fractions of the image's area.
+    ratio: smallest and largest width / height of the crop, drawn uniformly in the logarithm.
+    flip_p: probability of a horizontal flip.
+    brightness, contrast, saturation: their factor is drawn from [max(0, 1 - a), 1 + a].
+    hue: the shift is drawn from [-hue, hue], in turns of the colour circle, at most 0.5.
+    jitter_p: probability that these four are applied, in a random order.
+    gray_p: probability of dropping the colour.
+    blur_p: probability of a Gaussian blur.
+    blur_sigma: range of its standard deviation, in pixels of the view.
+    solarize_p: probability of inverting the pixels that are at least 128 / 255.
+
+    Raises UserError for a value out of range.
+    """
+
+    size: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_p: float = 0.5
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    jitter_p: float = 0.8
+    gray_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 1:
+            raise UserError(f"the view size is {self.size!r}; give a whole number of pixels >= 1")
+        for name in ("scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high or (name == "scale" and high > 1):
+                limit = " <= 1" if name == "scale" else ""
+                raise UserError(
+                    f"the view's {name} is ({low}, {high}); give two numbers 0 < low <= high{limit}"
+                )
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(
+                    f"the view's {name} is {getattr(self, name)}; a probability is from 0 to 1"
+                )
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise UserError(f"the view's {name} is {getattr(self, name)}; it must be >= 0")
+        if not 0 <= self.hue <= 0.5:
+            raise UserError(f"the view's hue is {self.hue}; it must be from 0 to 0.5 turns")
+
+
+def byol_views(
+    size: int = 224, scale: tuple[float, float] = (0.08, 1.0), **overrides: Any
+) -> tuple[ViewSpec, ViewSpec]:
+    """The two views of BYOL: equal except for blur (1.0, 0.1) and solarization (0, 0.2).
+
+    overrides: other fields of `ViewSpec`, for both views.
+    Source: BYOL, appendix B, table 6.
+    """
+    return (
+        _spec({"size": size, "scale": scale, "blur_p": 1.0, "solarize_p": 0.0}, overrides),
+        _spec({"size": size, "scale": scale, "blur_p": 0.1, "solarize_p": 0.2}, overrides),
+    )
+
+
+def dino_views(
+    global_size: int = 224,
+    local_size: int = 96,
+    n_local: int = 8,
+    global_scale: tuple[float, float] = (0.4, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.4),
+    **overrides: Any,
+) -> tuple[ViewSpec, ...]:
+    """The multi-crop of DINO: BYOL's two views, large, and `n_local` small ones, half blurred.
+
+    overrides: other fields of `ViewSpec`, for all views.
+    Source: DINO, section 3.1 and appendix; `DataAugmentationDINO` in facebookresearch/dino.
+    """
+    if n_local < 0:
+        raise UserError(f"n_local is {n_local}; the number of local crops cannot be negative")
+    local = {"size": local_size, "scale": local_scale, "blur_p": 0.5, "solarize_p": 0.0}
+    return byol_views(global_size, global_scale, **overrides) + tuple(
+        _spec(local, overrides) for _ in range(n_local)
+    )
+
+
+def _spec(values: dict[str, Any], overrides: dict[str, Any]) -> ViewSpec:
+    known = [field.name for field in fields(ViewSpec)]
+    for name in overrides:
+        if name not in known:
+            raise UserError(f"a view has no setting {name!r}; there are {', '.join(known)}")
+    return ViewSpec(**{**values, **overrides})
