@@ -1,0 +1,52 @@
+"""Figures for the book and the run report, drawn from plain tensors and rows of numbers.
+
+Nothing here knows a model or a data set. Every figure has ``alt_text``, written from its data.
+"""
+
+from dino_tutorial.plots.curves import (
+    entropy_curves,
+    knn_curve,
+    loss_curve,
+    phases_from_metrics,
+    schedule_curves,
+    spread_curve,
+    temperature_curve,
+    throughput_curve,
+)
+from dino_tutorial.plots.images import (
+    attention_heads,
+    crop_figure,
+    denormalize,
+    image_grid,
+    mask_overlay,
+    neighbour_rows,
+    patch_pca_pictures,
+)
+from dino_tutorial.plots.report import ReportData, write_report
+from dino_tutorial.plots.style import COLOURS, PALETTE, STYLE, to_png, to_svg, use_style
+
+__all__ = [
+    "COLOURS",
+    "PALETTE",
+    "STYLE",
+    "ReportData",
+    "attention_heads",
+    "crop_figure",
+    "denormalize",
+    "entropy_curves",
+    "image_grid",
+    "knn_curve",
+    "loss_curve",
+    "mask_overlay",
+    "neighbour_rows",
+    "patch_pca_pictures",
+    "phases_from_metrics",
+    "schedule_curves",
+    "spread_curve",
+    "temperature_curve",
+    "throughput_curve",
+    "to_png",
+    "to_svg",
+    "use_style",
+    "write_report",
+]

@@ -1,0 +1,421 @@
+"""Figures of pictures: crops, attention, principal components, neighbours, masks.
+
+Images are ``(n, 3, H, W)`` tensors or arrays, uint8 or floating point in [0, 1]; what a network
+sees is brought back to that by :func:`denormalize`. Every function returns a figure with
+``alt_text``.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from dino_tutorial.plots.style import (
+    WIDTH,
+    DescribedFigure,
+    colour,
+    counted,
+    new_figure,
+    number,
+    percent,
+    styled,
+)
+
+MAX_PIXELS = 96  # longest side of a picture in a grid: larger ones are reduced to it
+
+
+def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Undo the normalisation of a network's input: ``(…, 3, H, W)`` floats to [0, 1]."""
+    mean, std = (torch.as_tensor(x, device=images.device).view(3, 1, 1) for x in (mean, std))
+    return (images * std + mean).clamp(0, 1)
+
+
+@styled
+def image_grid(
+    images: Tensor,
+    titles: Sequence[str] | None = None,
+    columns: int = 6,
+    description: str | None = None,
+) -> DescribedFigure:
+    """Images ``(n, 3, H, W)`` in rows of ``columns``, each under its title.
+
+    ``description`` says what they are; it opens the alt text.
+    """
+    pictures = _pictures(images)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure, panels = _panels(rows, columns, pictures[0].shape, titled=titles is not None)
+    for index, picture in enumerate(pictures):
+        axes = panels[index // columns][index % columns]
+        _show(axes, picture)
+        if titles is not None:
+            axes.set_title(titles[index], fontsize=9, loc="center", pad=3)
+    figure.alt_text = f"{description or 'Grid of images'}: {counted(len(pictures), 'image')}"
+    if titles is not None:
+        figure.alt_text += " (" + _tally(titles) + ")"
+    figure.alt_text += "."
+    return figure
+
+
+@styled
+def crop_figure(source_images: Tensor, crops: Sequence[Tensor], boxes: Tensor) -> DescribedFigure:
+    """Where each crop was taken, and beside it the crop as the student saw it.
+
+    source_images: ``(n, 3, H, W)``. crops: V tensors ``(n, 3, h, w)``, in display range; the
+    views whose crops are largest count as global. boxes: ``(n, V, 4)`` pixels of the source,
+    ``left, top, right, bottom``. Global crops have solid boxes, local crops dashed ones, and
+    every box has the number of its crop.
+    """
+    sources = _pictures(source_images, 192)
+    scale = sources[0].shape[0] / source_images.shape[-2]
+    boxes = np.asarray(torch.as_tensor(boxes).cpu(), dtype=float) * scale
+    largest = max(crop.shape[-1] for crop in crops)
+    kinds = [crop.shape[-1] == largest for crop in crops]  # True: global
+    n_global, n_local = sum(kinds), len(crops) - sum(kinds)
+    views = [_pictures(crop) for crop in crops]
+    side, gap = 1.7, 0.07  # of a source picture, between pictures, in inches
+    places = _crop_places(kinds, WIDTH - side - 3 * gap, side, gap)
+    height = len(sources) * (side + 2 * gap)
+    figure = DescribedFigure(figsize=(WIDTH, height))
+    for row, picture in enumerate(sources):
+        base = height - row * (side + 2 * gap) - gap  # top of this row
+        axes = _place(figure, gap, base, side, side)
+        _show(axes, picture)
+        for view, box in enumerate(boxes[row]):
+            _numbered_box(axes, box, view, kinds[view])
+        for view, (left, down, size) in enumerate(places):
+            axes = _place(figure, side + 2 * gap + left, base - down, size, size)
+            _show(axes, views[view][row], edge=_crop_tint(kinds[view]), dashed=not kinds[view])
+            _tag(axes, -0.5, -0.5, view, kinds[view])
+    sizes = ", ".join(
+        f"{counted(count, kind)} of {size} pixels"
+        for kind, count, size in (
+            ("global crop", n_global, largest),
+            ("local crop", n_local, min(crop.shape[-1] for crop in crops)),
+        )
+        if count
+    )
+    shares = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    shares = shares / (sources[0].shape[0] * sources[0].shape[1])
+    figure.alt_text = (
+        f"{counted(len(sources), 'image')} with numbered boxes where the crops were taken, and"
+        f" beside each the crops that the student saw: {sizes}; boxes cover"
+        f" {100 * shares.min():.0f} to {100 * shares.max():.0f} % of the image."
+    )
+    return figure
+
+
+@styled
+def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> DescribedFigure:
+    """What the CLS token attends to: each image, then one map per head laid over it.
+
+    images: ``(n, 3, H, W)``; attention: ``(n, heads, h, w)`` over the patches, non-negative.
+    Each map is scaled to its own maximum. At most ``max_heads`` heads are drawn.
+    """
+    attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
+    n_heads = min(attention.shape[1], max_heads)
+    pictures = _pictures(images)
+    figure, panels = _panels(
+        len(pictures), 1 + n_heads, pictures[0].shape, titled=True, every_row=False
+    )
+    for row, picture in enumerate(pictures):
+        _show(panels[row][0], picture)
+        maps = F.interpolate(attention[row : row + 1, :n_heads], size=picture.shape[:2])[0]
+        for head in range(n_heads):
+            _show(panels[row][1 + head], _heat(picture, maps[head].numpy()))
+    for column in range(1 + n_heads):
+        title = "image" if column == 0 else f"head {column}" if n_heads < 6 else str(column)
+        panels[0][column].set_title(title, fontsize=9, loc="center", pad=3)
+    share = _share_of_top_tenth(attention[:, :n_heads])
+    figure.alt_text = (
+        f"Attention of the CLS token in {counted(n_heads, 'head')} over"
+        f" {counted(len(pictures), 'image')}. The tenth of the patches that a head attends to"
+        f" most holds {100 * share.min():.0f} to {100 * share.max():.0f} % of its attention,"
+        f" {100 * share.mean():.0f} % on average."
+    )
+    return figure
+
+
+@styled
+def patch_pca_pictures(
+    images: Tensor, components: Tensor, columns: int = 4
+) -> DescribedFigure:
+    """Images, and under each its patches coloured by three principal components.
+
+    images: ``(n, 3, H, W)``; components: ``(n, h, w, 3)`` of any range, scaled over all images
+    together so that equal colours mean equal features. NaN marks background, drawn gray.
+    """
+    pictures = _pictures(images)
+    components = np.asarray(torch.as_tensor(components).detach().cpu(), dtype=float)
+    hidden = ~np.isfinite(components).all(axis=-1)
+    coloured = _to_unit_range(components, ~hidden)
+    coloured[hidden] = 0.5
+    columns = min(columns, len(pictures))
+    figure, panels = _panels(2 * -(-len(pictures) // columns), columns, pictures[0].shape)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        _show(panels[2 * row][column], picture)
+        _show(panels[2 * row + 1][column], coloured[index])
+    height, width = components.shape[1:3]
+    figure.alt_text = (
+        f"{counted(len(pictures), 'image')}, and under each its {height} by {width} patches"
+        " coloured by the first three principal components of their features."
+    )
+    if hidden.any():
+        figure.alt_text += f" {percent(hidden.mean())} of the patches are background, in gray."
+    return figure
+
+
+@styled
+def neighbour_rows(
+    query_images: Tensor,
+    neighbour_images: Tensor,
+    query_labels: Tensor | None = None,
+    neighbour_labels: Tensor | None = None,
+    classes: Sequence[str] = (),
+) -> DescribedFigure:
+    """Each query with its nearest neighbours, marked right (tick) or wrong (cross) by class.
+
+    query_images: ``(q, 3, H, W)``; neighbour_images: ``(q, k, 3, H, W)``, nearest first;
+    query_labels ``(q,)`` and neighbour_labels ``(q, k)`` index ``classes``.
+    """
+    queries = _pictures(query_images)
+    k = neighbour_images.shape[1]
+    labelled = query_labels is not None and neighbour_labels is not None
+    figure, panels = _panels(
+        len(queries), k + 1, queries[0].shape, titled=True, every_row=labelled
+    )
+    n_right = 0
+    for row, query in enumerate(queries):
+        _show(panels[row][0], query, edge="ink")
+        query_label = int(query_labels[row]) if labelled else None
+        panels[row][0].set_title(
+            _shorten(_class_name(query_label, classes)) if labelled else "query",
+            fontsize=8.5, loc="center", pad=3, fontweight="bold",
+        )
+        for column, picture in enumerate(_pictures(neighbour_images[row])):
+            axes = panels[row][1 + column]
+            if not labelled:
+                _show(axes, picture)
+                continue
+            label = int(neighbour_labels[row][column])
+            right = label == query_label
+            n_right += right
+            _show(axes, picture, edge="blue" if right else "vermillion", dashed=not right)
+            name = "✓" if right else f"✗ {_shorten(_class_name(label, classes))}"
+            axes.set_title(
+                name, fontsize=8.5, loc="center", pad=3,
+                color=colour("blue-text" if right else "vermillion-text"),
+            )
+    figure.alt_text = (
+        f"{counted(len(queries), 'query image')} with {counted(k, 'nearest neighbour')}"
+        f"{' each' if len(queries) > 1 else ''}"
+    )
+    if labelled:
+        total = len(queries) * k
+        figure.alt_text += f"; {n_right} of {total} neighbours are of the query's class"
+    figure.alt_text += "."
+    return figure
+
+
+@styled
+def mask_overlay(
+    images: Tensor, masks: Tensor, truth: Tensor | None = None, columns: int = 4
+) -> DescribedFigure:
+    """Masks tinted over their images, and the true outline dashed where ``truth`` is given.
+
+    images: ``(n, 3, H, W)``; masks and truth: ``(n, H, W)`` boolean. With ``truth`` the title of
+    each picture is the Jaccard index, the overlap divided by the union.
+    """
+    masks = torch.as_tensor(masks).bool().cpu()
+    columns = min(columns, len(images))
+    pictures = _pictures(images)
+    figure, panels = _panels(
+        -(-len(pictures) // columns), columns, pictures[0].shape,
+        titled=truth is not None, every_row=True,
+    )
+    scores = []
+    tint = np.array([int(colour("orange")[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    for index, picture in enumerate(pictures):
+        axes = panels[index // columns][index % columns]
+        mask = _resize_mask(masks[index], picture.shape[:2])[..., None]
+        dimmed = 0.55 * picture
+        _show(axes, np.where(mask, 0.6 * picture + 0.4 * tint, dimmed))
+        if truth is not None:
+            true = torch.as_tensor(truth[index]).bool().cpu()
+            scores.append(_jaccard(masks[index], true))
+            small = _resize_mask(true, picture.shape[:2]).astype(float)
+            if small.min() < small.max():
+                axes.contour(
+                    small, levels=[0.5], colors=["#ffffff"], linewidths=1.4,
+                    linestyles="dashed",
+                )
+            axes.set_title(f"J {scores[-1]:.2f}", fontsize=9, loc="center", pad=3)
+    covered = masks.float().mean(dim=(1, 2))
+    figure.alt_text = (
+        f"Masks over {counted(len(pictures), 'image')}, covering"
+        f" {100 * covered.min():.0f} to {100 * covered.max():.0f} % of them."
+    )
+    if scores:
+        figure.alt_text += f" Mean Jaccard index with the true masks: {number(np.mean(scores))}."
+    return figure
+
+
+def _pictures(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
+    """``(n, 3, H, W)`` as n arrays ``(H, W, 3)`` in [0, 1], none longer than ``longest``."""
+    images = torch.as_tensor(images).detach().cpu()
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    images = images.nan_to_num().clamp(0, 1)
+    scale = longest / max(images.shape[-2:])
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    return list(images.permute(0, 2, 3, 1).numpy())
+
+
+def _panels(
+    rows: int,
+    columns: int,
+    shape: tuple[int, ...],
+    titled: bool = False,
+    every_row: bool = True,
+    gap: float = 0.06,
+) -> tuple[DescribedFigure, np.ndarray]:
+    """A figure of the usual width, just high enough for its rows of pictures."""
+    cell = min((WIDTH - 0.1) / columns, 1.6)
+    title_rows = (rows if every_row else 1) if titled else 0
+    height = rows * (cell - gap) * shape[0] / shape[1] + rows * gap + 0.2 * title_rows + 0.08
+    figure = new_figure(height)
+    figure.get_layout_engine().set(w_pad=gap / 2, h_pad=gap / 2, wspace=0, hspace=0)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.axis("off")
+    return figure, panels
+
+
+def _show(axes: Axes, picture: np.ndarray, edge: str | None = None, dashed: bool = False) -> None:
+    """One picture without ticks; ``edge`` names the colour of a frame."""
+    axes.imshow(picture, vmin=0, vmax=1, interpolation="none")
+    axes.axis("off")
+    if edge:
+        axes.add_patch(
+            Rectangle(
+                (0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False,
+                edgecolor=colour(edge), linewidth=2, linestyle=(0, (2, 1.5)) if dashed else "-",
+            )
+        )
+
+
+def _crop_places(
+    kinds: Sequence[bool], width: float, height: float, gap: float
+) -> list[tuple[float, float, float]]:
+    """Left, distance from the top and size (inches) of each crop: global ones over local ones."""
+    n_global, n_local = sum(kinds), len(kinds) - sum(kinds)
+    rows = -(-n_local // 8)  # of local crops
+    per_row = -(-n_local // rows) if rows else 1
+    local = min((width + gap) / per_row - gap, 0.5 * height / rows - gap) if rows else 0.0
+    local = min(local, 0.3 * height)
+    room = height - rows * (local + gap)
+    large = min((width + gap) / n_global - gap, room)
+    places, seen = [], {True: 0, False: 0}
+    for kind in kinds:
+        index, seen[kind] = seen[kind], seen[kind] + 1
+        if kind:
+            places.append((index * (large + gap), 0.0, large))
+        else:
+            row, column = divmod(index, per_row)
+            top = height - (rows - row) * (local + gap) + gap
+            places.append((column * (local + gap), top, local))
+    return places
+
+
+def _place(figure: DescribedFigure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place given in inches from the left and from the bottom of the figure."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, (top - height) / up, width / across, height / up))
+
+
+def _crop_tint(is_global: bool) -> str:
+    return "blue" if is_global else "vermillion"
+
+
+def _numbered_box(axes: Axes, box: np.ndarray, view: int, is_global: bool) -> None:
+    left, top, right, bottom = box - 0.5  # pixel i covers i - 0.5 to i + 0.5
+    axes.add_patch(  # a pale casing, so that the box shows on any picture
+        Rectangle(
+            (left, top), right - left, bottom - top, fill=False, edgecolor="#ffffff", alpha=0.65,
+            linewidth=3.4 if is_global else 2.8,
+        )
+    )
+    axes.add_patch(
+        Rectangle(
+            (left, top), right - left, bottom - top, fill=False,
+            edgecolor=colour(_crop_tint(is_global)), linewidth=2 if is_global else 1.4,
+            linestyle="-" if is_global else (0, (2, 1.2)),
+        )
+    )
+    _tag(axes, left, top, view, is_global)
+
+
+def _tag(axes: Axes, left: float, top: float, view: int, is_global: bool) -> None:
+    axes.text(
+        left, top, str(view + 1), fontsize=7.5, color=colour("card"), ha="left", va="top",
+        clip_on=True, fontweight="bold",
+        bbox={
+            "facecolor": colour(_crop_tint(is_global)), "edgecolor": "none",
+            "boxstyle": "square,pad=0.12",
+        },
+    )
+
+
+def _heat(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """A gray, darkened picture with the attention glowing over it, at ``(H, W)``."""
+    strength = attention / max(float(attention.max()), 1e-12)
+    gray = 0.7 * picture.mean(axis=-1, keepdims=True)
+    glow = colormaps["inferno"](strength)[..., :3]
+    weight = 0.25 + 0.7 * strength[..., None]
+    return (1 - weight) * gray + weight * glow
+
+
+def _share_of_top_tenth(attention: Tensor) -> np.ndarray:
+    """Of each image and head: the share of attention on its strongest tenth of the patches."""
+    flat = attention.flatten(2)
+    top = flat.topk(max(1, round(flat.shape[-1] / 10)), dim=-1).values.sum(-1)
+    return (top / flat.sum(-1).clamp_min(1e-12)).numpy()
+
+
+def _to_unit_range(components: np.ndarray, use: np.ndarray) -> np.ndarray:
+    """Each channel from its 1st to its 99th percentile over the ``use``d patches to [0, 1]."""
+    if not use.any():
+        return np.full_like(components, 0.5)
+    low, high = np.percentile(components[use], [1, 99], axis=0)
+    span = np.where(high - low > 1e-12, high - low, 1.0)
+    return np.clip((np.nan_to_num(components) - low) / span, 0, 1)
+
+
+def _resize_mask(mask: Tensor, size: tuple[int, int]) -> np.ndarray:
+    return F.interpolate(mask[None, None].float(), size=size)[0, 0].numpy() > 0.5
+
+
+def _jaccard(mask: Tensor, truth: Tensor) -> float:
+    union = (mask | truth).sum().item()
+    return (mask & truth).sum().item() / union if union else 1.0
+
+
+def _class_name(label: int, classes: Sequence[str]) -> str:
+    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+
+
+def _shorten(name: str, longest: int = 9) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _tally(names: Sequence[str]) -> str:
+    counts = Counter(names)
+    return ", ".join(name if n == 1 else f"{name} x {n}" for name, n in counts.items())
