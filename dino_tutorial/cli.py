@@ -1,0 +1,202 @@
+"""The command line. It parses, calls one function, prints; every mistake is one sentence."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from dino_tutorial.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return 0, 2 for a mistake of the user's, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except UserError as error:
+        print(f"dino-tutorial: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dino-tutorial: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dino-tutorial", description="From BYOL to DINO to DINOv2: train, measure, look."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train an encoder without labels")
+    train.add_argument("method", help="byol or dino")
+    train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
+    train.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
+    train.add_argument("--name", help="the run's name (default: method-data-preset)")
+    train.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    train.add_argument("--resume", action="store_true", help="continue the newest such run")
+    train.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
+    )  # fmt: skip
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
+    evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    evaluate.add_argument("--data", help="another data set or folder (default: the run's)")
+    evaluate.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
+    evaluate.add_argument("--temperature", type=float, default=0.07)
+    evaluate.add_argument("--linear", action="store_true", help="also train a linear probe")
+    evaluate.add_argument("--limit", type=int, help="at most this many images of each split")
+    evaluate.add_argument("--device", default="auto")
+    evaluate.set_defaults(run=_evaluate)
+
+    record = commands.add_parser("record", help="keep a finished run's numbers in data/results")
+    record.add_argument("run_folder", metavar="RUN", type=Path)
+    record.add_argument("--into", type=Path, default=Path("data/results"))
+    record.add_argument("--name", help="name of the record (default: the run's)")
+    record.set_defaults(run=_record)
+
+    report = commands.add_parser("report", help="write a finished run's report again")
+    report.add_argument("run_folder", metavar="RUN", type=Path)
+    report.set_defaults(run=_report)
+
+    settings = commands.add_parser("settings", help="print a preset's complete settings")
+    settings.add_argument("method")
+    settings.add_argument("--preset", default="laptop")
+    settings.set_defaults(run=_settings)
+
+    doctor = commands.add_parser("doctor", help="versions, device, memory: for a bug report")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+# Each command imports what it needs when it runs: torch takes seconds, --help should not.
+
+
+def _train(options: argparse.Namespace) -> int:
+    from dino_tutorial.config import configure, read_config
+    from dino_tutorial.experiment import train
+    from dino_tutorial.options import parse_assignments, replace_options
+    from dino_tutorial.runs import find_folder
+    from dino_tutorial.training.loop import Interrupted
+
+    own = {"folder": options.folder, "seed": options.seed, "device": options.device}
+    changes = parse_assignments(options.changes)
+    named = {"name": options.name} if options.name else {}
+    config = configure(
+        options.method, options.data, options.preset, own | named | changes
+    )
+    if options.resume:  # what is not named on the command line stays as the run was started
+        stored = find_folder(config, resume=True) / "config.yaml"
+        config = replace_options(read_config(stored), own | named | changes)
+    try:
+        run = train(config, resume=options.resume)
+    except Interrupted as stop:
+        again = shlex.join(["dino-tutorial", "train", options.method, "--data", options.data,
+                            "--preset", options.preset, *_repeat(options), "--resume"])  # fmt: skip
+        print(f"{stop}; everything is saved. Continue with:\n  {again}", file=sys.stderr)
+        return 130
+    if _is_main_process():
+        print(_table(run.summary))
+        print(f"run     {run.folder}\nreport  {run.report}")
+    return 0
+
+
+def _repeat(options: argparse.Namespace) -> list[str]:
+    """The options of a train command that were not left at their defaults."""
+    words = []
+    for flag, value, default in (
+        ("--name", options.name, None),
+        ("--folder", options.folder, "runs"),
+        ("--seed", options.seed, 0),
+        ("--device", options.device, "auto"),
+    ):
+        words += [flag, str(value)] if value != default else []
+    for change in options.changes:
+        words += ["--set", change]
+    return words
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from dino_tutorial.experiment import evaluate
+
+    results = evaluate(
+        options.run_folder,
+        options.data,
+        k=options.k,
+        temperature=options.temperature,
+        probe=options.linear,
+        device=options.device,
+        limit=options.limit,
+    )
+    print(_table(results))
+    return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    from dino_tutorial.experiment import record
+    from dino_tutorial.runs import load_run
+
+    target = record(load_run(options.run_folder), options.into, options.name)
+    print(f"recorded in {target}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from dino_tutorial.report import report_again
+    from dino_tutorial.runs import load_run
+
+    print(report_again(load_run(options.run_folder)))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from dino_tutorial.config import configure
+
+    print(configure(options.method, preset=options.preset).dump(), end="")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dino_tutorial.doctor import examine
+
+    print(examine())
+    return 0
+
+
+def _is_main_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _table(summary: dict) -> str:
+    """The numbers that matter, aligned; the learned encoder first, its baselines beside it."""
+    rows = [
+        ("k-NN, learned features", _percent(summary.get("knn_top1"))),
+        ("k-NN, untrained encoder", _percent(summary.get("knn_random_init"))),
+        ("k-NN, colour histogram", _percent(summary.get("knn_color_histogram"))),
+        ("k-NN, raw pixels", _percent(summary.get("knn_raw_pixels"))),
+        ("linear probe", _percent(summary.get("linear_top1"))),
+        ("final loss", _number(summary.get("final_loss"))),
+        ("ln K", _number(summary.get("ln_k"))),
+        ("teacher entropy", _number(summary.get("teacher_entropy"))),
+        ("training seconds", _number(summary.get("train_seconds"), 1)),
+        ("images per second", _number(summary.get("images_per_second"), 0)),
+    ]
+    shown = [(name, value) for name, value in rows if value]
+    return "\n".join(f"{name:<26}{value:>10}" for name, value in shown)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

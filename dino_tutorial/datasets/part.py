@@ -1,0 +1,31 @@
+"""Some images of another data set."""
+
+import torch
+from torch import Tensor
+
+from dino_tutorial.datasets.base import ImageDataset
+
+
+class Part(ImageDataset):
+    """The images of ``dataset`` at ``indices``, in that order; nothing is copied.
+
+    Args:
+        dataset: any data set.
+        indices: (n,) int64.
+    """
+
+    def __init__(self, dataset: ImageDataset, indices: Tensor):
+        self.dataset, self.indices = dataset, indices
+        self.name, self.classes = dataset.name, dataset.classes
+        self.image_size, self.in_memory = dataset.image_size, dataset.in_memory
+        self.labels = dataset.labels[indices]
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        """uint8 (n, 3, S, S)."""
+        return self.dataset.images(self.indices if indices is None else self.indices[indices])
+
+
+def random_part(dataset: ImageDataset, n: int, seed: int) -> Part:
+    """At most ``n`` images, chosen by a permutation that depends on ``seed`` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return Part(dataset, torch.randperm(len(dataset), generator=generator)[:n])

@@ -1,0 +1,159 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dino_tutorial.losses import DINOLoss
+from dino_tutorial.methods.base import Method, Network, spread_of
+from dino_tutorial.models import DINOHead
+from dino_tutorial.options import option
+from dino_tutorial.training.distributed import mean_over_processes
+from dino_tutorial.training.schedules import cosine_schedule, linear_warmup
+from dino_tutorial.training.teacher import Teacher
+from dino_tutorial.views import ViewSpec, dino_views
+
+
+@dataclass(frozen=True)
+class DINOOptions:
+    """Settings of the objective; the defaults are the reference code's for ViT-S/16."""
+
+    out_dim: int = option(65536, low=2)
+    head_hidden_dim: int = option(2048, low=1)
+    head_bottleneck_dim: int = option(256, low=1)
+    head_layers: int = option(3, low=1)
+    norm_last_layer: bool = True
+    freeze_last_layer_epochs: float = option(1, low=0)
+    student_temp: float = option(0.1, low=1e-3, high=10)
+    teacher_temp: float = option(0.04, low=1e-3, high=10)
+    teacher_temp_start: float = option(0.04, low=1e-3, high=10)
+    teacher_temp_warmup_epochs: float = option(0, low=0)
+    center_momentum: float = option(0.9, low=0, high=1)
+    momentum: float = option(0.996, low=0, high=1)
+    momentum_final: float = option(1.0, low=0, high=1)
+
+
+class DINO(Method):
+    """The student's view of every crop has to match the teacher's view of every other global crop.
+
+    Args:
+        backbone: the student's encoder; the teacher starts as a copy.
+        options: see :class:`DINOOptions`.
+    """
+
+    Options = DINOOptions
+    presets = {
+        "smoke": {
+            "views.local_crops": 2,
+            "objective.out_dim": 64,
+            "objective.head_hidden_dim": 64,
+            "objective.head_bottleneck_dim": 32,
+            "optim.lr": 4e-3,
+        },
+        # Chosen on the scenes' validation split; the card of the data set tells what was tried.
+        "laptop": {
+            "views.local_crops": 2,
+            "objective.out_dim": 512,
+            "objective.head_hidden_dim": 512,
+            "objective.head_bottleneck_dim": 128,
+            "objective.momentum": 0.99,
+            "objective.freeze_last_layer_epochs": 0.5,
+            "optim.lr": 4e-3,
+            "optim.warmup_epochs": 1,
+            "optim.weight_decay_final": 0.04,
+            "train.epochs": 7,
+        },
+        "gpu": {
+            "views.global_scale": [0.3, 1.0],
+            "views.local_scale": [0.1, 0.3],
+            "views.local_crops": 6,
+            "objective.out_dim": 4096,
+            "objective.momentum": 0.996,
+            "objective.teacher_temp_warmup_epochs": 0,
+            "optim.lr": 5e-4,
+            "optim.warmup_epochs": 10,
+        },
+        # facebookresearch/dino main_dino.py, ViT-S/16, 100 epochs.
+        "paper": {
+            "model.arch": "vit_small",
+            "model.patch_size": 16,
+            "model.drop_path_rate": 0.1,
+            "train.epochs": 100,
+            "train.batch_size": 512,
+        },
+    }
+
+    def __init__(self, backbone: nn.Module, options: DINOOptions = DINOOptions()):  # noqa: B008
+        super().__init__()
+        self.options = options
+        head = DINOHead(
+            backbone.embed_dim,
+            options.out_dim,
+            hidden_dim=options.head_hidden_dim,
+            bottleneck_dim=options.head_bottleneck_dim,
+            n_layers=options.head_layers,
+            norm_last_layer=options.norm_last_layer,
+        )
+        self.student = Network(backbone, head)
+        self.teacher = Teacher(self.student)
+        self.loss = DINOLoss(options.out_dim, options.student_temp, options.center_momentum)
+        self._mean_logits: list[Tensor] = []
+
+    @staticmethod
+    def view_specs(views) -> list[ViewSpec]:
+        return dino_views(
+            views.global_size,
+            views.local_size,
+            views.local_crops,
+            views.global_scale,
+            views.local_scale,
+            **views.jitter(),
+        )
+
+    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+        o = self.options
+        warmup = round(o.teacher_temp_warmup_epochs * steps_per_epoch)
+        return {
+            "momentum": cosine_schedule(o.momentum, o.momentum_final, total_steps),
+            "teacher_temp": linear_warmup(
+                o.teacher_temp_start, o.teacher_temp, total_steps, warmup
+            ),
+        }
+
+    def forward(self, views, values, measure):
+        features, teacher_logits = self.teacher([views[0][:2]])  # the two global views
+        _, student_logits = self.student(views)
+        teacher_temp = values["teacher_temp"]
+        loss = self.loss(student_logits, teacher_logits, teacher_temp, update_center=False)
+        self._mean_logits.append(teacher_logits.float().mean(dim=(0, 1)))
+        if not measure:
+            return {"loss": loss}
+        targets = self.loss.teacher_probabilities(teacher_logits, teacher_temp)
+        return {
+            "loss": loss,
+            "teacher_entropy": _entropy(targets).mean(),
+            "batch_entropy": _entropy(targets.mean(dim=(0, 1))),
+            "feature_spread": spread_of(features),
+        }
+
+    @property
+    def constants(self) -> dict[str, float]:
+        return {"ln_k": math.log(self.options.out_dim)}
+
+    def before_step(self, epoch: float) -> None:
+        if epoch < self.options.freeze_last_layer_epochs:
+            for parameter in self.student.head.last_layer.parameters():
+                parameter.grad = None
+
+    def after_step(self, values: dict[str, float]) -> None:
+        """Move the center by the mean over micro-batches and processes, then the teacher."""
+        mean = torch.stack(self._mean_logits).mean(dim=0)
+        self._mean_logits.clear()
+        self.loss.update_center(mean_over_processes(mean))
+        super().after_step(values)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return torch.special.entr(probabilities).sum(dim=-1)

@@ -1,0 +1,126 @@
+"""Dataclasses of settings: declared once with bounds, filled from text, checked with one sentence."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+import yaml
+
+from dino_tutorial.errors import UserError
+
+
+def option(default: Any, *, low: float | None = None, high: float | None = None, among=None) -> Any:
+    """A dataclass field with a default and the values that make sense (bounds included)."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "among": among})
+
+
+def replace_options(options: Any, changes: dict[str, Any], prefix: str = "") -> Any:
+    """Return ``options`` with dotted keys replaced, e.g. ``{"optim.lr": 0.001}``; all checked.
+
+    Raises:
+        UserError: naming an unknown key (and the nearest one), a wrong type or a bad value.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    values: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        head, _, rest = key.partition(".")
+        if head not in fields or bool(rest) != _is_group(options, head):
+            raise UserError(_unknown(prefix + key, options, prefix))
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            values[head] = _checked(fields[head], type(options), value, prefix + key)
+    for head, inner in nested.items():
+        values[head] = replace_options(getattr(options, head), inner, f"{prefix}{head}.")
+    return dataclasses.replace(options, **values)
+
+
+def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
+    """All settings under dotted keys, groups opened."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """``["optim.lr=1e-3", …]`` to ``{"optim.lr": 0.001}``; values are read as YAML."""
+    changes = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set wants key=value, got '{assignment}'")
+        try:
+            changes[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {key}: '{text}' is not a value that YAML can read") from None
+    return changes
+
+
+def _is_group(options: Any, name: str) -> bool:
+    return dataclasses.is_dataclass(getattr(options, name))
+
+
+def _unknown(key: str, options: Any, prefix: str) -> str:
+    known = [prefix + name for name in flatten(options)]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known keys are {', '.join(known)}"
+    return f"unknown key '{key}': {hint}"
+
+
+def _checked(field: dataclasses.Field, owner: type, value: Any, key: str) -> Any:
+    value = _coerced(typing.get_type_hints(owner)[field.name], value, key)
+    low, high, among = (field.metadata.get(name) for name in ("low", "high", "among"))
+    if among is not None and value not in among:
+        near = difflib.get_close_matches(str(value), [str(a) for a in among], n=1)
+        hint = f"did you mean '{near[0]}'? It" if near else "It"
+        raise UserError(f"{key} = {value!r} is unknown: {hint} is one of {', '.join(map(str, among))}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            below = low is not None and not number >= low
+            above = high is not None and not number <= high
+            if below or above:
+                raise UserError(f"{key} = {number} is out of range: it lies in {_range(low, high)}")
+    if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
+        raise UserError(f"{key} = {list(value)} is out of order: the smaller number comes first")
+    return value
+
+
+def _coerced(kind: Any, value: Any, key: str) -> Any:
+    if isinstance(kind, types.UnionType):
+        members = typing.get_args(kind)
+        if value is None and type(None) in members:
+            return None
+        kind = next(member for member in members if member is not type(None))
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(typing.get_args(kind)):
+            raise UserError(f"{key} wants {len(typing.get_args(kind))} numbers, such as [0.4, 1.0]")
+        return tuple(_coerced(float, item, key) for item in value)
+    if kind is float:  # YAML reads 1e-3 as text
+        try:
+            return float(value) if not isinstance(value, bool) else _refuse(key, "a number", value)
+        except (TypeError, ValueError):
+            _refuse(key, "a number", value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    names = {int: "a whole number", bool: "true or false", str: "text"}
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        _refuse(key, names[kind], value)
+    return value
+
+
+def _refuse(key: str, wanted: str, value: Any) -> typing.NoReturn:
+    raise UserError(f"{key} wants {wanted}, got {value!r}")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if high is None:
+        return f"{low} or more"
+    return f"{high} or less" if low is None else f"[{low}, {high}]"

@@ -1,0 +1,263 @@
+"""The training loop. It knows nothing of any method: views in, loss out, teacher after student."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from dino_tutorial.training.batches import BatchOrder, batches, mix
+from dino_tutorial.training.checkpoint import save_checkpoint
+from dino_tutorial.training.distributed import Processes, mean_over_processes
+from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
+from dino_tutorial.training.log import RowLog
+from dino_tutorial.training.optim import (
+    build_optimizer,
+    clip_gradients,
+    param_groups,
+    set_learning_rate,
+)
+from dino_tutorial.training.schedules import cosine_schedule
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM; everything up to ``step`` is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+@dataclass
+class Trainer:
+    """One method, its optimizer and its place in training; all that a checkpoint has to hold.
+
+    Args:
+        method: a :class:`dino_tutorial.methods.Method`, already on ``device``.
+        augment: draws and applies its views.
+        dataset: images to learn from (labels are never looked at).
+        optim, train: the ``optim`` and ``train`` settings of the configuration.
+        folder: where rows and checkpoints go.
+        evaluate: called every ``train.eval_every`` steps; its numbers join the row.
+    """
+
+    method: Any
+    augment: Any
+    dataset: Any
+    optim: Any
+    train: Any
+    seed: int
+    device: torch.device
+    folder: Path
+    processes: Processes = Processes()
+    evaluate: Callable[[], dict[str, float]] | None = None
+    warn: Callable[[str], None] = tqdm.write
+    step: int = 0
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    log_sizes: tuple[int, int] = (0, 0)  # bytes of metrics and timings that belong to ``step``
+
+    def __post_init__(self):
+        check_teacher_is_a_copy(self.method.student, self.method.teacher)
+        self.order = BatchOrder(
+            len(self.dataset), self.train.batch_size, 0, self.seed,
+            rank=self.processes.rank, world=self.processes.world,
+        )  # fmt: skip
+        per_epoch = self.order.steps_per_epoch
+        self.total_steps = max(1, round(self.train.epochs * per_epoch))
+        self.order.total_steps = self.total_steps
+        self.schedules = self._schedules(per_epoch)
+        groups = param_groups(
+            self.method,
+            self.optim.weight_decay,
+            self.optim.layer_decay,
+            self.optim.patch_embed_lr_mult,
+        )
+        self.optimizer = build_optimizer(self.optim.name, groups, lr=0.0)
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.rows: list[dict] = []
+
+    def fit(self) -> None:
+        """Train from ``step`` to the end; on Ctrl-C save, then raise :class:`Interrupted`."""
+        engine = self._engine()
+        log = RowLog(self.folder / "metrics.jsonl", self.log_sizes[0], self.processes.is_main)
+        clock = RowLog(self.folder / "timings.jsonl", self.log_sizes[1], self.processes.is_main)
+        self.rows = log.rows()
+        self.order.start_step = self.step
+        images = batches(self.dataset, self.order, self.device, self.train.workers)
+        bar = tqdm(
+            images,
+            total=self.total_steps,
+            initial=self.step,
+            unit="step",
+            disable=not self.processes.is_main,
+            dynamic_ncols=True,
+        )
+        started, lap_started, lap_step = time.perf_counter(), time.perf_counter(), self.step
+        already = self.seconds
+        self.method.train()
+        with interruptible() as interrupted:
+            for batch in bar:
+                logged = self.step % self.train.log_every == 0 or self.step + 1 == self.total_steps
+                values = {name: table[self.step] for name, table in self.schedules.items()}
+                metrics = self._step(engine, batch, values, logged)
+                self.method.after_step(values)
+                if logged:
+                    row = self._row(metrics, values)
+                    check_finite(row)
+                    if self._due(self.train.eval_every) and self.evaluate is not None:
+                        row |= self.evaluate()
+                    self.rows.append(row)
+                    self._report_health()
+                    bar.set_postfix(self._postfix(row), refresh=False)
+                self.step += 1
+                self.seconds = already + time.perf_counter() - started
+                if logged:
+                    lap = time.perf_counter() - lap_started
+                    log.write(row)
+                    clock.write(self._timing(lap, self.step - lap_step))
+                    lap_started, lap_step = time.perf_counter(), self.step
+                finished = self.step == self.total_steps
+                if finished or interrupted() or self.step % self.train.checkpoint_every == 0:
+                    if self.processes.is_main:
+                        save_checkpoint(self.folder, self.state(log.size, clock.size))
+                    if interrupted() and not finished:
+                        bar.close()
+                        raise Interrupted(self.step)
+
+    def _step(self, engine, batch: Tensor, values: dict, measure: bool) -> dict[str, Tensor]:
+        """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
+        views_seed = torch.Generator().manual_seed(mix(self.seed, 2, self.step))
+        torch.manual_seed(mix(self.seed, 3, self.step, self.processes.rank))  # drop path
+        set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
+        params = self.augment.sample(self.train.batch_size, *batch.shape[-2:], views_seed)
+        params = params[self.order.share]
+        size = len(batch) // self.train.accumulate
+        micro_metrics = []
+        for part in range(self.train.accumulate):
+            chosen = slice(part * size, (part + 1) * size)
+            last = part + 1 == self.train.accumulate
+            with nullcontext() if last or engine is self.method else engine.no_sync():
+                with torch.no_grad():
+                    views = self.augment.apply(batch[chosen], params[chosen])
+                with self._autocast():
+                    metrics = engine(views, values, measure)
+                (metrics["loss"] / self.train.accumulate).backward()
+            micro_metrics.append({name: value.detach() for name, value in metrics.items()})
+        grad_norm = clip_gradients(self.parameters, self.optim.clip, self.optim.clip_rule)
+        self.method.before_step(self.step / self.order.steps_per_epoch)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        means = {n: torch.stack([m[n] for m in micro_metrics]).mean() for n in micro_metrics[0]}
+        return means | {"grad_norm": grad_norm}
+
+    def state(self, log_size: int, clock_size: int) -> dict:
+        """Everything that :meth:`restore` needs; random state is a function of seed and step."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "log_sizes": [log_size, clock_size],
+            "warnings": self.warnings,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue from :meth:`state`, as if nothing had happened in between."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.log_sizes, self.warnings = state["log_sizes"], state["warnings"]
+
+    def _schedules(self, per_epoch: int) -> dict[str, list[float]]:
+        o, total = self.optim, self.total_steps
+        lr = o.lr * self.train.batch_size / 256  # linear scaling rule
+        warmup = min(round(o.warmup_epochs * per_epoch), total)
+        tables = {
+            "lr": cosine_schedule(lr, min(o.lr_final, lr), total, warmup),
+            "weight_decay": cosine_schedule(o.weight_decay, o.weight_decay_final, total),
+        } | self.method.schedules(total, per_epoch)
+        return {name: table.tolist() for name, table in tables.items()}
+
+    def _engine(self) -> nn.Module:
+        if self.train.compile:
+            self.method.student.compile()
+            self.method.teacher.network.compile()
+        if self.processes.world == 1:
+            return self.method
+        if self.device.type == "cuda":  # there is no synchronised batch norm on the CPU
+            self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+        ids = [self.processes.local_rank] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+
+    def _autocast(self):
+        if self.train.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step + 1 == self.total_steps
+
+    def _row(self, metrics: dict[str, Tensor], values: dict[str, float]) -> dict:
+        """The one place where the host waits for the device."""
+        names = list(metrics)
+        numbers = mean_over_processes(torch.stack([metrics[n].float() for n in names])).tolist()
+        row = {"step": self.step, "epoch": round(self.step / self.order.steps_per_epoch, 4)}
+        row |= dict(zip(names, numbers, strict=True)) | values
+        return row | self.method.constants
+
+    def _timing(self, lap: float, steps: int) -> dict:
+        memory = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+        return {
+            "step": self.step,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(steps * self.train.batch_size / lap, 1),
+            "memory_mib": round(memory / 2**20, 1),
+        }
+
+    def _postfix(self, row: dict) -> dict[str, str]:
+        shown = {"loss": f"{row['loss']:.3f}"}
+        if "ln_k" in row:
+            shown["ln K"] = f"{row['ln_k']:.3f}"
+            shown["entropy"] = f"{row['teacher_entropy']:.2f}"
+        shown["spread"] = f"{row['feature_spread']:.2f}"
+        if "knn_top1" in row:
+            shown["kNN"] = f"{100 * row['knn_top1']:.1f} %"
+        return shown
+
+    def _report_health(self) -> None:
+        sentence = diagnose(self.rows)
+        if sentence and sentence not in self.warnings:
+            self.warnings.append(sentence)
+            if self.processes.is_main:
+                self.warn(f"step {self.step}: {sentence}.")
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step ends before training does."""
+    caught: list[int] = []
+    names = (signal.SIGINT, signal.SIGTERM)
+
+    def note(number, frame):
+        if caught:  # asked twice: stop at once
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        before = {name: signal.signal(name, note) for name in names}
+    except ValueError:  # not in the main thread (a notebook server's worker): nothing to catch
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
