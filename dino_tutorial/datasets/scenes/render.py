@@ -1,0 +1,328 @@
+"""Draw scenes: objects lying on a table, seen from above, in batched tensor operations.
+
+Coordinates: x to the right and y down, the canvas spans [-1, 1] in both, so one unit is half the
+canvas whatever its size in pixels. Everything is a map (n, H, W) of one number a pixel; colours
+enter at the end, when the maps of how much of each paint is seen are multiplied with the table
+of paints, one matrix product a scene.
+
+How a pixel gets its colour: from the topmost layer down, a layer takes its share of what is still
+visible; what lies below a layer is darkened by its shadow; the slope of the relief, objects and
+table together, gives shading and highlights. Edges are antialiased by coverage, and canvases
+below 64 pixels are drawn at twice their size and averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_tutorial.datasets.scenes.factors import CLUTTER, FULL, lattice_values
+from dino_tutorial.datasets.scenes.figures import FIGURES, inside
+from dino_tutorial.datasets.scenes.surfaces import SURFACE_PAINTS, surface_tone
+from dino_tutorial.errors import UserError
+
+Factors = dict[str, Tensor]
+
+CHUNK_PIXELS = 1 << 18  # scenes are drawn in chunks of this many pixels: they stay in the cache
+CAMERA_HEIGHT = 4.0  # distance of the camera from the middle of the table, in canvas units
+
+# Per class: hue of the first paint (turns), then second and third paint. A paint that is a pair
+# (s, v) is the first paint with saturation and value multiplied; a triple is RGB.
+# Hues are shared, so that a colour histogram cannot tell the classes apart.
+RED, YELLOW, GREEN, BLUE = 0.99, 0.125, 0.33, 0.59
+DARK, CREAM, WHITE = (0.10, 0.09, 0.10), (0.97, 0.92, 0.78), (0.95, 0.95, 0.95)
+PAINTS: tuple[tuple[float, tuple, tuple], ...] = (
+    (RED, DARK, WHITE),  # ladybird
+    (RED, (0.45, 1.35), (1.0, 1.0)),  # starfish
+    (RED, CREAM, (0.5, 0.7)),  # gift
+    (YELLOW, DARK, (0.82, 0.88, 0.93)),  # bee
+    (YELLOW, (0.36, 0.22, 0.12), (1.0, 0.6)),  # sunflower
+    (GREEN, (0.5, 1.4), (1.1, 0.6)),  # leaf
+    (GREEN, (1.05, 0.42), (0.5, 0.4)),  # melon
+    (GREEN, (1.0, 0.4), (0.7, 1.2)),  # turtle
+    (BLUE, (0.4, 1.35), DARK),  # fish
+    (BLUE, (1.0, 0.55), (1.0, 0.25)),  # button
+)
+
+
+class RenderedScenes(NamedTuple):
+    """A batch of scenes on a canvas of S pixels.
+
+    Attributes:
+        images: uint8 (n, 3, S, S).
+        mask: bool (n, S, S), where the object that the label names is seen.
+        depth: float32 (n, S, S), distance from the camera, in units of half the canvas.
+        instances: uint8 (n, S, S): 0 the table, 1 the object, 2 and up the clutter.
+    """
+
+    images: Tensor
+    mask: Tensor
+    depth: Tensor
+    instances: Tensor
+
+
+def between(factor: Tensor, low: float, high: float) -> Tensor:
+    """Turn an integer of [0, FULL) into a float32 of (low, high)."""
+    return low + (high - low) * ((factor.to(torch.float32) + 0.5) / FULL)
+
+
+def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """(n,) turns, (n,) and (n,) in [0, 1] -> (n, 3)."""
+    k = torch.remainder(torch.tensor([5.0, 3.0, 1.0]) + hue[:, None] * 6, 6)
+    chroma = torch.minimum(k, 4 - k).clamp(0, 1)
+    return value[:, None] * (1 - saturation[:, None] * chroma)
+
+
+class Pose(NamedTuple):
+    """Place and turn of an object: each (n, 1, 1), in canvas units and radians."""
+
+    x: Tensor
+    y: Tensor
+    radius: Tensor
+    angle: Tensor
+
+    def local(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Canvas coordinates to the object's own, in units of its radius."""
+        cos, sin = self.angle.cos() / self.radius, self.angle.sin() / self.radius
+        dx, dy = x - self.x, y - self.y
+        return dx * cos + dy * sin, dy * cos - dx * sin
+
+
+def object_pose(factors: Factors) -> Pose:
+    f = {name: factors[name].view(-1, 1, 1) for name in ("x", "y", "scale", "angle")}
+    radius = between(f["scale"], 0.45, 0.9)
+    reach = 1.05 - 0.6 * radius  # a large object has less room, and may be cut by the frame
+    return Pose(
+        between(f["x"], -1, 1) * reach,
+        between(f["y"], -1, 1) * reach,
+        radius,
+        between(f["angle"], 0, 2 * math.pi),
+    )
+
+
+def clutter_pose(factors: Factors, i: int) -> Pose:
+    f = {n: factors[f"clutter{i}_{n}"].view(-1, 1, 1) for n in ("x", "y", "scale", "angle")}
+    return Pose(
+        between(f["x"], -1.05, 1.05),
+        between(f["y"], -1.05, 1.05),
+        between(f["scale"], 0.12, 0.34) * (0.8 if i == CLUTTER - 1 else 1.0),
+        between(f["angle"], 0, 2 * math.pi),
+    )
+
+
+class Layer(NamedTuple):
+    """One object, ready to be put on the table; maps are (n, H, W)."""
+
+    cover: Tensor
+    shadow: Tensor
+    relief: Tensor
+    base: float
+    gloss: Tensor
+    shares: list[Tensor]  # how the cover is divided between the paints; sums to 1
+    paints: list[Tensor]  # (n, 3) each
+
+
+def dome(distance: Tensor, width: float) -> Tensor:
+    """A quarter-round profile: 0 at the outline, 1 at `width` inside it."""
+    t = (distance / -width).clamp(0, 1)
+    return (t * (2 - t)).sqrt()
+
+
+def object_layer(factors: Factors, x: Tensor, y: Tensor, light: Tensor, pixel: float) -> Layer:
+    """The object that the label names."""
+    kind = factors["class"]
+    pose = object_pose(factors)
+    u, v = pose.local(x, y)
+    flip = 1.0 - 2.0 * factors["mirror"].view(-1, 1, 1)
+    v = v * flip
+    su, sv = pose.local(x - light[:, 0, None, None] * 0.16, y - light[:, 1, None, None] * 0.16)
+    sv = sv * flip
+    edge = pixel / pose.radius
+    soft = 0.12 / pose.radius
+    distance, second, third, shadow = (torch.empty_like(u) for _ in range(4))
+    paints = torch.empty(len(kind), 3, 3)
+    hue_jitter = between(factors["hue"], -0.03, 0.03)
+    saturation = between(factors["saturation"], 0.6, 0.95)
+    value = between(factors["value"], 0.6, 0.9)
+    for c, draw in enumerate(FIGURES):
+        rows = (kind == c).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        figure = draw(u[rows], v[rows], edge[rows])
+        distance[rows], second[rows], third[rows] = figure
+        shadow[rows] = inside(draw(su[rows], sv[rows], edge[rows]).distance, soft[rows])
+        hue, *others = PAINTS[c]
+        hsv = (hue + hue_jitter[rows], saturation[rows], value[rows])
+        paints[rows, 0] = hsv_to_rgb(*hsv)
+        for p, paint in enumerate(others, start=1):
+            if len(paint) == 3:
+                paints[rows, p] = torch.tensor(paint) * (hsv[2] / 0.85)[:, None]
+            else:
+                s, brightness = paint
+                paints[rows, p] = hsv_to_rgb(
+                    hsv[0], (hsv[1] * s).clamp(max=1), (hsv[2] * brightness).clamp(max=1)
+                )
+    visible = (factors["present"] == 0).view(-1, 1, 1)
+    first = (1 - second) * (1 - third)
+    return Layer(
+        inside(distance, edge) * visible,
+        shadow * visible,
+        dome(distance, 0.5) * (pose.radius * 0.42) * visible,
+        0.0,
+        between(factors["gloss"], 0.1, 0.5).view(-1, 1, 1),
+        [first, second * (1 - third), third],
+        list(paints.unbind(1)),
+    )
+
+
+def clutter_layer(
+    factors: Factors, i: int, x: Tensor, y: Tensor, light: Tensor, pixel: float
+) -> Layer:
+    """A plain small object: marble, pill, block, whatever its proportions and corners make it."""
+    f = {n: factors[f"clutter{i}_{n}"] for n in ("roundness", "aspect")}
+    pose = clutter_pose(factors, i)
+    corner = between(f["roundness"], 0.15, 1.0).view(-1, 1, 1)
+    half_v = between(f["aspect"], 0.45, 1.0).view(-1, 1, 1)
+    corner = torch.minimum(corner, half_v)
+
+    def distance(u: Tensor, v: Tensor) -> Tensor:
+        a = u.abs_().sub_(1 - corner).clamp_(min=0)
+        b = v.abs_().sub_(half_v - corner).clamp_(min=0)
+        return torch.hypot(a, b).sub_(corner)
+
+    d = distance(*pose.local(x, y))
+    lx, ly = light[:, 0, None, None] * 0.1, light[:, 1, None, None] * 0.1
+    paint = hsv_to_rgb(
+        *(
+            between(factors[f"clutter{i}_{name}"], low, high)
+            for name, low, high in (("hue", 0, 1), ("saturation", 0.3, 0.9), ("value", 0.4, 0.95))
+        )
+    )
+    return Layer(
+        inside(d, pixel / pose.radius),
+        inside(distance(*pose.local(x - lx, y - ly)), 0.1 / pose.radius),
+        dome(d, 0.6) * (pose.radius * 0.5),
+        0.25 if i == CLUTTER - 1 else 0.0,
+        torch.full_like(pose.radius, 0.4),
+        [torch.ones(1)],
+        [paint],
+    )
+
+
+def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (n, 3, side, side) in [0, 1], depth (n, side, side), seen (n, layers, side, side)."""
+    n = len(factors["class"])
+    axis = (torch.arange(side, dtype=torch.float32) + 0.5) * (2 / side) - 1
+    x, y = axis.view(1, 1, -1), axis.view(1, -1, 1)
+    pixel = 2 / side
+    turn = between(factors["light_angle"], 0, 2 * math.pi)
+    light = torch.stack((turn.cos(), turn.sin()), 1)  # where shadows fall
+
+    layers = [clutter_layer(factors, CLUTTER - 1, x, y, light, pixel)]
+    layers.append(object_layer(factors, x, y, light, pixel))
+    layers += [clutter_layer(factors, i, x, y, light, pixel) for i in range(CLUTTER - 1)]
+
+    visible = torch.ones(n, side, side)
+    lit = torch.ones(n, side, side)
+    relief = torch.zeros(n, side, side)
+    height = torch.zeros(n, side, side)
+    gloss = torch.zeros(n, side, side)
+    shares, paints, seen = [], [], []
+    for layer in layers:
+        share = visible * layer.cover
+        seen.append(share)
+        relief += share * layer.relief
+        height += share * (layer.relief + layer.base)
+        gloss += share * layer.gloss
+        bright = share * lit
+        for part, paint in zip(layer.shares, layer.paints, strict=True):
+            shares.append(bright * part)
+            paints.append(paint)
+        visible = visible - share
+        lit = lit * (1 - 0.5 * layer.shadow)
+    seen.append(visible)
+
+    tone, bumps = surface_tone(factors, lattice_values(factors["lattice"]), x, y, pixel)
+    bright = visible * lit
+    low, high = surface_paints(factors)
+    shares += [bright * (1 - tone), bright * tone]
+    paints += [low, high]
+    relief += visible * bumps
+
+    steep = between(factors["light_height"], 0.5, 1.0).view(-1, 1, 1)
+    slope_x = torch.diff(relief, dim=2, prepend=relief[:, :, :1]) / pixel
+    slope_y = torch.diff(relief, dim=1, prepend=relief[:, :1]) / pixel
+    toward = slope_x * -light[:, 0, None, None] + slope_y * -light[:, 1, None, None]
+    # Light comes from where shadows do not fall; a slope that rises along the shadow's way is lit.
+    facing = -toward
+    norm = torch.rsqrt(1 + slope_x * slope_x + slope_y * slope_y)
+    diffuse = ((steep + 0.75 * facing) * norm).clamp_(min=0) / steep
+    shade = 0.42 + 0.58 * diffuse
+    half = ((1 + 0.45 * facing) * norm * 0.912).clamp_(0, 1)
+    shine = half.pow_(24) * gloss
+
+    exposure = between(factors["exposure"], 0.75, 1.2).view(-1, 1, 1)
+    warmth = between(factors["light_warmth"], -0.08, 0.08)
+    tint = torch.stack((1 + warmth, torch.ones(n), 1 - warmth), 1)
+    table = torch.stack(paints, 2) * tint[:, :, None]  # (n, 3, paints)
+    weights = (torch.stack(shares, 1) * (shade * exposure)[:, None]).flatten(2)
+    images = torch.bmm(table, weights).view(n, 3, side, side) + shine[:, None]
+
+    slant_x, slant_y = (between(factors[k], -0.35, 0.35).view(-1, 1, 1) for k in ("tilt_x", "tilt_y"))
+    depth = CAMERA_HEIGHT + slant_x * x + slant_y * y - height
+    return images.clamp_(0, 1), depth, torch.stack(seen, 1)
+
+
+def surface_paints(factors: Factors) -> tuple[Tensor, Tensor]:
+    """The dark and the light paint of the table, (n, 3) each."""
+    hue, spread, saturation = torch.tensor(SURFACE_PAINTS)[factors["surface"]].unbind(1)
+    hue = hue + spread * between(factors["surface_hue"], -1, 1)
+    value = between(factors["surface_value"], 0.35, 0.85)
+    contrast = between(factors["surface_contrast"], 0.15, 0.4)
+    return (
+        hsv_to_rgb(hue, saturation, value * (1 - contrast)),
+        hsv_to_rgb(hue, saturation * 0.8, (value * (1 + contrast)).clamp(max=1)),
+    )
+
+
+def render(factors: Factors, size: int) -> RenderedScenes:
+    """Draw scenes.
+
+    Args:
+        factors: integers (n,) by name, from `sample_factors`; continuous ones may lie outside
+            their range, which is how clips move things.
+        size: S, the side of the canvas in pixels, 16 to 512.
+
+    Raises:
+        UserError: the size is out of range.
+    """
+    if not 16 <= size <= 512:
+        raise UserError(f"Scenes are drawn at 16 to 512 pixels, not at {size}.")
+    oversampling = 2 if size < 64 else 1
+    side = size * oversampling
+    n = len(factors["class"])
+    chunk = max(1, CHUNK_PIXELS // side**2)
+    result = RenderedScenes(
+        torch.empty(n, 3, size, size, dtype=torch.uint8),
+        torch.empty(n, size, size, dtype=torch.bool),
+        torch.empty(n, size, size),
+        torch.empty(n, size, size, dtype=torch.uint8),
+    )
+    # Layers are drawn from the top: clutter above, object, clutter below, table.
+    identity = torch.tensor([CLUTTER + 1, 1, *range(2, CLUTTER + 1), 0], dtype=torch.uint8)
+    for start in range(0, n, chunk):
+        rows = slice(start, start + chunk)
+        images, depth, seen = _draw({k: v[rows] for k, v in factors.items()}, side)
+        if oversampling > 1:
+            images, seen = F.avg_pool2d(images, 2), F.avg_pool2d(seen, 2)
+            depth = F.avg_pool2d(depth[:, None], 2)[:, 0]
+        owner = identity[seen.argmax(1)]
+        result.images[rows] = images.mul_(255).round_().to(torch.uint8)
+        result.instances[rows] = owner
+        result.mask[rows] = owner == 1
+        result.depth[rows] = depth
+    return result
