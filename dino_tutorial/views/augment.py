@@ -9,15 +9,21 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.views.color import HUE, color_jitter_, grayscale, solarize
-from dino_tutorial.views.params import ViewParams, sample_params
-from dino_tutorial.views.resample import gaussian_blur, image_columns, max_taps, resized_crop
+from dino_tutorial.views.params import ViewParams, sample_params, to_device
+from dino_tutorial.views.resample import (
+    column_blocks,
+    gaussian_blur,
+    max_blocks,
+    max_taps,
+    resized_crop,
+)
 from dino_tutorial.views.specs import ViewSpec
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of red, green, blue
 
-# Samples worked on together, in numbers: on a CPU what stays in its cache, on a device what
-# keeps it busy within a modest memory.
-_CHUNK = {"cpu": 2**18, "cuda": 2**26}
+# How many numbers are worked on at once: on a CPU what stays in its cache, on a device what keeps
+# it busy within a modest memory.
+CHUNK = {"cpu": 2**19, "cuda": 2**26}
 
 
 class Augment:
@@ -59,11 +65,11 @@ class Augment:
         """
         self._check(images, params)
         params = params.to("cpu")
-        columns = image_columns(images)
+        columns = column_blocks(images)
         groups, first = [], 0
         for size, specs in groupby(spec.size for spec in self.specs):
             last = first + len(list(specs))
-            views = self._group(columns, params.flatten(first, last), size)
+            views = self._group(columns, params.flatten(first, last), images.shape[2], size)
             groups.append(views.unflatten(0, (last - first, len(images))))
             first = last
         return groups
@@ -82,54 +88,71 @@ class Augment:
                 f" are {len(self.specs)} views and {len(images)} images"
             )
 
-    def _group(self, columns: Tensor, params: ViewParams, size: int) -> Tensor:
-        """All samples of the views of one size, (n, 3, size, size), in chunks."""
+    def _group(self, columns: Tensor, params: ViewParams, height: int, size: int) -> Tensor:
+        """All n samples of the views of one size, (n, 3, size, size).
+
+        They are worked on in an order that puts together samples with the hue at the same place
+        of their jitter and boxes of equal height, so that few of them do what only others need.
+        """
         n, device = len(params), columns.device
-        # Samples with the hue at the same place in their jitter lie together.
-        hue_step = (params.order[0] == HUE).int().argmax(dim=1)
-        place = torch.where(params.jitter[0], hue_step, 4).argsort(stable=True)
-        chunk = max(1, _CHUNK["cpu" if device.type == "cpu" else "cuda"] // (3 * size * size))
-        out = torch.empty(n, 3, size, size, device=device)
-        for index in place.split(chunk):
-            views = self._views(columns, index % len(columns), params[index], size)
-            std = self.std.to(device)[:, None, None]
-            views.sub_(self.mean.to(device)[:, None, None]).div_(std)
-            out.index_copy_(0, index.to(device, non_blocking=True), views)
+        chunk = max(1, CHUNK.get(device.type, CHUNK["cuda"]) // (3 * size * size))
+        order = (hue_steps(params) * (height + 1) + params.boxes[0, :, 2]).argsort(stable=True)
+        work = torch.empty(n, 3, size, size, device=device)
+        for index, views in zip(order.split(chunk), work.split(chunk), strict=True):
+            self._make(columns, index % len(columns), params[index], height, views)
+
+        mean, std = (to_device(t, device)[:, None, None] for t in (self.mean, self.std))
+        out = torch.empty_like(work)
+        back = to_device(order.argsort(), device)
+        for index, views in zip(back.split(chunk), out.split(chunk), strict=True):
+            torch.index_select(work, 0, index, out=views)
+            views.sub_(mean).div_(std)
         return out
 
-    def _views(self, columns: Tensor, source: Tensor, host: ViewParams, size: int) -> Tensor:
-        """One chunk of samples, before the normalisation."""
-        device = columns.device
-        params = host.to(device)
-        taps = max_taps(int(host.boxes[0, :, 2:].max()), size)
-        x = resized_crop(
-            columns, source.to(device, non_blocking=True), params.boxes[0], params.flip[0],
-            size, taps,
-        ).clamp_(0, 1)
+    def _make(
+        self, columns: Tensor, source: Tensor, host: ViewParams, height: int, views: Tensor
+    ) -> None:
+        """Write the views of one chunk, before the normalisation, into `views`.
 
-        hue_step = torch.where(host.jitter[0], (host.order[0] == HUE).int().argmax(dim=1), 4)
+        What is done to which samples is read from `host`, never from the device.
+        """
+        device, size = views.device, views.shape[-1]
+        params, boxes = host.to(device), host.boxes[0]
+        crops = resized_crop(
+            columns,
+            to_device(source, device),
+            params.boxes[0],
+            params.flip[0],
+            size,
+            max_taps(boxes, size),
+            max_blocks(boxes, height),
+        )
+        torch.clamp(crops, 0, 1, out=views)
+
         start = 0
-        for step, count in enumerate(torch.bincount(hue_step, minlength=5)[:4].tolist()):
+        counts = hue_steps(host).bincount(minlength=5)[:4].tolist()
+        for step, count in enumerate(counts):
             part = slice(start, start + count)
             if count:
-                color_jitter_(x[part], params.factors[0, part], params.order[0, part], step)
+                color_jitter_(
+                    views[part], params.factors[0, part], params.order[0, part], step
+                )
             start += count
 
-        index = _where(host.gray[0], device)
-        if len(index):
-            x.index_copy_(0, index, grayscale(x[index]).expand(-1, 3, -1, -1))
-        index = _where(host.sigma[0] > 0, device)
-        if len(index):
+        gray, blur, bright = (
+            to_device(mask[0].nonzero()[:, 0], device)
+            for mask in (host.gray, host.sigma > 0, host.solarize)
+        )
+        if len(gray):
+            views[gray] = grayscale(views[gray]).expand(-1, 3, -1, -1)
+        if len(blur):
             radius = math.ceil(3 * float(host.sigma.max()))
-            blurred = gaussian_blur(x[index], params.sigma[0][index], radius)
-            x.index_copy_(0, index, blurred)
-        index = _where(host.solarize[0], device)
-        if len(index):
-            x.index_copy_(0, index, solarize(x[index]))
-        return x
+            views[blur] = gaussian_blur(views, blur, params.sigma[0][blur], radius)
+        if len(bright):
+            views[bright] = solarize(views[bright])
 
 
-def _where(mask: Tensor, device: torch.device) -> Tensor:
-    """Indices of the true entries of a mask on the host."""
-    index = mask.nonzero()[:, 0]
-    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
+def hue_steps(params: ViewParams) -> Tensor:
+    """The place, 0 to 3, of the hue in the jitter of each sample of one view; 4 without jitter."""
+    steps = (params.order[0] == HUE).int().argmax(dim=1)
+    return torch.where(params.jitter[0], steps, 4)

@@ -33,25 +33,35 @@ def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
 
 
 def shift_hue_(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of each pixel, in place. shift: (n,) in turns of the colour circle.
+    """Turn the hue of each pixel, in place. images: (n, 3, H, W). shift: (n,) in turns.
 
-    In hue, saturation and value each channel is max - chroma · t, where t rises from 0 to 1 as
-    the hue moves from one sixth to two sixths of a turn away from the channel's own.
+    Angles are in sixths of a turn, from -3 to 3. The hue keeps the largest and the smallest of
+    the three channels; a channel is at the largest within one sixth of its own angle, at the
+    smallest from two sixths on, and linear between.
     """
     red, green, blue = images.split(1, dim=1)
-    value = images.amax(dim=1, keepdim=True)
-    chroma = value - images.amin(dim=1, keepdim=True)
-    sixth = 1 / (6 * chroma.clamp(min=1e-8))
-    hue = torch.where(
-        value == red,
-        (green - blue) * sixth,
-        torch.where(value == green, (blue - red) * sixth + 1 / 3, (red - green) * sixth + 2 / 3),
-    )
-    own = torch.tensor([0, 1 / 3, 2 / 3], device=images.device).view(1, 3, 1, 1)
-    turn = (hue + shift[:, None, None, None]) - own
-    distance = turn.sub_(turn.round()).abs_()
-    t = distance.mul_(6).sub_(1).clamp_(0, 1)
-    return images.copy_(value).addcmul_(chroma, t, value=-1)
+    largest = images.amax(dim=1, keepdim=True)
+    smallest = images.amin(dim=1, keepdim=True)
+    chroma = largest - smallest
+    inverse = chroma.clamp(min=1e-8).reciprocal_()
+
+    # The angle without a case for each channel: with s = (green - blue) / chroma and
+    # r = (largest - red) / chroma, its size is |s| + r · (3 - 2 |s|) and its sign that of s.
+    s = (green - blue).mul_(inverse)
+    r = (largest - red).mul_(inverse)
+    angle = torch.copysign(torch.full_like(s, 3.0), s).sub_(s, alpha=2).mul_(r).add_(s)
+    angle.add_(6 * shift[:, None, None, None])
+    angle.sub_((angle / 6).round_().mul_(6))
+
+    own = _angles(images.device)
+    distance = (angle - own).abs_().sub_(3).abs_()  # 3 - distance to the channel's own angle
+    torch.addcmul(smallest - chroma, chroma, distance.clamp_(1, 2), out=images)
+    return images
+
+
+def _angles(device: torch.device) -> Tensor:
+    """Where red, green and blue lie on the colour circle, in sixths of a turn."""
+    return (2.0 * torch.arange(-1, 2, device=device).roll(-1)).view(1, 3, 1, 1)
 
 
 def color_jitter_(images: Tensor, factors: Tensor, order: Tensor, hue_step: int) -> Tensor:

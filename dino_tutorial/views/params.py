@@ -60,7 +60,7 @@ class ViewParams:
 
     def to(self, device: torch.device | str) -> "ViewParams":
         """The same parameters on another device."""
-        return ViewParams(*(_to(getattr(self, f.name), device) for f in fields(self)))
+        return ViewParams(*(to_device(getattr(self, f.name), device) for f in fields(self)))
 
     def flatten(self, first: int, last: int) -> "ViewParams":
         """Views first … last - 1 as one view of (last - first) · B samples, view-major."""
@@ -162,8 +162,9 @@ def crop_boxes(
     return torch.stack([top, left, h, w], dim=2).long()
 
 
-def _to(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Move a tensor; from the host to a GPU without waiting for what the GPU is doing."""
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)  # does not wait for the device
+        return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -1,8 +1,9 @@
 """Crop-and-resize and blur: both replace each row of pixels by a weighted sum of a few rows.
 
 Such a sum, with its own rows and weights for each output row, is what an embedding bag computes.
-So a crop is two bags, one along each axis, and so is a blur; a flip is a reversed list of bags.
-Each axis costs a handful of multiplications a pixel, whatever the size of the image.
+So a crop is two bags, one along each axis, and so is a blur. Each axis costs a handful of
+multiplications a pixel, whatever the size of the image, and a flip costs nothing: it reverses the
+positions that the bags belong to.
 """
 
 import math
@@ -11,101 +12,134 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CUBIC_SUPPORT = 2.0  # the bicubic kernel reaches two (input or output, the coarser) pixels
+CUBIC_SUPPORT = 2  # the bicubic kernel reaches two (input or output, the coarser) pixels
+BLOCK = 32  # pixels of a column that lie together, so that a crop reads only its own part
+
+
+def column_blocks(images: Tensor) -> Tensor:
+    """Lay images out by pixel column, in blocks of rows: what `resized_crop` reads.
+
+    images: (B, 3, H, W), uint8, or float in [0, 1]. Returns float32 (B, W, blocks, 3, rows) in
+    [0, 1] with rows = min(BLOCK, H), the last block filled up with zeros.
+    """
+    rows = min(BLOCK, images.shape[2])
+    images = F.pad(images, (0, 0, 0, -images.shape[2] % rows))
+    columns = images.unflatten(2, (-1, rows)).permute(0, 4, 2, 1, 3).contiguous()
+    return columns.float() / 255 if images.dtype == torch.uint8 else columns.float()
 
 
 def resized_crop(
-    columns: Tensor, source: Tensor, boxes: Tensor, flip: Tensor, size: int, taps: int
+    columns: Tensor, source: Tensor, boxes: Tensor, flip: Tensor, size: int, taps: int, blocks: int
 ) -> Tensor:
     """Cut boxes out of images and resize them to size × size, bicubic and antialiased as in PIL.
 
-    columns: (B, W, 3, H) float images, each pixel column in one piece, as `image_columns` gives.
-    source: (n,) int64, the image that each crop is taken from.
+    columns: the images, as `column_blocks` gives. source: (n,) int64, the image of each crop.
     boxes: (n, 4) top, left, height, width. flip: (n,) bool, mirror the crop left-right.
-    taps: how many pixels may count for one output pixel, `max_taps(longest side, size)`.
+    taps, blocks: upper bounds for these boxes, as `max_taps` and `max_blocks` give.
     Returns (n, 3, size, size), not clamped: bicubic overshoots.
     """
     top, left, height, width = boxes.unbind(1)
-    b, w, c, h = columns.shape
-    index, weight = cubic_taps(width, size, taps)
-    index = index + (left + source * w)[:, None, None]
-    index = torch.where(flip[:, None, None], index.flip(1), index)
-    weight = torch.where(flip[:, None, None], weight.flip(1), weight)
-    narrow = _bags(columns.view(b * w, c * h), index, weight)  # (n · size, 3 · H)
+    n, (_, image_width, image_blocks, _, block) = len(boxes), columns.shape
+    first = (top // block).clamp(max=image_blocks - blocks)  # block that the window starts with
 
-    n = len(boxes)
-    rows = narrow.view(n, size, c, h).permute(0, 2, 3, 1).contiguous()  # (n, 3, H, size)
-    index, weight = cubic_taps(height, size, taps)
-    index = (index + top[:, None, None])[:, None] + _starts(n, c, h, index.device)
+    index, weight = cubic_taps(width, size, taps, flip)  # along the width: sums of columns
+    index = (index + (source * image_width + left)[:, None, None]) * image_blocks
+    index = index[:, :, None] + (first[:, None] + _arange(blocks, first))[:, None, :, None]
+    weight = weight[:, :, None].expand(index.shape)
+    narrow = _bags(columns.flatten(0, 2).flatten(1), index, weight)
+
+    rows = narrow.view(n, size, blocks, 3, block).permute(0, 3, 2, 4, 1).reshape(-1, size)
+    index, weight = cubic_taps(height, size, taps)  # along the height: sums of rows
+    index = (index + (top - first * block)[:, None, None])[:, None]
+    index = index + _first_rows(_arange(n, first), blocks * block)
     weight = weight[:, None].expand(index.shape)
-    return _bags(rows.view(-1, size), index, weight).view(n, c, size, size)
+    return _bags(rows, index, weight).view(n, 3, size, size)
 
 
-def image_columns(images: Tensor) -> Tensor:
-    """(B, 3, H, W) images, uint8 or float, as float32 (B, W, 3, H) in [0, 1]."""
-    columns = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return columns.div_(255) if images.dtype == torch.uint8 else columns
-
-
-def max_taps(longest: int, size: int) -> int:
-    """The most input pixels that one output pixel can depend on, for sides up to `longest`."""
+def max_taps(boxes: Tensor, size: int) -> int:
+    """The most pixels that one output pixel depends on, for boxes (n, 4) on the host."""
+    longest = int(boxes[:, 2:].max())
     return min(longest, math.ceil(2 * CUBIC_SUPPORT * max(longest / size, 1.0)) + 1)
 
 
-def cubic_taps(length: Tensor, size: int, taps: int) -> tuple[Tensor, Tensor]:
+def max_blocks(boxes: Tensor, height: int) -> int:
+    """The most blocks that one box reaches over, for boxes (n, 4) on the host."""
+    block = min(BLOCK, height)
+    last = (boxes[:, 0] + boxes[:, 2] - 1) // block
+    return int((last - boxes[:, 0] // block).max()) + 1
+
+
+def cubic_taps(
+    length: Tensor, size: int, taps: int, flip: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Which pixels count for each output pixel, and how much, when a side is resized.
 
-    length: (n,) sides in pixels. Returns (n, size, taps) int64 indices in 0 … length - 1 and
-    float32 weights that sum to 1. When the side shrinks, the kernel is stretched by the scale.
+    length: (n,) sides in pixels. flip: (n,) bool, mirror the output.
+    Returns (n, size, taps) int64 indices in 0 … length - 1 and float32 weights that sum to 1.
+    When the side shrinks, the kernel is stretched by the scale.
     """
     length = length.float()[:, None, None]
     scale = length / size
     stretch = scale.clamp(min=1)
-    center = (torch.arange(size, device=length.device) + 0.5)[None, :, None] * scale
-    first = (center - CUBIC_SUPPORT * stretch + 0.5).floor().clamp(min=0)
-    index = first + torch.arange(taps, device=length.device)
-    weight = _cubic((index + 0.5 - center) / stretch) * (index < length)
-    weight = weight / weight.sum(dim=2, keepdim=True)
+    position = _arange(size, length)[:, None].expand(len(length), size, 1)
+    if flip is not None:
+        position = torch.where(flip[:, None, None], size - 1 - position, position)
+    center = (position + 0.5) * scale
+    first = (center - CUBIC_SUPPORT * stretch + 0.5).floor().clamp_(min=0)
+    index = first + _arange(taps, length)
+    weight = _cubic((index - (center - 0.5)).div_(stretch))
+    weight.mul_((length - index).clamp_(0, 1))  # 0 past the end of the box, 1 inside
+    weight.div_(weight.sum(dim=2, keepdim=True))
     return index.minimum(length - 1).long(), weight
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur each image with its own Gaussian; the border pixels are repeated outward, as in PIL.
+def gaussian_blur(images: Tensor, which: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blur some images, each with its own Gaussian; the border is repeated outward, as in PIL.
 
-    images: (n, 3, H, W). sigma: (n,) in pixels, positive. radius: where the kernel is cut off.
+    images: (n, 3, H, W). which: (m,) int64, the images to blur. sigma: (m,) in pixels, positive.
+    radius: distance in pixels at which the kernels are cut off. Returns (m, 3, H, W).
     """
-    n, c, h, w = images.shape
+    m, (_, _, height, width) = len(which), images.shape
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     weight = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     weight = (weight / weight.sum(dim=1, keepdim=True))[:, None, None]
 
-    def blur_rows(rows: Tensor, length: int, width: int) -> Tensor:
-        index = (torch.arange(length, device=images.device)[:, None] + offsets)
-        index = index.clamp(0, length - 1) + _starts(n, c, length, images.device)
-        blurred = _bags(rows.reshape(-1, width), index, weight.expand(index.shape))
-        return blurred.view(n, c, length, width)
+    def sum_rows(images: Tensor, which: Tensor) -> Tensor:
+        length = images.shape[2]
+        index = (_arange(length, offsets)[:, None] + offsets).clamp_(0, length - 1)
+        index = index + _first_rows(which, length)
+        blurred = _bags(images.reshape(-1, images.shape[3]), index, weight.expand(index.shape))
+        return blurred.view(m, *images.shape[1:])
 
-    vertical = blur_rows(images, h, w)
-    return blur_rows(vertical.transpose(2, 3), w, h).transpose(2, 3)
+    blurred = sum_rows(images, which).transpose(2, 3)
+    return sum_rows(blurred, _arange(m, which)).transpose(2, 3)
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' cubic kernel with a = -1/2, which PIL uses."""
-    x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    """Keys' cubic kernel with a = -1/2, which PIL uses.
+
+    With n = max(1 - |x|, 0) and m = max(2 - |x|, 0), both of its pieces in one expression.
+    """
+    m = (2 - x.abs()).clamp_(min=0)
+    n = (m - 1).clamp_(min=0)
+    return (m * m).mul_(m - 1).mul_(0.5).add_((1 - 2 * n).mul_(n).mul_(n))
 
 
-def _starts(n: int, channels: int, length: int, device: torch.device) -> Tensor:
-    """The number of the first row of each channel of each image, (n, channels, 1, 1)."""
-    return (torch.arange(n * channels, device=device) * length).view(n, channels, 1, 1)
+def _first_rows(images: Tensor, length: int) -> Tensor:
+    """Number of the first row of each channel of the given images, (n,) -> (n, 3, 1, 1)."""
+    return ((images[:, None] * 3 + _arange(3, images)) * length)[..., None, None]
+
+
+def _arange(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, device=like.device, dtype=like.dtype)
 
 
 def _bags(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """out[i] = sum over k of weight[i, k] · rows[index[i, k]]; index (..., K) -> (prod, width)."""
+    """out[i] = sum over k of weight[i, k] · rows[index[i, k]]; index (..., K) -> (bags, width)."""
     taps = index.shape[-1]
     return F.embedding_bag(
-        index.reshape(-1, taps).int(), rows,
-        per_sample_weights=weight.reshape(-1, taps), mode="sum",
+        index.reshape(-1, taps).int(),
+        rows,
+        per_sample_weights=weight.reshape(-1, taps),
+        mode="sum",
     )
