@@ -227,7 +227,8 @@ def configure(
     """
     _known("method", method, METHODS)
     _known("preset", preset, BUDGETS)
-    config = Config(method=method, preset=preset, source=str(data), objective=METHODS[method].Options())
+    objective = METHODS[method].Options()
+    config = Config(method=method, preset=preset, source=str(data), objective=objective)
     layers = [COMMON[preset], METHODS[method].presets[preset], changes or {}]
     for layer in layers:
         config = replace_options(config, layer)

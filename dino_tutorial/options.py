@@ -1,4 +1,4 @@
-"""Dataclasses of settings: declared once with bounds, filled from text, checked with one sentence."""
+"""Settings as dataclasses: declared once with bounds, filled from text, checked in one place."""
 
 import dataclasses
 import difflib
@@ -81,7 +81,8 @@ def _checked(field: dataclasses.Field, owner: type, value: Any, key: str) -> Any
     if among is not None and value not in among:
         near = difflib.get_close_matches(str(value), [str(a) for a in among], n=1)
         hint = f"did you mean '{near[0]}'? It" if near else "It"
-        raise UserError(f"{key} = {value!r} is unknown: {hint} is one of {', '.join(map(str, among))}")
+        names = ", ".join(map(str, among))
+        raise UserError(f"{key} = {value!r} is unknown: {hint} is one of {names}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
             below = low is not None and not number >= low

@@ -155,7 +155,8 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def save_backbone(path: Path, encoder: nn.Module) -> None:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    """Write an encoder's weights as safetensors, whole or not at all."""
+    state = {k: tensor.detach().cpu().contiguous() for k, tensor in encoder.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
     save_file(state, temporary)
     os.replace(temporary, path)

@@ -83,6 +83,6 @@ class Method(nn.Module, ABC):
 
 
 def spread_of(features: Tensor) -> Tensor:
-    """Feature spread of (V, B, D) teacher features: 1 when they fill the sphere, 0 when constant."""
+    """Feature spread of (V, B, D) features: 1 when they fill the sphere, 0 when constant."""
     with torch.no_grad():
         return feature_spread(features.flatten(0, 1).float())

@@ -163,7 +163,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
         kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep)

@@ -7,6 +7,7 @@ value, the same value throughout, values that are not finite, or none.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ SCHEDULES = {
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of ``key`` in the rows that have it, NaN and infinities kept."""
-    pairs = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+    pairs = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), Real)]
     steps = np.array([step for step, _ in pairs], dtype=float)
     return steps, np.array([value for _, value in pairs], dtype=float)
 
@@ -344,9 +345,10 @@ def _draw_phases(strip: Axes, phases: Sequence[Phase], limits: tuple[float, floa
         strip.barh(row, last - first, left=first, height=0.6, color=colour("grid"))
         outside = (last - limits[0]) / span < 0.4
         strip.annotate(
-            label, (last if outside else first, row), xytext=(5, 0), textcoords="offset points",
+            label, (last if outside else max(first, limits[0]), row), xytext=(5, 0), textcoords="offset points",
             va="center_baseline", fontsize=8.5, color=colour("muted"), annotation_clip=False,
-        )
+        ).set_in_layout(False)
+    strip.set_xlim(limits)
 
 
 def _last(values: np.ndarray) -> float | None:

@@ -21,12 +21,13 @@ from dino_tutorial.plots.style import (
     DescribedFigure,
     colour,
     counted,
-    new_figure,
     number,
     percent,
     styled,
 )
 
+# Marks on a picture keep their colour on a dark page, where the picture does not change either.
+GLOBAL_CROP, LOCAL_CROP, ON_PICTURE = "#0066a1", "#c75300", "#ffffff"
 MAX_PIXELS = 96  # longest side of a picture in a grid: larger ones are reduced to it
 
 
@@ -193,7 +194,7 @@ def neighbour_rows(
     )
     n_right = 0
     for row, query in enumerate(queries):
-        _show(panels[row][0], query, edge="ink")
+        _show(panels[row][0], query, edge=colour("ink"))
         query_label = int(query_labels[row]) if labelled else None
         panels[row][0].set_title(
             _shorten(_class_name(query_label, classes)) if labelled else "query",
@@ -207,7 +208,7 @@ def neighbour_rows(
             label = int(neighbour_labels[row][column])
             right = label == query_label
             n_right += right
-            _show(axes, picture, edge="blue" if right else "vermillion", dashed=not right)
+            _show(axes, picture, edge=colour("blue" if right else "vermillion"), dashed=not right)
             name = "✓" if right else f"✗ {_shorten(_class_name(label, classes))}"
             axes.set_title(
                 name, fontsize=8.5, loc="center", pad=3,
@@ -253,7 +254,7 @@ def mask_overlay(
             small = _resize_mask(true, picture.shape[:2]).astype(float)
             if small.min() < small.max():
                 axes.contour(
-                    small, levels=[0.5], colors=["#ffffff"], linewidths=1.4,
+                    small, levels=[0.5], colors=[ON_PICTURE], linewidths=1.4,
                     linestyles="dashed",
                 )
             axes.set_title(f"J {scores[-1]:.2f}", fontsize=9, loc="center", pad=3)
@@ -271,12 +272,12 @@ def _pictures(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
     """``(n, 3, H, W)`` as n arrays ``(H, W, 3)`` in [0, 1], none longer than ``longest``."""
     images = torch.as_tensor(images).detach().cpu()
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    images = images.nan_to_num().clamp(0, 1)
+    images = images.nan_to_num()
     scale = longest / max(images.shape[-2:])
     if scale < 1:
         size = [max(1, round(side * scale)) for side in images.shape[-2:]]
         images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-    return list(images.permute(0, 2, 3, 1).numpy())
+    return list(images.clamp(0, 1).permute(0, 2, 3, 1).numpy())
 
 
 def _panels(
@@ -285,29 +286,37 @@ def _panels(
     shape: tuple[int, ...],
     titled: bool = False,
     every_row: bool = True,
-    gap: float = 0.06,
-) -> tuple[DescribedFigure, np.ndarray]:
-    """A figure of the usual width, just high enough for its rows of pictures."""
-    cell = min((WIDTH - 0.1) / columns, 1.6)
-    title_rows = (rows if every_row else 1) if titled else 0
-    height = rows * (cell - gap) * shape[0] / shape[1] + rows * gap + 0.2 * title_rows + 0.08
-    figure = new_figure(height)
-    figure.get_layout_engine().set(w_pad=gap / 2, h_pad=gap / 2, wspace=0, hspace=0)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat:
+) -> tuple[DescribedFigure, list[list[Axes]]]:
+    """A figure of the usual width, just high enough for rows of pictures of one ``shape``.
+
+    ``titled`` leaves room for a title over the first row, or with ``every_row`` over each.
+    """
+    gap, title = 0.06, 0.19 if titled else 0.0  # inches
+    width = min((WIDTH - gap) / columns, 1.6) - gap
+    height = width * shape[0] / shape[1]
+    total = rows * (height + gap) + title * (rows if every_row else 1) + gap
+    figure = DescribedFigure(figsize=(WIDTH, total))
+    panels, top = [], total
+    for row in range(rows):
+        top -= gap + (title if every_row or row == 0 else 0.0)
+        panels.append(
+            [_place(figure, gap + i * (width + gap), top, width, height) for i in range(columns)]
+        )
+        top -= height
+    for axes in figure.axes:
         axes.axis("off")
     return figure, panels
 
 
 def _show(axes: Axes, picture: np.ndarray, edge: str | None = None, dashed: bool = False) -> None:
-    """One picture without ticks; ``edge`` names the colour of a frame."""
+    """One picture without ticks; ``edge`` is the colour of a frame."""
     axes.imshow(picture, vmin=0, vmax=1, interpolation="none")
     axes.axis("off")
     if edge:
         axes.add_patch(
             Rectangle(
                 (0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False,
-                edgecolor=colour(edge), linewidth=2, linestyle=(0, (2, 1.5)) if dashed else "-",
+                edgecolor=edge, linewidth=2, linestyle=(0, (2, 1.5)) if dashed else "-",
             )
         )
 
@@ -342,21 +351,21 @@ def _place(figure: DescribedFigure, left: float, top: float, width: float, heigh
 
 
 def _crop_tint(is_global: bool) -> str:
-    return "blue" if is_global else "vermillion"
+    return GLOBAL_CROP if is_global else LOCAL_CROP
 
 
 def _numbered_box(axes: Axes, box: np.ndarray, view: int, is_global: bool) -> None:
     left, top, right, bottom = box - 0.5  # pixel i covers i - 0.5 to i + 0.5
     axes.add_patch(  # a pale casing, so that the box shows on any picture
         Rectangle(
-            (left, top), right - left, bottom - top, fill=False, edgecolor="#ffffff", alpha=0.65,
+            (left, top), right - left, bottom - top, fill=False, edgecolor=ON_PICTURE, alpha=0.65,
             linewidth=3.4 if is_global else 2.8,
         )
     )
     axes.add_patch(
         Rectangle(
             (left, top), right - left, bottom - top, fill=False,
-            edgecolor=colour(_crop_tint(is_global)), linewidth=2 if is_global else 1.4,
+            edgecolor=_crop_tint(is_global), linewidth=2 if is_global else 1.4,
             linestyle="-" if is_global else (0, (2, 1.2)),
         )
     )
@@ -365,10 +374,10 @@ def _numbered_box(axes: Axes, box: np.ndarray, view: int, is_global: bool) -> No
 
 def _tag(axes: Axes, left: float, top: float, view: int, is_global: bool) -> None:
     axes.text(
-        left, top, str(view + 1), fontsize=7.5, color=colour("card"), ha="left", va="top",
+        left, top, str(view + 1), fontsize=7.5, color=ON_PICTURE, ha="left", va="top",
         clip_on=True, fontweight="bold",
         bbox={
-            "facecolor": colour(_crop_tint(is_global)), "edgecolor": "none",
+            "facecolor": _crop_tint(is_global), "edgecolor": "none",
             "boxstyle": "square,pad=0.12",
         },
     )

@@ -7,6 +7,7 @@ import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
@@ -169,7 +170,7 @@ def warnings(summary: Mapping[str, object], metrics: Rows) -> list[str]:
         found.append("The feature spread has fallen to almost 0: all images look alike to it.")
     knn, untrained = (_finite(summary, key) for key in ("knn_top1", "knn_random_init"))
     if knn is not None and untrained is not None and knn <= untrained:
-        found.append("k-NN is no better than with the untrained encoder: nothing was learned.")
+        found.append("k-NN is no better than with the untrained encoder: nothing useful was learned.")
     return found
 
 
@@ -360,7 +361,7 @@ def _plain(value: object) -> str:
 
 def _finite(summary: Mapping[str, object], key: str) -> float | None:
     value = summary.get(key)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
 def _amount(value: float) -> str:

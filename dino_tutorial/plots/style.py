@@ -17,7 +17,6 @@ from typing import ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 WIDTH = 4.6  # inches, of every figure
@@ -113,18 +112,23 @@ class DescribedFigure(Figure):
 
 def new_figure(height: float, width: float = WIDTH) -> DescribedFigure:
     """An empty figure of ``width`` x ``height`` inches that lays itself out."""
-    figure = DescribedFigure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return DescribedFigure(figsize=(width, height), layout="constrained")
 
 
 def styled(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
-    """Decorator: run a figure function under :data:`STYLE`, and leave matplotlib as it was."""
+    """Decorator: run a figure function under :data:`STYLE`, and leave matplotlib as it was.
+
+    The layout is solved once and kept; solved again at each saving it would drift a little.
+    """
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> DescribedFigure:
         with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            if figure.get_layout_engine() is not None:
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")
+            return figure
 
     return wrapper
 
@@ -151,9 +155,10 @@ def to_svg(figure: DescribedFigure, prefix: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r' id="(?!m|p|image)[^"]*"', "", svg)  # names of groups, to which nothing refers
-    svg = re.sub(r' id="matplotlib[^"]*"', "", svg)
-    svg = re.sub(r' id="([^"]+)"', rf' id="{prefix}-\1"', svg)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+    svg = re.sub(
+        r' id="([^"]+)"', lambda hit: f' id="{prefix}-{hit[1]}"' if hit[1] in used else "", svg
+    )
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)

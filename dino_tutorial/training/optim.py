@@ -114,8 +114,6 @@ def _lr_mult(name: str, depth: int, layer_decay: float, patch_embed_lr_mult: flo
     embedding = re.search(
         r"\b(patch_embed|pos_embed|cls_token|register_tokens|mask_token)\b", name
     )
-    if block is not None:
-        power = depth - block
-    else:
-        power = depth + 1 if embedding else 0
+    outside = depth + 1 if embedding else 0
+    power = outside if block is None else depth - block
     return layer_decay**power * (patch_embed_lr_mult if "patch_embed" in name else 1.0)

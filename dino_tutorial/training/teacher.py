@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dino_tutorial.models.vit import DropPath
+
 
 class Teacher(nn.Module):
     """An exponential moving average of a student network, weights *and* buffers.
@@ -24,8 +26,8 @@ class Teacher(nn.Module):
         super().__init__()
         self.network = deepcopy(student).requires_grad_(False)
         for module in self.network.modules():
-            if hasattr(module, "drop_prob"):
-                module.drop_prob = 0.0
+            if isinstance(module, DropPath):
+                module.rate = 0.0
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = 0.0  # running statistics move by update() alone
 

@@ -1,0 +1,85 @@
+"""Settings: every mistake is one sentence that names the key; every configuration reads back."""
+
+import pytest
+
+from dino_tutorial.config import BUDGETS, configure, read_config
+from dino_tutorial.errors import UserError
+from dino_tutorial.methods import METHODS
+from dino_tutorial.options import parse_assignments
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", BUDGETS)
+def test_every_preset_is_valid_and_reads_back(method, preset, tmp_path):
+    config = configure(method, preset=preset)
+    (tmp_path / "config.yaml").write_text(config.dump())
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_dino_paper_preset_is_the_reference_recipe():
+    config = configure("dino", preset="paper")
+    o, d, v = config.optim, config.objective, config.views
+    assert (o.lr, o.lr_final, o.warmup_epochs, o.weight_decay, o.weight_decay_final) == (
+        5e-4, 1e-6, 10, 0.04, 0.4,
+    )  # fmt: skip
+    assert (o.clip, o.clip_rule, d.freeze_last_layer_epochs) == (3.0, "parameter", 1)
+    assert (d.out_dim, d.student_temp, d.teacher_temp, d.center_momentum) == (65536, 0.1, 0.04, 0.9)
+    assert (d.momentum, d.momentum_final, d.norm_last_layer) == (0.996, 1.0, True)
+    assert (v.global_size, v.local_size, v.local_crops) == (224, 96, 8)
+    assert (v.global_scale, v.local_scale) == ((0.4, 1.0), (0.05, 0.4))
+    assert (config.model.arch, config.model.patch_size, config.model.drop_path_rate) == (
+        "vit_small", 16, 0.1,
+    )  # fmt: skip
+
+
+def test_byol_paper_preset_is_the_papers_recipe():
+    config = configure("byol", preset="paper")
+    o = config.optim
+    assert (o.name, o.lr, o.warmup_epochs, o.weight_decay) == ("lars", 0.2, 10, 1.5e-6)
+    assert (config.train.epochs, config.train.batch_size) == (1000, 4096)
+    assert (config.objective.hidden_dim, config.objective.out_dim) == (4096, 256)
+    assert config.model.arch == "resnet50" and config.views.global_scale == (0.08, 1.0)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ("optim.lrr=1", "unknown key 'optim.lrr': did you mean 'optim.lr'"),
+        ("optim=1", "unknown key 'optim'"),
+        ("seed.x=1", "unknown key 'seed.x'"),
+        ("optim.lr=-1", "optim.lr = -1.0 is out of range: it lies in 0 or more"),
+        ("optim.lr=.nan", "out of range"),
+        ("optim.lr=fast", "optim.lr wants a number, got 'fast'"),
+        ("train.batch_size=1.5", "train.batch_size wants a whole number"),
+        ("train.compile=3", "train.compile wants true or false"),
+        ("objective.momentum=1.2", r"objective.momentum = 1.2 is out of range: .* \[0, 1\]"),
+        ("views.global_scale=[0.9, 0.2]", "views.global_scale.*out of order"),
+        ("views.global_scale=0.5", "views.global_scale wants 2 numbers"),
+        ("model.arch=vit_smal", "did you mean 'vit_small'"),
+        ("optim.lr", "--set wants key=value"),
+        ("optim.lr=[1", "not a value that YAML can read"),
+    ],
+)
+def test_mistakes_are_named(change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        configure("dino", preset="smoke", changes=parse_assignments([change]))
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("dinno",), "unknown method 'dinno': did you mean 'dino'"),
+        (("dino", "scenes", "huge"), "unknown preset 'huge'"),
+    ],
+)
+def test_unknown_method_and_preset(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        configure(*arguments)
+
+
+def test_values_are_read_as_their_type():
+    words = ["optim.lr=1e-3", "train.compile=true", "views.local_scale=[.1,.3]"]
+    changes = parse_assignments(words)
+    config = configure("dino", preset="smoke", changes=changes | {"train.epochs": 3})
+    assert config.optim.lr == 1e-3 and config.train.compile is True
+    assert config.views.local_scale == (0.1, 0.3) and config.train.epochs == 3.0
