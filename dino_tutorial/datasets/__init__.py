@@ -1,0 +1,107 @@
+"""Data sets: embedded scenes, public sets, folders of images, shards; all opened by name."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, identity
+from dino_tutorial.datasets.folder import open_folder
+from dino_tutorial.datasets.shards import is_shards, open_shards, write_shards
+from dino_tutorial.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
+from dino_tutorial.errors import UserError
+
+__all__ = [
+    "DATASETS",
+    "ArrayDataset",
+    "ImageDataset",
+    "describe",
+    "identity",
+    "open_dataset",
+    "write_shards",
+]
+
+DATASETS = {
+    "scenes": "embedded scenes drawn by code: 10,000 + 2,000, 10 classes, any size, no download",
+    **TORCHVISION_SETS,
+}
+SCENES = {"train": 10_000, "test": 2_000}  # how many are drawn when nobody says
+SCENE_SIZE = 32  # px
+LARGEST_CANVAS = 4096  # px
+
+
+def open_dataset(
+    name: str | os.PathLike,
+    split: str = "train",
+    *,
+    image_size: int | None = None,
+    root: str | os.PathLike | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> ImageDataset:
+    """A data set by its name, or by the path of a folder of images or of tar shards.
+
+    Args:
+        name: a key of `DATASETS`; a folder (see `open_folder`); a `.tar` file, a folder of them or
+            a pattern of shards (see `open_shards`). A folder called like a registered set is
+            reached with `./` before it.
+        split: "train" or "test".
+        image_size: S, the side of the square canvas in pixels; None takes the set's own: 32 for
+            scenes; the native size of small square images; 160 for Imagenette; else 256.
+        root: where downloaded sets are kept; None takes $DINO_TUTORIAL_DATA, else
+            `.cache/dino_tutorial` in the home folder. Folders and shards ignore it.
+        limit: keep this many images: a random sample seeded with `seed`, classes balanced only in
+            expectation. Of the scenes, this many are drawn.
+        seed: of that sample; for scenes, of the scenes.
+
+    Raises:
+        UserError: the name, the split or a value makes no sense, or the set cannot be had.
+    """
+    name = os.fspath(name)
+    _check(split, image_size, limit)
+    if name == "scenes":
+        from dino_tutorial.datasets.scenes import SceneDataset  # the only set that needs a renderer
+
+        n = limit or SCENES[split]
+        return SceneDataset(split, size=image_size or SCENE_SIZE, n=n, seed=seed)
+    if name in TORCHVISION_SETS:
+        return open_torchvision(
+            name, split, image_size=image_size, root=root, limit=limit, seed=seed
+        )
+    if is_shards(name):
+        return open_shards(name, split, image_size=image_size, limit=limit, seed=seed)
+    if name and Path(name).expanduser().exists():
+        return open_folder(name, split, image_size=image_size, limit=limit, seed=seed)
+    raise _unknown(name)
+
+
+def describe(dataset: ImageDataset) -> str:
+    """One line about a data set: name, number of images, classes, size, memory."""
+    classes = f"{len(dataset.classes)} classes" if dataset.classes else "no labels"
+    mebibytes = len(dataset) * 3 * dataset.image_size**2 / 2**20
+    memory = f"{mebibytes:,.0f} MiB" + (" in memory" if dataset.in_memory else " decoded on demand")
+    size = f"{dataset.image_size} x {dataset.image_size} px"
+    return f"{dataset.name}: {len(dataset):,} images, {classes}, {size}, {memory}"
+
+
+def _check(split: str, image_size: int | None, limit: int | None) -> None:
+    if split not in ("train", "test"):
+        raise UserError(f"There is no split {split!r}; choose train or test.")
+    if image_size is not None and not 1 <= image_size <= LARGEST_CANVAS:
+        raise UserError(f"image_size must be 1 to {LARGEST_CANVAS} pixels, not {image_size}.")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1 image, not {limit}.")
+
+
+def _unknown(name: str) -> UserError:
+    if os.sep in name or name.startswith(("~", ".")):
+        return UserError(
+            f"There is no folder or file {name}; give an existing folder of images or .tar shards."
+        )
+    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return UserError(
+        f"There is no data set {name!r}.{hint} Give the path of a folder of images or .tar shards, "
+        f"or one of {', '.join(DATASETS)}."
+    )

@@ -1,0 +1,324 @@
+"""From encoded pictures of any shape and mode to one square uint8 canvas, in memory or on demand.
+
+Folders, shards and downloaded sets differ only in where the bytes come from. Each of them makes a
+`Source`; `open_source` turns any source into an `ImageDataset`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from dino_tutorial.datasets.base import ArrayDataset, ImageDataset
+from dino_tutorial.errors import UserError
+
+MEMORY_LIMIT = 2 * 2**30  # bytes of uint8 pixels that are decoded once and kept
+LARGEST_NATIVE = 64  # px; small pictures of one size keep it
+DEFAULT_SIZE = 256  # px; the canvas of everything else
+TINY = 128 * 128  # pixels; decoding so few is mostly Python, which does not run in parallel
+CHUNK = 64  # pictures a thread decodes before it asks for more work
+ORIENTATION = 0x0112  # the EXIF tag
+UPRIGHT = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Source:
+    """N pictures that can be opened one by one. Picklable, so that loader workers can have it."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def open(self, index: int) -> Image.Image:
+        """The picture as Pillow opens it, not yet decoded. Any exception means unreadable."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What to call the picture when it is reported as unreadable."""
+        raise NotImplementedError
+
+    def take(self, indices: Tensor) -> Source:
+        """The source of these pictures only, in this order."""
+        raise NotImplementedError
+
+
+class ArraySource(Source):
+    """Pictures that are already decoded, uint8 (N, H, W, 3)."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def open(self, index: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self._pixels[index]))
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+    def take(self, indices: Tensor) -> ArraySource:
+        return ArraySource(self._pixels[indices.numpy()])
+
+
+def open_source(
+    source: Source,
+    labels: Tensor,
+    classes: Sequence[str],
+    name: str,
+    *,
+    image_size: int,
+    limit: int | None = None,
+    seed: int = 0,
+) -> ImageDataset:
+    """The data set of a source: decoded at once if it fits in `MEMORY_LIMIT`, else on demand.
+
+    Args:
+        source: where the pictures come from.
+        labels: (N,) int64, -1 for unlabelled.
+        classes: names of the classes, indexed by label.
+        name: a short name, used in reports.
+        image_size: S, the side of the square canvas in pixels.
+        limit: keep a subset of this many (see `seeded_subset`).
+        seed: of the subset.
+
+    Pictures that cannot be decoded are listed on stderr and left out. When decoding on demand they
+    are found only when they are asked for, and then replaced (see `OnDemandDataset`).
+
+    Raises:
+        UserError: not one picture can be decoded.
+    """
+    chosen = seeded_subset(len(source), limit, seed)
+    if chosen is not None:
+        source, labels = source.take(chosen), labels[chosen]
+    if len(source) * 3 * image_size**2 > MEMORY_LIMIT:
+        return OnDemandDataset(source, labels, classes, name, image_size)
+    return decode_all(source, labels, classes, name, image_size)
+
+
+def seeded_subset(n: int, limit: int | None, seed: int) -> Tensor | None:
+    """`limit` of n indices, ascending; None when all are kept.
+
+    They are the start of a permutation seeded with `seed`, so a smaller subset lies inside a
+    larger one. It is a plain random sample: classes are balanced only in expectation.
+    """
+    if limit is None or limit >= n:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(n, generator=generator)[:limit].sort().values
+
+
+def native_size(source: Source) -> int:
+    """The canvas when nobody asks for one: S px if the pictures are all S x S with S at most 64,
+    else 256 px. Judged by the headers of up to 64 pictures spread over the source."""
+    sizes = set()
+    for index in np.linspace(0, len(source) - 1, min(len(source), 64)).astype(int):
+        with contextlib.suppress(Exception), source.open(int(index)) as image:
+            sizes.add(image.size)
+    if len(sizes) == 1:
+        width, height = sizes.pop()
+        if width == height <= LARGEST_NATIVE:
+            return width
+    return DEFAULT_SIZE
+
+
+def to_canvas(image: Image.Image, size: int) -> np.ndarray:
+    """The centre square of a picture, antialiased to `size` pixels: uint8 (size, size, 3).
+
+    This is "resize the short side (bicubic), then crop the centre" in one step. EXIF orientation
+    is honoured; transparency is laid on white; 16-bit grey keeps its high byte; grey, palette and
+    CMYK become RGB.
+    """
+    orientation = _orientation(image)
+    # A large JPEG is decoded at a half, quarter or eighth of its size, never below twice ours.
+    image.draft(None, (2 * size, 2 * size))
+    image = _to_rgb(image)
+    width, height = image.size
+    if (width, height) != (size, size):
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    if orientation in UPRIGHT:  # a centred square may be turned after the crop as well as before
+        image = image.transpose(UPRIGHT[orientation])
+    return np.asarray(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # broken metadata does not make a picture unreadable
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel; older Pillow stores them in 32
+        values = np.asarray(image).clip(0, 2**16 - 1).astype(np.uint16)
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode_many(
+    source: Source, indices: Sequence[int], size: int, progress: str | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode pictures, large ones in threads (Pillow decodes without the interpreter lock).
+
+    Args:
+        source: where the pictures come from.
+        indices: n of them.
+        size: S, the side of the canvas in pixels.
+        progress: title of a progress bar on a terminal; None shows none.
+
+    Returns:
+        uint8 (n, 3, S, S), and the reason for each position that could not be decoded.
+    """
+    canvas = np.empty((len(indices), 3, size, size), dtype=np.uint8)
+    problems: dict[int, str] = {}
+
+    def decode(start: int) -> int:
+        stop = min(start + CHUNK, len(indices))
+        for position in range(start, stop):
+            try:
+                with source.open(indices[position]) as image:
+                    canvas[position] = to_canvas(image, size).transpose(2, 0, 1)
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise whatever they like on a broken file
+                problems[position] = _reason(error)
+        return stop - start
+
+    pool = ThreadPoolExecutor(_threads(source, indices))
+    starts = range(0, len(indices), CHUNK)
+    bar = tqdm(
+        total=len(indices),
+        desc=progress,
+        unit=" images",
+        leave=False,
+        delay=1,
+        disable=True if progress is None else None,
+    )
+    try:
+        with bar:
+            for count in pool.map(decode, starts):
+                bar.update(count)
+    finally:  # Ctrl-C must not wait for the pictures that are still queued
+        pool.shutdown(cancel_futures=True)
+    return canvas, dict(sorted(problems.items()))
+
+
+def _threads(source: Source, indices: Sequence[int]) -> int:
+    if torch.utils.data.get_worker_info() is not None:
+        return 1  # a loader worker already is one of many processes
+    with contextlib.suppress(Exception), source.open(indices[0]) as image:
+        if image.width * image.height <= TINY:
+            return 1  # threads would only fight for the interpreter lock
+    return min(16, os.cpu_count() or 1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
+
+
+def decode_all(
+    source: Source, labels: Tensor, classes: Sequence[str], name: str, size: int
+) -> ArrayDataset:
+    """Decode a whole source into memory; unreadable pictures are listed and left out."""
+    canvas, problems = decode_many(source, range(len(source)), size, progress=f"decode {name}")
+    if problems:
+        good = [index for index in range(len(source)) if index not in problems]
+        if not good:
+            raise nothing_readable(name, len(source), source.name(0), problems[0])
+        listed = [f"{source.name(index)} ({reason})" for index, reason in problems.items()]
+        count = f"{len(problems)} of {len(source)} images"
+        report(f"{name}: {count} cannot be read and are left out", listed)
+        for to, index in enumerate(good):  # in place, so that memory is not needed twice
+            if to != index:
+                canvas[to] = canvas[index]
+        canvas, labels = canvas[: len(good)], labels[good]
+    return ArrayDataset(torch.from_numpy(canvas), labels, classes, name)
+
+
+def nothing_readable(name: str, count: int, first: str, reason: str) -> UserError:
+    return UserError(
+        f"{name}: none of the {count} image files can be read (first: {first}, {reason}); "
+        "give pictures that an image viewer can open."
+    )
+
+
+def report(what: str, names: Sequence[str]) -> None:
+    """One line on stderr: what happened, and the first few names."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    print(f"{what}: {', '.join(names[:3])}{more}.", file=sys.stderr)
+
+
+class OnDemandDataset(ImageDataset):
+    """Pictures too many for memory, decoded when they are asked for (by loader workers).
+
+    Opening reads no pixels beyond the first readable picture. A picture that turns out to be
+    unreadable is replaced by the next readable one of its class, so labels stay true and the
+    length and order of an epoch do not change; it is named on stderr the first time that any
+    worker meets it.
+    """
+
+    def __init__(
+        self, source: Source, labels: Tensor, classes: Sequence[str], name: str, image_size: int
+    ) -> None:
+        self.name = name
+        self.classes = tuple(classes)
+        self.labels = labels.to(torch.int64)
+        self.image_size = image_size
+        self._source = source
+        self._listed = torch.zeros(len(source), dtype=torch.bool).share_memory_()
+        first_reason = None
+        for index in range(len(source)):
+            _, problems = decode_many(source, [index], image_size)
+            if not problems:
+                return
+            first_reason = first_reason or problems[0]
+        raise nothing_readable(name, len(source), source.name(0), str(first_reason))
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        chosen = list(range(len(self))) if indices is None else indices.tolist()
+        canvas, problems = decode_many(self._source, chosen, self.image_size)
+        for position, reason in problems.items():
+            canvas[position] = self._replacement(chosen[position] % len(self), reason)
+        return torch.from_numpy(canvas)
+
+    def _replacement(self, index: int, reason: str) -> np.ndarray:
+        if not self._listed[index]:
+            self._listed[index] = True
+            report(
+                f"{self.name}: an image cannot be read and is replaced by the next of its class",
+                [f"{self._source.name(index)} ({reason})"],
+            )
+        following = (torch.arange(len(self) - 1) + index + 1) % len(self)
+        same = self.labels[following] == self.labels[index]
+        for other in torch.cat([following[same], following[~same]]).tolist():
+            canvas, problems = decode_many(self._source, [other], self.image_size)
+            if not problems:
+                return canvas[0]
+        raise nothing_readable(self.name, len(self), self._source.name(index), reason)
