@@ -344,9 +344,10 @@ def _draw_phases(strip: Axes, phases: Sequence[Phase], limits: tuple[float, floa
     for row, (label, first, last) in enumerate(phases):
         strip.barh(row, last - first, left=first, height=0.6, color=colour("grid"))
         outside = (last - limits[0]) / span < 0.4
+        start = last if outside else max(first, limits[0])
         strip.annotate(
-            label, (last if outside else max(first, limits[0]), row), xytext=(5, 0), textcoords="offset points",
-            va="center_baseline", fontsize=8.5, color=colour("muted"), annotation_clip=False,
+            label, (start, row), xytext=(5, 0), textcoords="offset points", va="center_baseline",
+            fontsize=8.5, color=colour("muted"), annotation_clip=False,
         ).set_in_layout(False)
     strip.set_xlim(limits)
 

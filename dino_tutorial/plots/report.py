@@ -170,7 +170,7 @@ def warnings(summary: Mapping[str, object], metrics: Rows) -> list[str]:
         found.append("The feature spread has fallen to almost 0: all images look alike to it.")
     knn, untrained = (_finite(summary, key) for key in ("knn_top1", "knn_random_init"))
     if knn is not None and untrained is not None and knn <= untrained:
-        found.append("k-NN is no better than with the untrained encoder: nothing useful was learned.")
+        found.append("k-NN is no better than the untrained encoder's: nothing useful was learned.")
     return found
 
 
