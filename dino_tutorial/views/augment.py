@@ -21,10 +21,6 @@ from dino_tutorial.views.specs import ViewSpec
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of red, green, blue
 
-# How many numbers are worked on at once: on a CPU what stays in its cache, on a device what keeps
-# it busy within a modest memory.
-CHUNK = {"cpu": 2**19, "cuda": 2**26}
-
 
 class Augment:
     """The views of `specs`, for batches of images.
@@ -47,6 +43,9 @@ class Augment:
             raise UserError("no views were asked for; give at least one ViewSpec")
         self.specs = tuple(specs)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self.groups = [
+            (size, len(list(run))) for size, run in groupby(self.specs, lambda spec: spec.size)
+        ]
 
     def sample(
         self, batch_size: int, height: int, width: int, generator: torch.Generator
@@ -64,14 +63,20 @@ class Augment:
         Raises UserError when images and params do not belong together.
         """
         self._check(images, params)
-        params = params.to("cpu")
-        columns = column_blocks(images)
-        groups, first = [], 0
-        for size, specs in groupby(spec.size for spec in self.specs):
-            last = first + len(list(specs))
-            views = self._group(columns, params.flatten(first, last), images.shape[2], size)
-            groups.append(views.unflatten(0, (last - first, len(images))))
-            first = last
+        params, device = params.to("cpu"), images.device
+        groups = [
+            torch.empty(count, len(images), 3, size, size, device=device)
+            for size, count in self.groups
+        ]
+        numbers = images[0].numel() + sum(group[:, 0].numel() for group in groups)
+        step = max(1, 8 * chunk_numbers(device) // numbers)
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            columns, height, first = column_blocks(images[part]), images.shape[2], 0
+            for group in groups:
+                last = first + len(group)
+                self._fill(group[:, part], columns, height, params[part].flatten(first, last))
+                first = last
         return groups
 
     def denormalize(self, views: Tensor) -> Tensor:
@@ -88,71 +93,74 @@ class Augment:
                 f" are {len(self.specs)} views and {len(images)} images"
             )
 
-    def _group(self, columns: Tensor, params: ViewParams, height: int, size: int) -> Tensor:
-        """All n samples of the views of one size, (n, 3, size, size).
+    def _fill(self, group: Tensor, columns: Tensor, height: int, params: ViewParams) -> None:
+        """Make the views of one size, (V_g, B, 3, size, size), of some images.
 
-        They are worked on in an order that puts together samples with the hue at the same place
-        of their jitter and boxes of equal height, so that few of them do what only others need.
+        params: of all n = V_g · B samples, on the host, where it is read what is to be done to
+        which of them. Crops are made in the order of their heights, so that those made together
+        read windows of about the same size; then samples are put together that have the hue at
+        the same place of their jitter.
         """
-        n, device = len(params), columns.device
-        chunk = max(1, CHUNK.get(device.type, CHUNK["cuda"]) // (3 * size * size))
-        order = (hue_steps(params) * (height + 1) + params.boxes[0, :, 2]).argsort(stable=True)
-        work = torch.empty(n, 3, size, size, device=device)
-        for index, views in zip(order.split(chunk), work.split(chunk), strict=True):
-            self._make(columns, index % len(columns), params[index], height, views)
+        device, size = columns.device, group.shape[-1]
+        chunk = max(1, chunk_numbers(device) // (3 * size * size))
+        by_height = params.boxes[0, :, 2].argsort(stable=True)
+        by_hue = hue_steps(params).argsort(stable=True)
+
+        views = torch.empty(group.flatten(0, 1).shape, device=device)
+        for index, part in zip(by_height.split(chunk), views.split(chunk), strict=True):
+            boxes = params.boxes[0, index]
+            crops = resized_crop(
+                columns,
+                to_device(index % len(columns), device),
+                to_device(boxes, device),
+                to_device(params.flip[0, index], device),
+                size,
+                max_taps(boxes, size),
+                max_blocks(boxes, height),
+            )
+            torch.clamp(crops, 0, 1, out=part)
+        views = views.index_select(0, to_device(by_height.argsort()[by_hue], device))
+
+        params = params[by_hue]
+        on_device = params.to(device)
+        jitter_all_(views, params, on_device, chunk)
+        for index in indices(params.gray, device, chunk):
+            views[index] = grayscale(views[index]).expand(-1, 3, -1, -1)
+        radius = math.ceil(3 * float(params.sigma.max()))
+        for index in indices(params.sigma > 0, device, chunk):
+            views[index] = gaussian_blur(views, index, on_device.sigma[0][index], radius)
+        for index in indices(params.solarize, device, chunk):
+            views[index] = solarize(views[index])
 
         mean, std = (to_device(t, device)[:, None, None] for t in (self.mean, self.std))
-        out = torch.empty_like(work)
-        back = to_device(order.argsort(), device)
-        for index, views in zip(back.split(chunk), out.split(chunk), strict=True):
-            torch.index_select(work, 0, index, out=views)
-            views.sub_(mean).div_(std)
-        return out
+        back = to_device(by_hue.argsort().view(group.shape[:2]), device)
+        for index, view in zip(back, group, strict=True):
+            torch.index_select(views, 0, index, out=view)
+            view.sub_(mean).div_(std)
 
-    def _make(
-        self, columns: Tensor, source: Tensor, host: ViewParams, height: int, views: Tensor
-    ) -> None:
-        """Write the views of one chunk, before the normalisation, into `views`.
 
-        What is done to which samples is read from `host`, never from the device.
-        """
-        device, size = views.device, views.shape[-1]
-        params, boxes = host.to(device), host.boxes[0]
-        crops = resized_crop(
-            columns,
-            to_device(source, device),
-            params.boxes[0],
-            params.flip[0],
-            size,
-            max_taps(boxes, size),
-            max_blocks(boxes, height),
-        )
-        torch.clamp(crops, 0, 1, out=views)
-
-        start = 0
-        counts = hue_steps(host).bincount(minlength=5)[:4].tolist()
-        for step, count in enumerate(counts):
-            part = slice(start, start + count)
-            if count:
-                color_jitter_(
-                    views[part], params.factors[0, part], params.order[0, part], step
-                )
-            start += count
-
-        gray, blur, bright = (
-            to_device(mask[0].nonzero()[:, 0], device)
-            for mask in (host.gray, host.sigma > 0, host.solarize)
-        )
-        if len(gray):
-            views[gray] = grayscale(views[gray]).expand(-1, 3, -1, -1)
-        if len(blur):
-            radius = math.ceil(3 * float(host.sigma.max()))
-            views[blur] = gaussian_blur(views, blur, params.sigma[0][blur], radius)
-        if len(bright):
-            views[bright] = solarize(views[bright])
+def chunk_numbers(device: torch.device) -> int:
+    """How many numbers to work on at once: a CPU's cache is small, a GPU needs plenty to do."""
+    return 2**20 if device.type == "cpu" else 2**25
 
 
 def hue_steps(params: ViewParams) -> Tensor:
     """The place, 0 to 3, of the hue in the jitter of each sample of one view; 4 without jitter."""
     steps = (params.order[0] == HUE).int().argmax(dim=1)
     return torch.where(params.jitter[0], steps, 4)
+
+
+def jitter_all_(views: Tensor, host: ViewParams, params: ViewParams, chunk: int) -> None:
+    """Colour jitter, in place, of samples that are sorted by `hue_steps`."""
+    start = 0
+    for step, count in enumerate(hue_steps(host).bincount(minlength=5)[:4].tolist()):
+        for first in range(start, start + count, chunk):
+            part = slice(first, min(first + chunk, start + count))
+            color_jitter_(views[part], params.factors[0, part], params.order[0, part], step)
+        start += count
+
+
+def indices(mask: Tensor, device: torch.device, chunk: int) -> tuple[Tensor, ...]:
+    """Where a (1, n) mask on the host is true, in chunks of indices on the device."""
+    index = mask[0].nonzero()[:, 0]
+    return to_device(index, device).split(chunk) if len(index) else ()

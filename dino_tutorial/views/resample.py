@@ -24,8 +24,9 @@ def column_blocks(images: Tensor) -> Tensor:
     """
     rows = min(BLOCK, images.shape[2])
     images = F.pad(images, (0, 0, 0, -images.shape[2] % rows))
-    columns = images.unflatten(2, (-1, rows)).permute(0, 4, 2, 1, 3).contiguous()
-    return columns.float() / 255 if images.dtype == torch.uint8 else columns.float()
+    columns = images.unflatten(2, (-1, rows)).permute(0, 4, 2, 1, 3)
+    columns = columns.to(torch.float32, memory_format=torch.contiguous_format)
+    return columns.div_(255) if images.dtype == torch.uint8 else columns.contiguous()
 
 
 def resized_crop(
@@ -99,7 +100,7 @@ def gaussian_blur(images: Tensor, which: Tensor, sigma: Tensor, radius: int) -> 
     images: (n, 3, H, W). which: (m,) int64, the images to blur. sigma: (m,) in pixels, positive.
     radius: distance in pixels at which the kernels are cut off. Returns (m, 3, H, W).
     """
-    m, (_, _, height, width) = len(which), images.shape
+    m = len(which)
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     weight = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     weight = (weight / weight.sum(dim=1, keepdim=True))[:, None, None]
