@@ -1,0 +1,30 @@
+"""What frozen features are worth, measured with baselines beside every number.
+
+Everything works on plain tensors; only `features` and `baselines` look at data sets.
+"""
+
+from dino_tutorial.evaluation.baselines import color_histogram, evaluate_knn, pixel_features
+from dino_tutorial.evaluation.collapse import effective_rank, entropy, feature_spread
+from dino_tutorial.evaluation.features import evaluating, extract_features, normalize
+from dino_tutorial.evaluation.knn import (
+    accuracy,
+    knn_accuracies,
+    knn_classify,
+    nearest_neighbours,
+)
+
+__all__ = [
+    "accuracy",
+    "color_histogram",
+    "effective_rank",
+    "entropy",
+    "evaluate_knn",
+    "evaluating",
+    "extract_features",
+    "feature_spread",
+    "knn_accuracies",
+    "knn_classify",
+    "nearest_neighbours",
+    "normalize",
+    "pixel_features",
+]

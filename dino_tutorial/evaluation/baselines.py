@@ -1,0 +1,126 @@
+"""What a learned feature has to beat: pixels, colours, and the encoder before training.
+
+A k-NN accuracy says nothing by itself. `evaluate_knn` therefore never returns one without the
+same protocol on raw pixels, on a colour histogram and, given the untrained encoder, on that.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dino_tutorial.evaluation.features import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LabelledImages,
+    extract_features,
+    normalize,
+)
+from dino_tutorial.evaluation.knn import knn_accuracies
+
+CHUNK = 1024  # images at a time
+
+
+def pixel_features(
+    dataset: LabelledImages,
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    max_size: int = 64,
+) -> Tensor:
+    """The normalised pixels themselves, flattened: (N, 3·h·w) float32.
+
+    Args:
+        dataset: N images of H×W pixels.
+        mean, std: of red, green, blue for pixels in [0, 1].
+        max_size: larger images are first averaged down to at most this many pixels a side,
+            which keeps memory bounded; pixel by pixel comparison gains nothing from more.
+    """
+
+    def describe(pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[-2:]
+        shrink = min(1.0, max_size / max(height, width))
+        values = normalize(pixels, mean, std)
+        if shrink < 1:
+            size = [max(1, round(side * shrink)) for side in (height, width)]
+            values = F.interpolate(values, size=size, mode="area")
+        return values.flatten(1)
+
+    return _in_chunks(dataset, describe)
+
+
+def color_histogram(dataset: LabelledImages, bins: int = 8) -> Tensor:
+    """Joint RGB histogram of each image: (N, bins³) float32, each row of unit length.
+
+    Red, green and blue are cut into ``bins`` equal parts each, so that a cell counts the pixels
+    of one colour; where they are does not matter. Entries are square roots of frequencies: the
+    cosine of two rows is then the Bhattacharyya coefficient of the two histograms.
+    """
+    place = torch.tensor([bins * bins, bins, 1])[:, None]
+
+    def describe(pixels: Tensor) -> Tensor:
+        level = pixels.flatten(2).to(torch.int64) * bins // 256  # (n, 3, H·W)
+        cell = (level * place.to(level.device)).sum(dim=1)
+        counts = torch.zeros(len(pixels), bins**3, device=pixels.device)
+        counts.scatter_add_(1, cell, torch.ones_like(cell, dtype=counts.dtype))
+        return (counts / cell.shape[1]).sqrt()
+
+    return _in_chunks(dataset, describe)
+
+
+def evaluate_knn(
+    encoder: nn.Module,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
+    ks: Sequence[int] = (10, 20),
+    *,
+    temperature: float = 0.07,
+    untrained: nn.Module | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    progress: bool = False,
+) -> dict[str, dict[int, float]]:
+    """k-NN accuracy of an encoder and of every baseline, all under one protocol.
+
+    Args:
+        encoder: ``forward(images (B, 3, H, W)) -> (B, D)``.
+        train_set: the bank; all of it is used.
+        test_set: the queries; all of them are used.
+        ks: numbers of neighbours, each at most the size of the bank.
+        temperature: of the votes.
+        untrained: the same encoder at initialisation, for ``knn_random_init``.
+        batch_size, device, mean, std, progress: as in :func:`extract_features`.
+
+    Returns:
+        ``{name: {k: top-1 accuracy in 0..1}}`` for the names ``knn_top1``, ``knn_raw_pixels``,
+        ``knn_color_histogram`` and, if ``untrained`` is given, ``knn_random_init``.
+    """
+
+    def encode(model: nn.Module) -> tuple[Tensor, Tensor]:
+        options = {
+            "batch_size": batch_size, "device": device, "mean": mean, "std": std,
+            "progress": progress,
+        }  # fmt: skip
+        sets = (train_set, test_set)
+        bank, queries = (extract_features(model, images, **options)[0] for images in sets)
+        return bank, queries
+
+    def measure(bank: Tensor, queries: Tensor) -> dict[int, float]:
+        return knn_accuracies(bank, train_set.labels, queries, test_set.labels, ks, temperature)
+
+    results = {"knn_top1": measure(*encode(encoder))}
+    if untrained is not None:
+        results["knn_random_init"] = measure(*encode(untrained))
+    pixels = (pixel_features(images, mean=mean, std=std) for images in (train_set, test_set))
+    results["knn_raw_pixels"] = measure(*pixels)
+    colors = (color_histogram(images) for images in (train_set, test_set))
+    results["knn_color_histogram"] = measure(*colors)
+    return results
+
+
+def _in_chunks(dataset: LabelledImages, describe) -> Tensor:
+    chunks = torch.arange(len(dataset)).split(CHUNK)
+    return torch.cat([describe(dataset.images(indices)).cpu() for indices in chunks])

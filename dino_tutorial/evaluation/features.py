@@ -1,0 +1,100 @@
+"""From images to frozen features: one pass of an encoder over a data set."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dino_tutorial.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class LabelledImages(Protocol):
+    """What evaluation asks of a data set."""
+
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        """uint8 (n, 3, H, W)."""
+        ...
+
+
+def extract_features(
+    encoder: nn.Module,
+    dataset: LabelledImages,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Features of every image, in the order of the data set.
+
+    The encoder runs in evaluation mode without gradients; afterwards each of its modules is back
+    in the mode that it was in. Pixels travel to the device as bytes and are normalised there.
+
+    Args:
+        encoder: ``forward(images (B, 3, H, W)) -> (B, D)``.
+        dataset: N images.
+        batch_size: images in one forward pass; the result does not depend on it.
+        device: where the encoder is; by default the device of its first parameter.
+        mean, std: of red, green, blue for pixels in [0, 1]; those of the training.
+        progress: show a progress bar.
+
+    Returns:
+        Features (N, D) float32 and labels (N,) int64, both on the CPU.
+
+    Raises:
+        UserError: if the data set is empty or the encoder returns anything but (B, D).
+    """
+    if len(dataset) == 0:
+        raise UserError("there are no images to extract features from: the data set is empty")
+    if device is None:
+        device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    features = None
+    batches = torch.arange(len(dataset)).split(batch_size)
+    with evaluating(encoder):
+        for indices in tqdm(batches, desc="features", unit="batch", disable=not progress):
+            pixels = dataset.images(indices).to(device, non_blocking=True)
+            with torch.inference_mode():
+                batch = encoder(normalize(pixels, mean, std))
+            if batch.ndim != 2 or len(batch) != len(indices):
+                raise UserError(
+                    f"the encoder must return features (B, D), but {len(indices)} images gave "
+                    f"{tuple(batch.shape)}"
+                )
+            if features is None:  # an ordinary tensor, unlike the batches: a probe may train on it
+                features = torch.empty(len(dataset), batch.shape[1])
+            features[indices[0] : indices[-1] + 1] = batch
+    return features, dataset.labels.cpu()
+
+
+def normalize(
+    pixels: Tensor,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """uint8 (B, 3, H, W), or float in [0, 1], to float32 with the given mean and std removed."""
+    unit = 255.0 if pixels.dtype == torch.uint8 else 1.0
+    mean_, std_ = (torch.tensor(v, device=pixels.device)[:, None, None] * unit for v in (mean, std))
+    return (pixels.float() - mean_) / std_
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode, and give every submodule its own mode back afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

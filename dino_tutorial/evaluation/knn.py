@@ -1,0 +1,161 @@
+"""Weighted k-nearest-neighbour classification of frozen features.
+
+Nothing is trained, so nothing can be tuned by accident: what k-NN reaches is what the features
+hold. The protocol is that of Wu et al. 2018 (section 3.4) as DINO uses it: cosine similarity,
+k = 20, temperature 0.07.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_tutorial.errors import UserError
+
+CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
+
+
+@torch.no_grad()
+def knn_classify(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    n_classes: int | None = None,
+) -> Tensor:
+    """Let the k most similar training features vote on the class of each test feature.
+
+    A neighbour with cosine similarity s votes with weight exp(s / temperature). The votes of a
+    test feature are divided by their sum, which changes no decision and cannot overflow.
+
+    Args:
+        train_x: (N, D) features of the bank; any scale, they are L2-normalised here.
+        train_y: (N,) int64 classes from 0.
+        test_x: (n_test, D).
+        k: number of neighbours, at most N.
+        temperature: small values trust the nearest neighbours, large ones all k alike.
+        n_classes: C; by default the largest class of the bank plus 1.
+
+    Returns:
+        Votes (n_test, C) on the device of ``test_x``, each row summing to 1.
+
+    Raises:
+        UserError: if k is not in 1..N, the temperature is not positive, a label lies outside
+            0..C−1, or shapes or values do not fit.
+    """
+    if temperature <= 0:
+        raise UserError(f"temperature is {temperature}: use a positive one, such as 0.07")
+    n_classes = _check_labels(train_x, train_y, n_classes)
+    similarity, index = top_neighbours(train_x, test_x, k)
+    return vote(similarity, train_y.to(index.device)[index], temperature, n_classes)
+
+
+def knn_accuracies(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    ks: Sequence[int],
+    temperature: float = 0.07,
+) -> dict[int, float]:
+    """Top-1 accuracy of :func:`knn_classify` for several k, looking for neighbours only once."""
+    n_classes = _check_labels(train_x, train_y, None)
+    similarity, index = top_neighbours(train_x, test_x, max(ks))
+    classes = train_y.to(index.device)[index]
+    return {
+        k: accuracy(vote(similarity[:, :k], classes[:, :k], temperature, n_classes), test_y)
+        for k in ks
+    }
+
+
+def vote(similarity: Tensor, classes: Tensor, temperature: float, n_classes: int) -> Tensor:
+    """Votes (n, C) from the similarities (n, k) and classes (n, k) of each one's neighbours."""
+    weight = (similarity / temperature).softmax(dim=1)
+    votes = weight.new_zeros(len(weight), n_classes)
+    return votes.scatter_add_(1, classes, weight)
+
+
+def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
+    """The fraction of rows whose label is among the ``topk`` classes with most votes.
+
+    Args:
+        votes: (n, C), or logits or probabilities.
+        labels: (n,) int64.
+        topk: 1 for top-1 accuracy; at most C.
+    """
+    if len(votes) != len(labels) or len(labels) == 0:
+        raise UserError(
+            f"accuracy needs one label a row, and a row: got {len(votes)} rows of votes and "
+            f"{len(labels)} labels"
+        )
+    if not 1 <= topk <= votes.shape[1]:
+        raise UserError(f"topk is {topk}, but there are {votes.shape[1]} classes: use 1 to that")
+    best = votes.topk(topk, dim=1).indices
+    hits = (best == labels.to(best.device)[:, None]).any(dim=1)
+    return hits.double().mean().item()
+
+
+def nearest_neighbours(features: Tensor, queries: Tensor, k: int) -> Tensor:
+    """The k features most similar to each query by cosine, most similar first.
+
+    Args:
+        features: (N, D), the bank.
+        queries: (q, D). A query that is itself in the bank finds itself first.
+        k: at most N.
+
+    Returns:
+        Indices (q, k) into ``features``, int64.
+    """
+    return top_neighbours(features, queries, k)[1]
+
+
+@torch.no_grad()
+def top_neighbours(features: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarities and indices, both (q, k), of each query's nearest features.
+
+    The similarity matrix is never held whole: queries are taken in chunks, so memory stays at
+    64 MiB beside the features for any number of queries, and two queries work as well as 10,000.
+    """
+    _check_features(features, queries)
+    if not 1 <= k <= len(features):
+        raise UserError(
+            f"k = {k} neighbours from a bank of {len(features)} images: "
+            f"use a k from 1 to {len(features)}"
+        )
+    bank = F.normalize(features.to(queries.device).float(), dim=1).T
+    found = []
+    for chunk in queries.split(max(1, CHUNK_ENTRIES // len(features))):
+        similarity = F.normalize(chunk.float(), dim=1) @ bank
+        found.append(similarity.topk(k, dim=1))
+    similarity, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return similarity, index
+
+
+def _check_features(features: Tensor, queries: Tensor) -> None:
+    if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1]:
+        raise UserError(
+            "features and queries must be (N, D) and (n, D) with one D, not "
+            f"{tuple(features.shape)} and {tuple(queries.shape)}"
+        )
+    if len(queries) == 0:
+        raise UserError("there are no queries: the test set is empty")
+    if not (features.isfinite().all() and queries.isfinite().all()):
+        raise UserError("features hold NaN or infinity: the encoder that made them has diverged")
+
+
+def _check_labels(train_x: Tensor, train_y: Tensor, n_classes: int | None) -> int:
+    """Return C after making sure that every label lies in 0..C−1."""
+    if train_y.shape != (len(train_x),) or len(train_y) == 0:
+        raise UserError(
+            f"{len(train_x)} training features need as many labels, "
+            f"not a tensor of shape {tuple(train_y.shape)}"
+        )
+    low, high = int(train_y.min()), int(train_y.max())
+    n_classes = high + 1 if n_classes is None else n_classes
+    if low < 0:
+        raise UserError("some training images have no label (−1): leave them out of the bank")
+    if high >= n_classes:
+        raise UserError(f"a training label is {high}, but n_classes is {n_classes}")
+    return n_classes
