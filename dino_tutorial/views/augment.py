@@ -43,6 +43,8 @@ class Augment:
             raise UserError("no views were asked for; give at least one ViewSpec")
         self.specs = tuple(specs)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        # Three times the largest sigma. The same for all, so that no view depends on its company.
+        self.blur_radius = math.ceil(3 * max(spec.blur_sigma[1] for spec in self.specs))
         self.groups = [
             (size, len(list(run))) for size, run in groupby(self.specs, lambda spec: spec.size)
         ]
@@ -53,6 +55,7 @@ class Augment:
         """Draw the parameters of all views of a whole (global) batch. See `sample_params`."""
         return sample_params(self.specs, batch_size, height, width, generator)
 
+    @torch.no_grad()
     def apply(self, images: Tensor, params: ViewParams) -> list[Tensor]:
         """Make the views.
 
@@ -62,8 +65,8 @@ class Augment:
         (V_g, B, 3, size, size) on the device of the images.
         Raises UserError when images and params do not belong together.
         """
-        self._check(images, params)
         params, device = params.to("cpu"), images.device
+        self._check(images, params)
         groups = [
             torch.empty(count, len(images), 3, size, size, device=device)
             for size, count in self.groups
@@ -91,6 +94,12 @@ class Augment:
             raise UserError(
                 f"the parameters are for {tuple(params.flip.shape)} views and images, but there"
                 f" are {len(self.specs)} views and {len(images)} images"
+            )
+        bottom, right = (params.boxes[..., :2] + params.boxes[..., 2:]).amax(dim=(0, 1)).tolist()
+        if bottom > images.shape[2] or right > images.shape[3]:
+            raise UserError(
+                f"the crops reach to {bottom} x {right} pixels, but the images have"
+                f" {images.shape[2]} x {images.shape[3]}; sample with the size of the images"
             )
 
     def _fill(self, group: Tensor, columns: Tensor, height: int, params: ViewParams) -> None:
@@ -126,9 +135,9 @@ class Augment:
         jitter_all_(views, params, on_device, chunk)
         for index in indices(params.gray, device, chunk):
             views[index] = grayscale(views[index]).expand(-1, 3, -1, -1)
-        radius = math.ceil(3 * float(params.sigma.max()))
         for index in indices(params.sigma > 0, device, chunk):
-            views[index] = gaussian_blur(views, index, on_device.sigma[0][index], radius)
+            sigma = on_device.sigma[0, index]
+            views[index] = gaussian_blur(views, index, sigma, self.blur_radius)
         for index in indices(params.solarize, device, chunk):
             views[index] = solarize(views[index])
 
