@@ -9,6 +9,7 @@ from torch import nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.convnet import RESNETS, ConvNet
 from dino_tutorial.models.heads import BYOLHead, DINOHead
+from dino_tutorial.models.pretrained import load_weights, pretrained, to_timm
 from dino_tutorial.models.vit import (
     Features,
     VisionTransformer,
@@ -62,6 +63,9 @@ __all__ = [
     "Features",
     "VisionTransformer",
     "build_encoder",
+    "load_weights",
+    "pretrained",
+    "to_timm",
     "vit_base",
     "vit_giant",
     "vit_large",

@@ -85,8 +85,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """Tokens (B, T, D) to (B, T, D); with ``cls_only`` the first one alone, (B, 1, D)."""
-        q, k, v = self._queries_keys_values(x, cls_only)
-        x = F.scaled_dot_product_attention(q, k, v)
+        if cls_only:
+            return self.proj(self._cls_output(x))
+        x = F.scaled_dot_product_attention(*self._queries_keys_values(x))
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor) -> Tensor:
@@ -95,23 +96,30 @@ class Attention(nn.Module):
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         return scores.softmax(dim=-1)
 
-    def _queries_keys_values(self, x: Tensor, cls_only: bool = False) -> tuple[Tensor, ...]:
-        """Three tensors (B, heads, T, D / heads); with ``cls_only`` one query, all keys."""
-        if not cls_only:
-            return self._heads(self.qkv(x), 3)
-        sizes = [x.shape[-1], 2 * x.shape[-1]]
-        w_query, w_rest = self.qkv.weight.split(sizes)
-        b_query, b_rest = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
-        return (
-            *self._heads(F.linear(x[:, :1], w_query, b_query), 1),
-            *self._heads(F.linear(x, w_rest, b_rest), 2),
-        )
-
-    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, T, parts * D) to ``parts`` tensors (B, heads, T, D / heads)."""
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Tokens (B, T, D) to three tensors (B, heads, T, D / heads)."""
         batch, tokens, _ = x.shape
-        x = x.view(batch, tokens, parts, self.num_heads, -1)
-        return x.permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _cls_output(self, x: Tensor) -> Tensor:
+        """What the class token gathers from tokens (B, T, D): (B, 1, D), the same as above.
+
+        With one query, no token needs a key or a value of its own. Its score is
+        q (W_k x + b_k) = (q W_k) x + a constant, which the softmax ignores; and the weighted sum of
+        the values W_v x + b_v is W_v applied to the weighted sum of the tokens, plus b_v.
+        """
+        batch, _, dim = x.shape
+        w_query, w_key, w_value = self.qkv.weight.unflatten(0, (3, dim))
+        b_query, _, b_value = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.view(3, dim)
+        w_key, w_value = (w.unflatten(0, (self.num_heads, -1)) for w in (w_key, w_value))
+
+        q = F.linear(x[:, 0], w_query, b_query).view(batch, self.num_heads, -1)
+        q = torch.einsum("bhd,hdc->bhc", q, w_key) / q.shape[-1] ** 0.5
+        scores = q @ x.transpose(1, 2)
+        gathered = scores.softmax(dim=-1) @ x
+        out = torch.einsum("bhc,hdc->bhd", gathered, w_value).flatten(1)
+        return (out if b_value is None else out + b_value).unsqueeze(1)
 
 
 class Mlp(nn.Module):

@@ -1,0 +1,323 @@
+"""Released weights in, and weights out to timm."""
+
+import argparse
+import hashlib
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.models.vit import PatchEmbed, SwiGLU, VisionTransformer
+
+if TYPE_CHECKING:
+    import timm
+
+# torch.hub names of the released vision transformers, and what timm calls the same weights.
+RELEASED = {
+    "dino_vits16": "vit_small_patch16_224.dino",
+    "dino_vits8": "vit_small_patch8_224.dino",
+    "dino_vitb16": "vit_base_patch16_224.dino",
+    "dino_vitb8": "vit_base_patch8_224.dino",
+    "dinov2_vits14": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2_vitb14": "vit_base_patch14_dinov2.lvd142m",
+    "dinov2_vitl14": "vit_large_patch14_dinov2.lvd142m",
+    "dinov2_vitg14": "vit_giant_patch14_dinov2.lvd142m",
+    "dinov2_vits14_reg": "vit_small_patch14_reg4_dinov2.lvd142m",
+    "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2.lvd142m",
+    "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2.lvd142m",
+    "dinov2_vitg14_reg": "vit_giant_patch14_reg4_dinov2.lvd142m",
+}
+
+# What training code wraps around an encoder's state, the teacher first: it is the one released.
+WRAPPERS = (
+    "method", "model", "state_dict", "teacher", "student", "module", "_orig_mod", "backbone"
+)  # fmt: skip
+
+
+def load_weights(
+    model: nn.Module, state_dict_or_path: Mapping[str, Any] | str | Path, source: str = "native"
+) -> nn.Module:
+    """Load an encoder's weights, whoever wrote them.
+
+    Wrappers such as ``teacher``, ``module.`` and ``backbone.`` are taken off, heads are left out,
+    and position embeddings are from then on interpolated as the source does.
+
+    Args:
+        model: the encoder to fill, built as the weights need it.
+        state_dict_or_path: a state dict, or a ``.safetensors`` or ``torch.save`` file. A file is
+            read as data only: code pickled into it is never run.
+        source: "dino" or "dinov2" for checkpoints of these repositories, "timm", or "native" for
+            this package's own, which leaves ``pos_embed_mode`` as it is.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        UserError: the source is unknown, the file cannot be read, or its weights belong to another
+            architecture; the sentence names what is missing, unexpected or of another shape.
+    """
+    if source not in CONVERTERS:
+        raise UserError(f"source={source!r} is unknown: choose one of {', '.join(CONVERTERS)}.")
+    where = "the state dict"
+    if not isinstance(state_dict_or_path, Mapping):
+        where = str(state_dict_or_path)
+        state_dict_or_path = _read(Path(state_dict_or_path))
+    state = _unwrap(state_dict_or_path)
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{where} holds no state dict: names with a tensor each were expected.")
+    own = model.state_dict()
+    state = CONVERTERS[source](state, own)
+    if "mask_token" in own:
+        state.setdefault("mask_token", own["mask_token"])  # most sources train without masks
+    _check(state, own, where)
+    model.load_state_dict(state)
+    if source != "native":
+        offset = source in ("dino", "dinov2") and "register_tokens" not in state
+        model.pos_embed_mode = "offset" if offset else "antialias"
+    return model
+
+
+def pretrained(name: str) -> VisionTransformer:
+    """A vision transformer with the weights released for DINO or DINOv2.
+
+    Weights are downloaded once, kept in the cache of the Hugging Face hub (``HF_HOME``), and their
+    SHA-256 is compared with the published one each time.
+
+    Args:
+        name: the torch.hub name, such as "dino_vits16" or "dinov2_vits14_reg", or timm's, such as
+            "vit_small_patch16_224.dino". The weights are the same; at other image sizes position
+            embeddings are interpolated as the one or the other does.
+
+    Returns:
+        the model, in evaluation mode.
+
+    Raises:
+        UserError: the name is unknown, or the weights are neither cached nor within reach.
+    """
+    import timm
+
+    if name not in RELEASED and name not in RELEASED.values():
+        raise UserError(f"no released weights are called {name!r}: choose one of {_names()}.")
+    timm_name = RELEASED.get(name, name)
+    file = _download(f"timm/{timm_name}", "model.safetensors")
+    overlay = {"file": str(file)}
+    donor = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay)
+    model = load_weights(_like(donor), donor.state_dict(), "timm")
+    if name in RELEASED and not model.num_register_tokens:
+        model.pos_embed_mode = "offset"
+    return model.eval()
+
+
+def to_timm(model: VisionTransformer) -> "timm.models.VisionTransformer":
+    """A timm model with the same weights and the same outputs.
+
+    timm interpolates position embeddings in one way. For a model with ``pos_embed_mode="offset"``
+    the outputs are therefore equal at the model's own image size only.
+
+    Raises:
+        UserError: the model has a convolutional stem, which timm has not.
+    """
+    import timm
+
+    if not isinstance(model.patch_embed, PatchEmbed):
+        raise UserError("a model with stem='conv' has no counterpart in timm: use stem='patch'.")
+    block, state = model.blocks[0], model.state_dict()
+    gated = isinstance(block.mlp, SwiGLU)
+    hidden = block.mlp.w12.out_features if gated else block.mlp.fc1.out_features
+    ffn = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
+    donee = timm.models.VisionTransformer(
+        img_size=tuple(side * model.patch_size for side in model.grid_size),
+        patch_size=model.patch_size,
+        in_chans=model.patch_embed.proj.in_channels,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=model.num_heads,
+        mlp_ratio=(hidden + 0.5) / model.embed_dim,  # timm rounds the product down
+        qkv_bias=block.attn.qkv.bias is not None,
+        init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
+        reg_tokens=model.num_register_tokens,
+        no_embed_class=True,
+        dynamic_img_size=True,
+        **ffn,
+    )
+    del state["mask_token"]
+    # timm gives the class token no position, so it takes it along.
+    positions = state.pop("pos_embed")
+    state["cls_token"] = state["cls_token"] + positions[:, :1]
+    state["pos_embed"] = positions[:, 1:]
+    if model.num_register_tokens:
+        state["reg_token"] = state.pop("register_tokens")
+    if gated:
+        state = _rename(state, {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."})
+    donee.load_state_dict(state)
+    return donee.train(model.training)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The contents of a checkpoint file, without running anything in it."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # DINO's checkpoints hold the arguments of their run: a namespace, which cannot do harm.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}: check the path of the weights.") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} is not a file of plain tensors; what else it holds could run code, so it was "
+            f"not loaded: save its state dict with safetensors or torch.save first."
+        ) from None
+    except (RuntimeError, EOFError, OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as weights: {error}") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict.")
+    return content
+
+
+def _unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Take off each wrapper, be it a nested dict or a prefix of names."""
+    for name in WRAPPERS:
+        inner = state.get(name)
+        if not isinstance(inner, Mapping):
+            prefix = name + "."
+            inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if inner:
+            return _unwrap(inner)
+    return dict(state)
+
+
+def _from_native(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    return state
+
+
+def _from_dinov2(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Blocks may come in chunks for sharded training: blocks.CHUNK.INDEX becomes blocks.INDEX."""
+    return {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", k): v for k, v in state.items()}
+
+
+def _from_timm(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm has other names, and positions for all, one or none of the tokens without a patch."""
+    state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    if "reg_token" in state:
+        state["register_tokens"] = state.pop("reg_token")
+    if "blocks.0.mlp.w12.weight" in own:
+        state = _rename(state, {".mlp.fc1.": ".mlp.w12.", ".mlp.fc2.": ".mlp.w3."})
+    positions = state.get("pos_embed")
+    if positions is None:
+        return state
+    extra = positions.shape[1] - (own["pos_embed"].shape[1] - 1)
+    if extra == 0:
+        none = positions.new_zeros(1, 1, positions.shape[2])
+        state["pos_embed"] = torch.cat([none, positions], dim=1)
+    elif "register_tokens" in state and extra == 1 + state["register_tokens"].shape[1]:
+        state["register_tokens"] = state["register_tokens"] + positions[:, 1:extra]
+        state["pos_embed"] = torch.cat([positions[:, :1], positions[:, extra:]], dim=1)
+    return state
+
+
+CONVERTERS = {
+    "dino": _from_native,  # the names are the same
+    "dinov2": _from_dinov2,
+    "timm": _from_timm,
+    "native": _from_native,
+}
+
+
+def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    renamed = {}
+    for key, value in state.items():
+        for old, new in names.items():
+            key = key.replace(old, new)
+        renamed[key] = value
+    return renamed
+
+
+def _check(state: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
+    """Raise one sentence about all that keeps ``state`` from fitting the model."""
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    reshaped = [
+        f"{name} ({_size(state[name])} instead of {_size(own[name])})"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    told = [f"{_first(names)} {kind}" for kind, names in problems.items() if names]
+    if not told:
+        return
+    hint = ""
+    if "pos_embed" in state and reshaped and reshaped[0].startswith("pos_embed"):
+        side = math.isqrt(state["pos_embed"].shape[1] - 1)
+        hint = f" (its position embeddings are for {side} x {side} patches)"
+    raise UserError(
+        f"{where} does not fit the model: {'; '.join(told)}; build the model with the "
+        f"architecture, patch and image size of the weights{hint} and the right source."
+    )
+
+
+def _first(names: list[str], limit: int = 4) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more + (" are" if len(names) > 1 else " is")
+
+
+def _size(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))
+
+
+def _names() -> str:
+    return ", ".join([*RELEASED, *RELEASED.values()])
+
+
+def _download(repository: str, filename: str) -> Path:
+    """The path of a cached file of the Hugging Face hub, its contents checked."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        path = Path(hf_hub_download(repository, filename))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"the weights {repository} are not in the cache and could not be downloaded "
+            f"({type(error).__name__}): connect to the internet once, or load a file that you "
+            f"have with load_weights."
+        ) from None
+    published = path.resolve().name  # the cache calls a large file by its SHA-256
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if len(published) == 64 and published != found:
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is {found}, not {published}; delete it and try again."
+        )
+    return path
+
+
+def _like(donor: "timm.models.VisionTransformer") -> VisionTransformer:
+    """A vision transformer that can take the weights of a timm model of DINO or DINOv2."""
+    import timm
+
+    block, dim = donor.blocks[0], donor.embed_dim
+    gated = isinstance(block.mlp, timm.layers.GluMlp)
+    # SwiGLU's hidden width is two thirds of what the ratio says; 4 for the released model.
+    ratio = 4.0 if gated else block.mlp.fc1.out_features / dim
+    return VisionTransformer(
+        img_size=donor.patch_embed.img_size,
+        patch_size=donor.patch_embed.patch_size[0],
+        embed_dim=dim,
+        depth=len(donor.blocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=ratio,
+        layer_scale_init=None if isinstance(block.ls1, nn.Identity) else 1e-5,
+        num_register_tokens=donor.num_reg_tokens,
+        ffn="swiglu" if gated else "mlp",
+    )
