@@ -3,6 +3,14 @@
 Everything works on plain tensors; only `features` and `baselines` look at data sets.
 """
 
+from dino_tutorial.evaluation.attention import (
+    attention_jaccard,
+    attention_masks,
+    center_box,
+    cls_attention,
+    jaccard,
+    patch_pca,
+)
 from dino_tutorial.evaluation.baselines import color_histogram, evaluate_knn, pixel_features
 from dino_tutorial.evaluation.collapse import effective_rank, entropy, feature_spread
 from dino_tutorial.evaluation.features import evaluating, extract_features, normalize
@@ -12,9 +20,15 @@ from dino_tutorial.evaluation.knn import (
     knn_classify,
     nearest_neighbours,
 )
+from dino_tutorial.evaluation.linear import LinearProbe, linear_probe
 
 __all__ = [
+    "LinearProbe",
     "accuracy",
+    "attention_jaccard",
+    "attention_masks",
+    "center_box",
+    "cls_attention",
     "color_histogram",
     "effective_rank",
     "entropy",
@@ -22,9 +36,12 @@ __all__ = [
     "evaluating",
     "extract_features",
     "feature_spread",
+    "jaccard",
     "knn_accuracies",
     "knn_classify",
+    "linear_probe",
     "nearest_neighbours",
     "normalize",
+    "patch_pca",
     "pixel_features",
 ]
