@@ -1,0 +1,76 @@
+# make run    train DINO on the embedded scenes and show the result
+# make test   every test, the notebooks included
+# make book   build the site into _build/html
+# The first of them creates .venv from requirements.lock. It needs Python 3.11 or newer.
+
+VENV := .venv
+STAMP := $(VENV)/.complete
+BIN := $(VENV)/bin/python
+# A slow or broken network: wait long, try again, keep what has arrived in pip's cache.
+PIP := $(BIN) -m pip --disable-pip-version-check install --quiet --timeout 180 --retries 10
+# As many test processes as this, one thread each, so that they do not fight for the cores.
+WORKERS ?= 2
+QUIET := TQDM_DISABLE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONHASHSEED=0
+# The newest Python of these that is at least 3.11. Name another with `make PYTHON=…`.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.PHONY: run test book notebooks lint lock bench clean
+
+run: $(STAMP)
+	@$(VENV)/bin/dino-tutorial train dino --data scenes --preset laptop
+
+test: $(STAMP)
+	$(QUIET) $(BIN) -m pytest -n $(WORKERS)
+
+book: $(STAMP)
+	$(BIN) -m jupyter_book build . -nW --keep-going
+	$(QUIET) DINO_TUTORIAL_SITE=_build/html $(BIN) -m pytest tests/site -q
+
+notebooks: $(STAMP)
+	$(QUIET) $(BIN) tools/notebooks.py execute
+	$(BIN) tools/notebooks.py check
+
+lint: $(STAMP)
+	$(BIN) -m ruff check .
+
+bench: $(STAMP)
+	$(PIP) --constraint requirements.lock --editable '.[bench]' --no-build-isolation
+	$(BIN) -m benchmarks
+
+# Everything that the extras book and test need, for Python 3.11 and later on every system.
+lock: $(STAMP)
+	$(PIP) uv
+	{ echo "# Written by make lock out of pyproject.toml, extras book and test. Do not edit."; \
+	  $(VENV)/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+	    --no-header --no-emit-index-url --no-emit-find-links --extra book --extra test \
+	    pyproject.toml | sed -e "/ == 'emscripten'/,+1d" -e "/ == 'pypy'/,+1d"; \
+	} > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# .venv counts as complete only when this stamp is in it. It names the folder, because a virtual
+# environment that was moved does not work.
+ifneq ($(shell cat $(STAMP) 2>/dev/null && $(BIN) -c ''),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): requirements.lock pyproject.toml
+ifeq ($(PYTHON),)
+	@echo "dino-tutorial needs Python 3.11 or newer and found none: install it," \
+	  "or name it with make PYTHON=/path/to/python." >&2; exit 1
+endif
+	@rm -f $(STAMP)
+	@echo "Creating $(VENV) with $$($(PYTHON) --version): about 5 GB with PyTorch, a few minutes."
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "Python's venv module is missing or broken." \
+	  "On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
+	@for attempt in 1 2 3; do \
+	  $(PIP) --requirement requirements.lock && exit 0; \
+	  echo "Installing failed (attempt $$attempt of 3)." >&2; sleep 5; \
+	done; echo "Could not install the packages: see the message above, then run make again." >&2; \
+	exit 1
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@echo "$(CURDIR)" > $(STAMP)
