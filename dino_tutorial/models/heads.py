@@ -61,9 +61,7 @@ class DINOHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
-        self.last_layer = WeightNormLinear(
-            bottleneck_dim, out_dim, learn_scale=not norm_last_layer
-        )
+        self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, learn_scale=not norm_last_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, D) to logits (B, K), not yet divided by a temperature."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -178,8 +177,10 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{path} is not a file of plain tensors; what else it holds could run code, so it was "
             f"not loaded: save its state dict with safetensors or torch.save first."
         ) from None
-    except (RuntimeError, EOFError, OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as weights: {error}") from None
+    except Exception as error:  # a damaged file can fail anywhere in the reader
+        raise UserError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {error})."
+        ) from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict.")
     return content

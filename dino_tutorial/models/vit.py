@@ -290,7 +290,7 @@ class VisionTransformer(nn.Module):
         )
         self.mask_token = nn.Parameter(torch.zeros(1, embed_dim), requires_grad=False)
         self.patch_embed = STEMS[stem](patch_size, in_chans, embed_dim)
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, rate, layer_scale_init, ffn)
             for rate in rates
