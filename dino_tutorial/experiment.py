@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dino_tutorial.config import Config, configure, read_config
 from dino_tutorial.datasets import open_dataset
@@ -17,10 +17,10 @@ from dino_tutorial.environment import choose_device, choose_precision, describe_
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
     accuracy,
-    color_histogram,
+    evaluate_knn,
     extract_features,
     knn_classify,
-    pixel_features,
+    linear_probe,
 )
 from dino_tutorial.methods import METHODS
 from dino_tutorial.options import flatten, replace_options
@@ -133,7 +133,13 @@ def evaluate(
             raise UserError("evaluate needs data: name a data set or a folder of images")
     bank = open_dataset(data, "train", image_size=image_size, limit=limit)
     queries = open_dataset(data, "test", image_size=bank.image_size, limit=limit)
-    return _measure(encoder, untrained, bank, queries, k, temperature, torch_device, probe)
+    results = {"data": bank.name}
+    results |= _measure(encoder, untrained, bank, queries, k, temperature, torch_device)
+    if probe:
+        train_x, train_y = extract_features(encoder, bank, device=torch_device)
+        test_x, test_y = extract_features(encoder, queries, device=torch_device)
+        results["linear_top1"] = linear_probe(train_x, train_y, test_x, test_y).test_accuracy
+    return results
 
 
 @dataclass
@@ -179,42 +185,19 @@ class Images:
         return measure
 
 
-def _measure(encoder, untrained, bank, queries, k, temperature, device, probe) -> dict[str, Any]:
+def _measure(encoder, untrained, bank, queries, k, temperature, device) -> dict[str, Any]:
     """k-NN of the encoder and of every baseline under one protocol."""
-    labels, truth = bank.labels, queries.labels
-    if not len(bank.classes) > 1:
+    if len(bank.classes) < 2:
         raise UserError(f"{bank.name} has no class labels to evaluate with: use images by class")
-    if k > len(bank):
-        raise UserError(f"k = {k} neighbours from a bank of {len(bank)} images: use a smaller k")
-
-    def top1(train_x: Tensor, test_x: Tensor) -> float:
-        return accuracy(knn_classify(train_x, labels, test_x, k, temperature), truth)
-
-    def features(model: nn.Module) -> tuple[Tensor, Tensor]:
-        model = model.to(device)
-        sets = (bank, queries)
-        return tuple(extract_features(model, images, device=device)[0] for images in sets)
-
-    learned = features(encoder)
-    results = {
-        "data": bank.name,
-        "bank": len(bank),
-        "queries": len(queries),
-        "k": k,
-        "temperature": temperature,
-        "knn_top1": top1(*learned),
-    }
-    if untrained is not None:
-        results["knn_random_init"] = top1(*features(untrained))
-    results["knn_color_histogram"] = top1(color_histogram(bank), color_histogram(queries))
-    results["knn_raw_pixels"] = top1(pixel_features(bank), pixel_features(queries))
-    if probe:
-        from dino_tutorial.evaluation import linear_probe
-
-        results["linear_top1"] = linear_probe(
-            learned[0], labels, learned[1], truth
-        ).test_accuracy
-    return results
+    if len(queries) == 0:
+        raise UserError(f"{queries.name} has no test images: add a test folder")
+    untrained = untrained.to(device) if untrained is not None else None
+    top1 = evaluate_knn(
+        encoder.to(device), bank, queries, [k],
+        temperature=temperature, untrained=untrained, device=device,
+    )  # fmt: skip
+    protocol = {"bank": len(bank), "queries": len(queries), "k": k, "temperature": temperature}
+    return protocol | {name: accuracies[k] for name, accuracies in top1.items()}
 
 
 def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -> None:
@@ -265,8 +248,8 @@ def _finish(folder: Path, config: Config, trainer: Trainer, images: Images) -> N
         k = min(config.knn.k, len(images.bank))
         summary |= _measure(
             encoder, new_encoder(config), images.bank, images.test,
-            k, config.knn.temperature, trainer.device, probe=False,
-        ) | {"data": summary["data"]}  # fmt: skip
+            k, config.knn.temperature, trainer.device,
+        )  # fmt: skip
     write_json(folder / "summary.json", summary)
     report_on(Run(folder), encoder.cpu(), trainer.augment, images.train, images.bank, images.test)
 

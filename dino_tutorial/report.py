@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.part import random_part
-from dino_tutorial.evaluation import extract_features, nearest_neighbours, patch_pca
+from dino_tutorial.evaluation import extract_features, nearest_neighbours, normalize, patch_pca
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import flatten
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.runs import Run
 from dino_tutorial.training.batches import mix
-from dino_tutorial.views import IMAGENET, Augment
+from dino_tutorial.views import Augment
 
 BANK, QUERIES, NEIGHBOURS = 2000, 5, 5
 
@@ -95,8 +95,3 @@ def _add_neighbours(data: ReportData, encoder: nn.Module, bank, queries, seed: i
     data.neighbour_images = images.unflatten(0, nearest.shape)
     data.neighbour_labels = bank_labels[nearest]
 
-
-def normalize(pixels: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to network input."""
-    mean, std = (torch.tensor(value)[:, None, None] for value in IMAGENET)
-    return (pixels.float() / 255 - mean) / std
