@@ -39,22 +39,20 @@ def resized_crop(
     taps, blocks: upper bounds for these boxes, as `max_taps` and `max_blocks` give.
     Returns (n, 3, size, size), not clamped: bicubic overshoots.
     """
-    top, left, height, width = boxes.unbind(1)
+    top, left, height, width = boxes.int().unbind(1)
     n, (_, image_width, image_blocks, _, block) = len(boxes), columns.shape
     first = (top // block).clamp(max=image_blocks - blocks)  # block that the window starts with
 
     index, weight = cubic_taps(width, size, taps, flip)  # along the width: sums of columns
-    index = (index + (source * image_width + left)[:, None, None]) * image_blocks
+    index = (index + (source.int() * image_width + left)[:, None, None]) * image_blocks
     index = index[:, :, None] + (first[:, None] + _arange(blocks, first))[:, None, :, None]
     weight = weight[:, :, None].expand(index.shape)
     narrow = _bags(columns.flatten(0, 2).flatten(1), index, weight)
 
-    rows = narrow.view(n, size, blocks, 3, block).permute(0, 3, 2, 4, 1).reshape(-1, size)
+    rows = narrow.view(n, size, blocks, 3, block).permute(0, 2, 4, 3, 1).reshape(-1, 3 * size)
     index, weight = cubic_taps(height, size, taps)  # along the height: sums of rows
-    index = (index + (top - first * block)[:, None, None])[:, None]
-    index = index + _first_rows(_arange(n, first), blocks * block)
-    weight = weight[:, None].expand(index.shape)
-    return _bags(rows, index, weight).view(n, 3, size, size)
+    index = index + (_arange(n, top) * (blocks * block) + top - first * block)[:, None, None]
+    return _bags(rows, index, weight).view(n, size, 3, size).transpose(1, 2)
 
 
 def max_taps(boxes: Tensor, size: int) -> int:
@@ -76,7 +74,7 @@ def cubic_taps(
     """Which pixels count for each output pixel, and how much, when a side is resized.
 
     length: (n,) sides in pixels. flip: (n,) bool, mirror the output.
-    Returns (n, size, taps) int64 indices in 0 … length - 1 and float32 weights that sum to 1.
+    Returns (n, size, taps) int32 indices in 0 … length - 1 and float32 weights that sum to 1.
     When the side shrinks, the kernel is stretched by the scale.
     """
     length = length.float()[:, None, None]
@@ -91,7 +89,7 @@ def cubic_taps(
     weight = _cubic((index - (center - 0.5)).div_(stretch))
     weight.mul_((length - index).clamp_(0, 1))  # 0 past the end of the box, 1 inside
     weight.div_(weight.sum(dim=2, keepdim=True))
-    return index.minimum(length - 1).long(), weight
+    return index.minimum(length - 1).int(), weight
 
 
 def gaussian_blur(images: Tensor, which: Tensor, sigma: Tensor, radius: int) -> Tensor:
@@ -101,19 +99,22 @@ def gaussian_blur(images: Tensor, which: Tensor, sigma: Tensor, radius: int) -> 
     radius: distance in pixels at which the kernels are cut off. Returns (m, 3, H, W).
     """
     m = len(which)
-    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.int32)
     weight = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     weight = (weight / weight.sum(dim=1, keepdim=True))[:, None, None]
+
+    def first_rows(which: Tensor, length: int) -> Tensor:  # of each channel, (m, 3, 1, 1)
+        return ((which[:, None] * 3 + _arange(3, which)) * length)[..., None, None]
 
     def sum_rows(images: Tensor, which: Tensor) -> Tensor:
         length = images.shape[2]
         index = (_arange(length, offsets)[:, None] + offsets).clamp_(0, length - 1)
-        index = index + _first_rows(which, length)
+        index = index + first_rows(which, length)
         blurred = _bags(images.reshape(-1, images.shape[3]), index, weight.expand(index.shape))
         return blurred.view(m, *images.shape[1:])
 
-    blurred = sum_rows(images, which).transpose(2, 3)
-    return sum_rows(blurred, _arange(m, which)).transpose(2, 3)
+    blurred = sum_rows(images, which.int()).transpose(2, 3)
+    return sum_rows(blurred, _arange(m, offsets)).transpose(2, 3)
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -126,20 +127,18 @@ def _cubic(x: Tensor) -> Tensor:
     return (m * m).mul_(m - 1).mul_(0.5).add_((1 - 2 * n).mul_(n).mul_(n))
 
 
-def _first_rows(images: Tensor, length: int) -> Tensor:
-    """Number of the first row of each channel of the given images, (n,) -> (n, 3, 1, 1)."""
-    return ((images[:, None] * 3 + _arange(3, images)) * length)[..., None, None]
-
-
 def _arange(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, device=like.device, dtype=like.dtype)
 
 
 def _bags(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """out[i] = sum over k of weight[i, k] · rows[index[i, k]]; index (..., K) -> (bags, width)."""
+    """out[i] = sum over k of weight[i, k] · rows[index[i, k]]; index (..., K) -> (bags, width).
+
+    Indices are int32, which halves their memory; they count rows, so 2^31 rows is the limit.
+    """
     taps = index.shape[-1]
     return F.embedding_bag(
-        index.reshape(-1, taps).int(),
+        index.reshape(-1, taps),
         rows,
         per_sample_weights=weight.reshape(-1, taps),
         mode="sum",
