@@ -60,6 +60,12 @@ RANGES: dict[str, int] = {
     "surface_contrast": FULL,
     "surface_angle": FULL,
     "surface_scale": FULL,
+    "mat_hue": FULL,
+    "mat_saturation": FULL,
+    "mat_value": FULL,
+    "mat_angle": FULL,
+    "mat_offset": FULL,
+    "dapple": FULL,
     "lattice": 1 << 31,
 }
 for _i in range(CLUTTER):

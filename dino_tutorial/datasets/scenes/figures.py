@@ -77,9 +77,7 @@ def gift(u: Tensor, v: Tensor, edge: Tensor) -> Figure:
     ribbon = torch.minimum(a, b) - 0.12
     bow = torch.hypot(a - 0.2, b - 0.2) - 0.2
     knot = (torch.hypot(a - 0.2, b - 0.2) - 0.1).abs() - 0.025
-    return Figure(
-        corner, inside(torch.minimum(ribbon, bow), edge), inside(knot, edge) * 0.8
-    )
+    return Figure(corner, inside(torch.minimum(ribbon, bow), edge), inside(knot, edge) * 0.8)
 
 
 def bee(u: Tensor, v: Tensor, edge: Tensor) -> Figure:
@@ -114,9 +112,7 @@ def leaf(u: Tensor, v: Tensor, edge: Tensor) -> Figure:
     blade = torch.hypot(u - 0.08, w + 0.42) - 0.98
     stalk = torch.maximum(w - 0.05, torch.maximum(-0.98 - u, u))
     veins = torch.minimum(stripes(u - 0.75 * w, 0.3, 0.07), w - 0.045)
-    return Figure(
-        torch.minimum(blade, stalk), inside(veins, edge), inside(-blade, edge)
-    )
+    return Figure(torch.minimum(blade, stalk), inside(veins, edge), inside(-blade, edge))
 
 
 def melon(u: Tensor, v: Tensor, edge: Tensor) -> Figure:

@@ -28,6 +28,8 @@ from dino_tutorial.errors import UserError
 Factors = dict[str, Tensor]
 
 CHUNK_PIXELS = 1 << 18  # scenes are drawn in chunks of this many pixels: they stay in the cache
+OBJECT_RADIUS = (0.4, 0.75)  # smallest and largest, in canvas units
+CLUTTER_RADIUS = (0.16, 0.4)
 CAMERA_HEIGHT = 4.0  # distance of the camera from the middle of the table, in canvas units
 
 # Per class: hue of the first paint (turns), then second and third paint. A paint that is a pair
@@ -94,8 +96,8 @@ class Pose(NamedTuple):
 
 def object_pose(factors: Factors) -> Pose:
     f = {name: factors[name].view(-1, 1, 1) for name in ("x", "y", "scale", "angle")}
-    radius = between(f["scale"], 0.45, 0.9)
-    reach = 1.05 - 0.6 * radius  # a large object has less room, and may be cut by the frame
+    radius = between(f["scale"], *OBJECT_RADIUS)
+    reach = 1.05 - 0.5 * radius  # a large object has less room, and may be cut by the frame
     return Pose(
         between(f["x"], -1, 1) * reach,
         between(f["y"], -1, 1) * reach,
@@ -109,7 +111,7 @@ def clutter_pose(factors: Factors, i: int) -> Pose:
     return Pose(
         between(f["x"], -1.05, 1.05),
         between(f["y"], -1.05, 1.05),
-        between(f["scale"], 0.12, 0.34) * (0.8 if i == CLUTTER - 1 else 1.0),
+        between(f["scale"], *CLUTTER_RADIUS) * (0.7 if i == CLUTTER - 1 else 1.0),
         between(f["angle"], 0, 2 * math.pi),
     )
 
@@ -199,7 +201,7 @@ def clutter_layer(
     paint = hsv_to_rgb(
         *(
             between(factors[f"clutter{i}_{name}"], low, high)
-            for name, low, high in (("hue", 0, 1), ("saturation", 0.3, 0.9), ("value", 0.4, 0.95))
+            for name, low, high in (("hue", 0, 1), ("saturation", 0.3, 0.95), ("value", 0.4, 0.95))
         )
     )
     return Layer(
@@ -246,11 +248,16 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
         lit = lit * (1 - 0.5 * layer.shadow)
     seen.append(visible)
 
-    tone, bumps = surface_tone(factors, lattice_values(factors["lattice"]), x, y, pixel)
+    tone, bumps, dapple = surface_tone(factors, lattice_values(factors["lattice"]), x, y, pixel)
     bright = visible * lit
-    low, high = surface_paints(factors)
-    shares += [bright * (1 - tone), bright * tone]
-    paints += [low, high]
+    mat = mat_cover(factors, x, y, pixel)
+    for share, (low, high) in (
+        (bright - bright * mat, surface_paints(factors)),
+        (bright * mat, mat_paints(factors)),
+    ):
+        light_part = share * tone
+        shares += [share - light_part, light_part]
+        paints += [low, high]
     relief += visible * bumps
 
     steep = between(factors["light_height"], 0.5, 1.0).view(-1, 1, 1)
@@ -261,7 +268,7 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     facing = -toward
     norm = torch.rsqrt(1 + slope_x * slope_x + slope_y * slope_y)
     diffuse = ((steep + 0.75 * facing) * norm).clamp_(min=0) / steep
-    shade = 0.42 + 0.58 * diffuse
+    shade = (0.42 + 0.58 * diffuse) * dapple
     half = ((1 + 0.45 * facing) * norm * 0.912).clamp_(0, 1)
     shine = half.pow_(24) * gloss
 
@@ -272,7 +279,8 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     weights = (torch.stack(shares, 1) * (shade * exposure)[:, None]).flatten(2)
     images = torch.bmm(table, weights).view(n, 3, side, side) + shine[:, None]
 
-    slant_x, slant_y = (between(factors[k], -0.35, 0.35).view(-1, 1, 1) for k in ("tilt_x", "tilt_y"))
+    slant_x = between(factors["tilt_x"], -0.35, 0.35).view(-1, 1, 1)
+    slant_y = between(factors["tilt_y"], -0.35, 0.35).view(-1, 1, 1)
     depth = CAMERA_HEIGHT + slant_x * x + slant_y * y - height
     return images.clamp_(0, 1), depth, torch.stack(seen, 1)
 
@@ -286,6 +294,24 @@ def surface_paints(factors: Factors) -> tuple[Tensor, Tensor]:
     return (
         hsv_to_rgb(hue, saturation, value * (1 - contrast)),
         hsv_to_rgb(hue, saturation * 0.8, (value * (1 + contrast)).clamp(max=1)),
+    )
+
+
+def mat_cover(factors: Factors, x: Tensor, y: Tensor, pixel: float) -> Tensor:
+    """The part of the table, beyond a straight edge, that is covered in a second colour."""
+    angle = factors["mat_angle"].view(-1, 1, 1) * (2 * math.pi / FULL)
+    offset = between(factors["mat_offset"], -0.5, 0.5).view(-1, 1, 1)
+    return (0.5 + (x * angle.cos() + y * angle.sin() - offset) / pixel).clamp_(0, 1)
+
+
+def mat_paints(factors: Factors) -> tuple[Tensor, Tensor]:
+    """The dark and the light paint of the second part of the table, (n, 3) each."""
+    hue = between(factors["mat_hue"], 0, 1)
+    saturation = between(factors["mat_saturation"], 0.1, 0.7)
+    value = between(factors["mat_value"], 0.25, 0.9)
+    return (
+        hsv_to_rgb(hue, saturation, value * 0.75),
+        hsv_to_rgb(hue, saturation * 0.8, (value * 1.2).clamp(max=1)),
     )
 
 

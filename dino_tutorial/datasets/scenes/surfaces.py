@@ -24,9 +24,12 @@ SURFACE_PAINTS: tuple[tuple[float, float, float], ...] = (
 )
 
 
+DAPPLE = 0.9  # how far the light on the table may vary from place to place
+
+
 def _sample(lattice: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Look the lattice (n, L, L) up at u, v (n, H, W), where 2 is once across; it repeats."""
-    # Reflected at its borders it repeats without a seam.
+    """Look the lattice (n, L, L) up at u, v (n, H, W), where 2 is once across;
+    it is continued by its mirror image."""
     grid = torch.stack((u, v), 3)
     return F.grid_sample(
         lattice[:, None], grid, mode="bilinear", padding_mode="reflection", align_corners=True
@@ -35,8 +38,8 @@ def _sample(lattice: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def surface_tone(
     factors: dict[str, Tensor], lattice: Tensor, x: Tensor, y: Tensor, pixel: float
-) -> tuple[Tensor, Tensor]:
-    """Tone in [0, 1] and relief in canvas units, (n, H, W) each.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tone in [0, 1], relief in canvas units and brightness about 1, (n, H, W) each.
 
     Args:
         lattice: int64 (n, L, L) in [0, FULL).
@@ -54,7 +57,10 @@ def surface_tone(
         rows = (factors["surface"] == kind).nonzero()[:, 0]
         if len(rows):
             tone[rows], relief[rows] = recipe(smooth[rows], u[rows], v[rows], pixel)
-    return tone.clamp_(0, 1), relief
+    strength = 0.2 + 0.8 * factors["dapple"].view(-1, 1, 1) / FULL
+    spots = _sample(smooth, u * (0.14 / zoom), v * (0.14 / zoom))
+    dapple = 1 + DAPPLE * strength * (2 * spots - 1)
+    return tone.clamp_(0, 1), relief, dapple
 
 
 def _line(x: Tensor, period: float, width: float, pixel: float) -> Tensor:
