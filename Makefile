@@ -25,7 +25,7 @@ test: $(STAMP)
 	$(QUIET) $(BIN) -m pytest -n $(WORKERS)
 
 book: $(STAMP)
-	$(BIN) -m jupyter_book build . -nW --keep-going
+	$(VENV)/bin/jupyter-book build . -nW --keep-going
 	$(QUIET) DINO_TUTORIAL_SITE=_build/html $(BIN) -m pytest tests/site -q
 
 notebooks: $(STAMP)

@@ -1,0 +1,117 @@
+"""The built pages: every link arrives, every picture has words, nothing is fetched from afar.
+
+``DINO_TUTORIAL_SITE`` names a site that was just built, as in `make book`. Without it, the tests
+build one, which takes seconds because the notebooks are stored with their outputs.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    if built := os.environ.get("DINO_TUTORIAL_SITE"):
+        return ROOT / built
+    folder = tmp_path_factory.mktemp("site")
+    command = [Path(sys.executable).parent / "jupyter-book", "build", ROOT, "-nW", "--keep-going"]
+    build = subprocess.run(
+        [*command, "--path-output", folder], cwd=folder, capture_output=True, text=True
+    )
+    said = (build.stdout + build.stderr).splitlines()
+    assert build.returncode == 0, "\n".join(line for line in said if "WARN" in line or "ERR" in line)
+    return folder / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[Path, BeautifulSoup]:
+    """The chapters, without the generated index and search pages."""
+    files = sorted((site / "book").rglob("*.html"))
+    return {file.resolve(): BeautifulSoup(file.read_text("utf-8"), "html.parser") for file in files}
+
+
+def test_every_chapter_has_a_page(pages):
+    listed = [word for word in (ROOT / "_toc.yml").read_text().split() if word.startswith("book/")]
+    assert sorted(f"book/{page.stem}" for page in pages) == sorted(listed)
+
+
+def test_every_link_inside_the_site_arrives(pages):
+    targets = {
+        page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in pages.items()
+    }
+    dead, followed = [], 0
+    for page, soup in pages.items():
+        for link in soup.select("article a[href], nav a[href]"):
+            parts = urlsplit(link["href"])
+            if parts.scheme or parts.netloc:
+                continue
+            file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            followed += 1
+            known = targets.get(file)
+            anchor = unquote(parts.fragment)
+            if not file.is_file() or (anchor and known is not None and anchor not in known):
+                dead.append(f"{page.name}: {link['href']}")
+    assert followed > 50
+    assert dead == []
+
+
+def test_nothing_is_loaded_from_another_host(pages):
+    remote = [
+        f"{page.name}: {tag.get('src') or tag.get('href')}"
+        for page, soup in pages.items()
+        for tag in soup.select("script[src], img[src], iframe[src], link[rel=stylesheet][href]")
+        if urlsplit(tag.get("src") or tag.get("href")).netloc
+    ]
+    assert remote == []
+
+
+def test_every_picture_of_the_text_has_words_and_a_file(pages):
+    for page, soup in pages.items():
+        for image in soup.select("article img"):
+            assert image.get("alt", "").strip(), f"{page.name}: {image['src']} has no alt text"
+            # Sphinx falls back to the file's name, which says nothing.
+            assert image["alt"] != image["src"], f"{page.name}: {image['src']} has no alt text"
+            if not image["src"].startswith("data:"):
+                assert (page.parent / unquote(image["src"])).is_file(), image["src"]
+
+
+def test_every_page_has_one_title_and_a_description(pages):
+    for page, soup in pages.items():
+        assert len(soup.select("article h1")) == 1, page.name
+        assert soup.find("meta", property="og:title"), page.name
+
+
+def test_formulas_are_typeset_without_a_network(site, pages):
+    assert any(soup.select(".math") for soup in pages.values())
+    assert (site / "_static/mathjax/tex-mml-chtml.js").stat().st_size > 500_000
+    assert len(list((site / "_static/mathjax/output/chtml/fonts").rglob("*.woff"))) > 20
+
+
+def test_each_figure_of_a_notebook_is_on_its_page(pages):
+    shown = {page.stem: len(soup.select("article img")) for page, soup in pages.items()}
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        stored = sum(
+            "image/png" in output.get("data", {})
+            for cell in cells
+            if "remove-output" not in cell.metadata.get("tags", [])
+            for output in cell.get("outputs", [])
+        )
+        assert shown[path.stem] >= stored, path.name
+
+
+def test_the_package_page_documents_the_public_names(pages):
+    (api,) = [soup for page, soup in pages.items() if page.stem == "api"]
+    documented = {tag["id"] for tag in api.select("dt[id]")}
+    public = {"losses.DINOLoss", "losses.byol_loss", "models.VisionTransformer", "models.DINOHead"}
+    public |= {"training.cosine_schedule", "evaluation.knn_classify", "datasets.open_dataset"}
+    assert {f"dino_tutorial.{name}" for name in public} <= documented
