@@ -49,8 +49,7 @@ def attention_masks(
     """For each head, the fewest patches that hold ``mass`` of the class token's attention.
 
     Args:
-        attention: (B, heads, T, T) or (B, heads, N), as for :func:`cls_attention`. Averaged over
-            heads with ``keepdim=True`` it gives the mean-head mask.
+        attention: (B, heads, T, T) or (B, heads, N), as for :func:`cls_attention`.
         grid: (h, w) in patches.
         mass: between 0 and 1; DINO draws and scores masks with 0.6.
         size: (H, W) in pixels to enlarge the masks to, without smoothing; None keeps (h, w).
@@ -62,7 +61,8 @@ def attention_masks(
     """
     if not 0 < mass <= 1:
         raise UserError(f"mass is {mass}: use a part of the attention above 0 and up to 1")
-    share, order = cls_attention(attention.double(), grid).sort(-1, descending=True, stable=True)
+    share = cls_attention(attention.double(), grid)
+    share, order = share.sort(dim=-1, descending=True, stable=True)
     before = share.cumsum(dim=-1) - share  # what the stronger patches hold together
     masks = torch.zeros_like(share, dtype=torch.bool).scatter_(-1, order, before < mass)
     masks = masks.unflatten(-1, grid)
