@@ -72,7 +72,7 @@ for _i in range(CLUTTER):
     for _name in ("hue", "saturation", "value", "x", "y", "scale", "angle", "roundness", "aspect"):
         RANGES[f"clutter{_i}_{_name}"] = FULL
 
-SPLITS = ("train", "val", "test", "pool", "clips")
+SPLITS = ("train", "val", "test", "pool", "seeds", "clips", "speeds", "dice")
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

@@ -1,13 +1,15 @@
-"""Data sets made of scenes: splits with ground truth."""
+"""Data sets made of scenes: splits with ground truth, clips, an uncurated pool, curated seeds."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
-from dino_tutorial.datasets.scenes.factors import CLASSES, sample_factors
-from dino_tutorial.datasets.scenes.render import render
+from dino_tutorial.datasets.scenes.factors import CLASSES, CLUTTER, FULL, RANGES, sample_factors
+from dino_tutorial.datasets.scenes.render import Factors, RenderedScenes, render
 from dino_tutorial.errors import UserError
 
 
@@ -49,25 +51,147 @@ class SceneDataset(ImageDataset):
         self.labels = self._factors["class"]
         self._images: Tensor | None = None
 
-    def factors(self, indices: Tensor | None = None) -> dict[str, Tensor]:
+    def factors(self, indices: Tensor | None = None) -> Factors:
         """The integers that the scenes are drawn from, int64 (n,) by name."""
         if indices is None:
             return dict(self._factors)
         return {name: values[indices] for name, values in self._factors.items()}
 
+    def scenes(self, indices: Tensor | None = None) -> RenderedScenes:
+        """Images with all their ground truth, drawn anew."""
+        return render(self.factors(indices), self.image_size)
+
     def images(self, indices: Tensor | None = None) -> Tensor:
         if self._images is None:
-            self._images = render(self._factors, self.image_size).images
+            self._images = self.scenes().images
         return self._images if indices is None else self._images[indices]
 
     def masks(self, indices: Tensor | None = None) -> Tensor:
         """Where the labelled object is seen, bool (n, S, S)."""
-        return render(self.factors(indices), self.image_size).mask
+        return self.scenes(indices).mask
 
     def depth(self, indices: Tensor | None = None) -> Tensor:
         """Distance from the camera, float32 (n, S, S), in units of half the canvas."""
-        return render(self.factors(indices), self.image_size).depth
+        return self.scenes(indices).depth
 
     def boxes(self, indices: Tensor | None = None) -> Tensor:
         """Boxes around the masks, int64 (n, 4): x0, y0, x1, y1 in pixels, ends exclusive."""
         return boxes_of(self.masks(indices))
+
+
+class Clips(NamedTuple):
+    """Short films.
+
+    Attributes:
+        frames: uint8 (n, T, 3, S, S).
+        masks: bool (n, T, S, S), where the labelled object is seen.
+        labels: int64 (n,).
+    """
+
+    frames: Tensor
+    masks: Tensor
+    labels: Tensor
+
+
+def _speeds(n: int, name: str, most: int, seed: int) -> Tensor:
+    """Integers in [-most, most], (n,), hashed like the factors of other scenes."""
+    other = sample_factors(torch.arange(n), "speeds", seed)[name]
+    return other * (2 * most + 1) // RANGES[name] - most
+
+
+def make_clips(n: int, frames: int = 8, size: int = 32, seed: int = 0) -> Clips:
+    """Films in which the object glides, turns and comes nearer, over clutter that drifts.
+
+    Speeds are whole numbers of factor units a frame, so that frame t needs no frame before it.
+
+    Args:
+        n: number of films.
+        frames: T, pictures a film.
+        size: side of the canvas in pixels.
+    """
+    if n < 1 or frames < 1:
+        raise UserError(f"Clips need at least one film of one frame, not {n} of {frames}.")
+    start = sample_factors(torch.arange(n), "clips", seed)
+    # Start near the middle, so that the object is still in the picture at the end.
+    for name in ("x", "y"):
+        start[name] = (start[name] + FULL) // 3
+    speeds = {
+        "x": _speeds(n, "x", FULL // 24, seed),
+        "y": _speeds(n, "y", FULL // 24, seed),
+        "scale": _speeds(n, "scale", FULL // 40, seed),
+        "angle": _speeds(n, "angle", FULL // 24, seed),
+    }
+    for i in range(CLUTTER):
+        for axis in ("x", "y"):
+            speeds[f"clutter{i}_{axis}"] = _speeds(n, f"clutter{i}_{axis}", FULL // 40, seed)
+    time = torch.arange(frames)
+    moved = {name: values.repeat_interleave(frames) for name, values in start.items()}
+    for name, speed in speeds.items():
+        moved[name] = (start[name][:, None] + speed[:, None] * time).flatten()
+    scenes = render(moved, size)
+    return Clips(
+        scenes.images.view(n, frames, 3, size, size),
+        scenes.mask.view(n, frames, size, size),
+        start["class"],
+    )
+
+
+class Pool(NamedTuple):
+    """Images as a crawl would find them.
+
+    Attributes:
+        images: uint8 (n, 3, S, S).
+        labels: int64 (n,), -1 where there is no object; for measuring, not for training.
+        duplicate_of: int64 (n,), the earlier image that this one nearly repeats, or -1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    duplicate_of: Tensor
+
+
+JUNK_SHARE = 4  # one image of the pool in so many shows no object
+DUPLICATE_SHARE = 5  # one in so many nearly repeats an earlier one
+
+
+def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0) -> Pool:
+    """A long-tailed pool: class c is 1 / (c + 1) as frequent as class 0; junk; near-duplicates.
+
+    A near-duplicate has the object moved and turned a little and the exposure changed.
+
+    Args:
+        n: number of images.
+        size: side of the canvas in pixels.
+    """
+    if n < 1:
+        raise UserError(f"A pool needs at least one image, not {n}.")
+    index = torch.arange(n)
+    factors = sample_factors(index, "pool", seed)
+    dice = sample_factors(index, "dice", seed)  # what happens to each image, apart from the scene
+    # Zipf's law in whole numbers: 2520 = lcm(1..10) is divided without remainder.
+    steps = torch.tensor([2520 // (c + 1) for c in range(len(CLASSES))]).cumsum(0)
+    draw = dice["x"] * int(steps[-1]) // FULL
+    factors["class"] = torch.searchsorted(steps, draw, right=True)
+    factors["present"] = (dice["y"] * JUNK_SHARE // FULL == 0).to(torch.int64)
+    repeats = (dice["scale"] * DUPLICATE_SHARE // FULL == 0) & (index > 0)
+    source = torch.where(repeats, dice["lattice"] * index.clamp(max=1 << 30) >> 31, index)
+    # A repeat of a repeat repeats the first; sources lie earlier, so this ends.
+    while (source[source] != source).any():
+        source = source[source]
+    factors = {name: values[source] for name, values in factors.items()}
+    nudges = (("x", 3000), ("y", 3000), ("angle", 1500), ("exposure", 12000))
+    for name, most in nudges:
+        nudge = dice[f"clutter0_{name}" if name != "exposure" else name]
+        factors[name] = factors[name] + (source != index) * (nudge * 2 * most // FULL - most)
+    labels = torch.where(factors["present"] == 0, factors["class"], -1)
+    return Pool(render(factors, size).images, labels, torch.where(source != index, source, -1))
+
+
+def curated_seeds(per_class: int = 20, size: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A small balanced set to retrieve with: images uint8 (n, 3, S, S), labels int64 (n,)."""
+    if per_class < 1:
+        raise UserError(f"Curated seeds need at least one image per class, not {per_class}.")
+    labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
+    factors = sample_factors(torch.arange(len(labels)), "seeds", seed)
+    factors["class"] = labels
+    return render(factors, size).images, labels

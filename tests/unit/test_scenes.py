@@ -1,0 +1,201 @@
+"""The embedded scenes: the same everywhere, and the ground truth is true."""
+
+import numpy as np
+import pytest
+import torch
+
+from dino_tutorial.datasets.scenes import (
+    CLASSES,
+    CORRUPTIONS,
+    SEVERITIES,
+    SceneDataset,
+    boxes_of,
+    corrupt,
+    curated_seeds,
+    make_clips,
+    render,
+    sample_factors,
+    uncurated_pool,
+)
+from dino_tutorial.datasets.scenes.factors import RANGES, splitmix64
+from dino_tutorial.errors import UserError
+
+FACTOR_CHECKSUM = 0
+PIXELS: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+
+
+def fingerprint(factors):
+    """Order-dependent sum over names and scenes, in plain Python integers."""
+    total = 0
+    for place, name in enumerate(sorted(factors)):
+        for index, value in enumerate(factors[name].tolist()):
+            total = (total + (place + 1) * (index + 7) * value) % (1 << 61)
+    return total
+
+
+def test_splitmix64_gives_its_published_sequence():
+    # The first outputs for state 1234567, from the reference implementation in C.
+    gamma = 0x9E3779B97F4A7C15
+    states = np.array([(1234567 + i * gamma) % (1 << 64) for i in range(3)], dtype=np.uint64)
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert splitmix64(states).tolist() == expected
+
+
+def test_factors_are_pinned():
+    assert fingerprint(sample_factors(torch.arange(50), "train", 0)) == FACTOR_CHECKSUM
+
+
+def test_pixels_are_pinned():
+    images = SceneDataset("train", 32, n=10).images()
+    assert len(PIXELS) >= 8
+    for (index, row, column), expected in PIXELS.items():
+        seen = images[index, :, row, column].tolist()
+        assert max(abs(a - b) for a, b in zip(seen, expected, strict=True)) <= 3, (index, seen)
+
+
+def test_factors_stay_in_their_ranges_and_use_them():
+    factors = sample_factors(torch.arange(4000), "train", 5)
+    for name, count in RANGES.items():
+        assert factors[name].min() >= 0 and factors[name].max() < count
+        # Uniform: the mean of 4000 draws is within five standard errors of the middle.
+        mean = factors[name].double().mean().item()
+        assert abs(mean - (count - 1) / 2) <= 5 * count / (12 * 4000) ** 0.5, name
+    assert len(factors["class"].unique()) == len(CLASSES)
+
+
+def test_splits_seeds_and_factors_are_independent():
+    index = torch.arange(2000)
+    base = sample_factors(index, "train", 0)
+    for other in (sample_factors(index, "test", 0), sample_factors(index, "train", 1)):
+        assert (base["x"] == other["x"]).sum() <= 3
+    together = torch.stack([base[n].double() for n in RANGES if RANGES[n] > 1])
+    correlation = torch.corrcoef(together).fill_diagonal_(0)
+    assert correlation.abs().max() < 0.12
+
+
+def test_a_subset_equals_the_whole():
+    whole = SceneDataset("train", 32, n=70)
+    chosen = torch.tensor([3, 69, 0, 41])
+    alone = render(sample_factors(chosen, "train", 0), 32)
+    difference = whole.images(chosen).int() - alone.images.int()
+    assert difference.abs().max() <= 1  # the same arithmetic, whatever the vector width
+    assert torch.equal(whole.labels[chosen], sample_factors(chosen, "train", 0)["class"])
+    images, labels = whole.__getitems__(chosen.tolist())
+    assert torch.equal(images, whole.images(chosen)) and torch.equal(labels, whole.labels[chosen])
+
+
+@pytest.mark.parametrize("size", [32, 48, 96, 224])
+def test_any_size_shows_the_same_scene(size):
+    factors = sample_factors(torch.arange(12), "train", 0)
+    small, large = render(factors, 32), render(factors, size)
+    assert large.images.shape == (12, 3, size, size) and large.images.dtype == torch.uint8
+    shrunk = torch.nn.functional.interpolate(
+        large.images.float(), size=32, mode="bilinear", antialias=True
+    )
+    assert (shrunk - small.images.float()).abs().mean() < 12
+    share = [r.mask.float().mean((1, 2)) for r in (small, large)]
+    assert (share[0] - share[1]).abs().max() < 0.03
+    depth = torch.nn.functional.adaptive_avg_pool2d(large.depth[:, None], 4)
+    coarse = torch.nn.functional.adaptive_avg_pool2d(small.depth[:, None], 4)
+    assert (depth - coarse).abs().max() < 0.08
+
+
+def test_masks_boxes_depth_and_instances_agree():
+    dataset = SceneDataset("train", 64, n=40)
+    index = torch.arange(40)
+    scenes, boxes = dataset.scenes(index), dataset.boxes(index)
+    assert torch.equal(scenes.mask, scenes.instances == 1)
+    assert torch.equal(dataset.masks(index), scenes.mask)
+    assert torch.equal(dataset.depth(index), scenes.depth)
+    for mask, box in zip(scenes.mask, boxes.tolist(), strict=True):
+        rows, columns = np.nonzero(mask.numpy())
+        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert boxes_of(torch.zeros(1, 8, 8, dtype=torch.bool)).tolist() == [[0, 0, 0, 0]]
+    # The object rises from the table, so it is nearer than the same scene without it.
+    bare = render({**dataset.factors(index), "present": torch.ones(40, dtype=torch.int64)}, 64)
+    assert (bare.instances != 1).all()
+    nearer = (bare.depth - scenes.depth)[scenes.mask]
+    assert nearer.mean() > 0.1 and (nearer > -0.3).all()
+    untouched = (scenes.instances == 0) & (bare.instances == 0)
+    assert torch.allclose(bare.depth[untouched], scenes.depth[untouched], atol=0.15)
+
+
+def test_the_mask_is_where_the_object_changes_the_picture():
+    factors = sample_factors(torch.arange(20), "train", 0)
+    scenes = render(factors, 96)
+    moved = render(
+        {**factors, "hue": (factors["hue"] + 20000) % 65536, "gloss": factors["gloss"]}, 96
+    )
+    changed = (scenes.images.int() - moved.images.int()).abs().sum(1) > 3
+    eroded = ~torch.nn.functional.max_pool2d((~scenes.mask).float(), 3, 1, 1).bool()
+    near = torch.nn.functional.max_pool2d(scenes.mask.float(), 3, 1, 1).bool()
+    assert not (changed & ~near).any()  # a repainted object changes nothing elsewhere
+    assert (changed & eroded).sum() > 0.3 * eroded.sum()  # gray and dark paints hardly change
+
+
+def test_clips_move_smoothly_and_keep_their_object():
+    clips = make_clips(6, frames=5, size=48, seed=3)
+    assert clips.frames.shape == (6, 5, 3, 48, 48) and clips.masks.shape == (6, 5, 48, 48)
+    assert clips.masks.flatten(2).any(2).all()
+    both = (clips.masks[:, 1:] & clips.masks[:, :-1]).flatten(2).sum(2)
+    either = (clips.masks[:, 1:] | clips.masks[:, :-1]).flatten(2).sum(2)
+    assert (both / either).mean() > 0.6
+    assert not torch.equal(clips.masks[:, 0], clips.masks[:, -1])
+    longer = make_clips(6, frames=7, size=48, seed=3)
+    assert (longer.frames[:, :5].int() - clips.frames.int()).abs().max() <= 1
+
+
+def test_the_pool_has_a_long_tail_junk_and_true_duplicates():
+    pool = uncurated_pool(3000, size=16, seed=0)
+    counts = pool.labels[pool.labels >= 0].bincount(minlength=10).double()
+    expected = 1 / torch.arange(1, 11).double()
+    share = counts / counts.sum()
+    assert (share - expected / expected.sum()).abs().max() < 0.04
+    assert 0.2 < (pool.labels == -1).double().mean() < 0.3
+    copies = (pool.duplicate_of >= 0).nonzero()[:, 0]
+    sources = pool.duplicate_of[copies]
+    assert 0.17 < len(copies) / 3000 < 0.23
+    assert (sources < copies).all() and (pool.duplicate_of[sources] == -1).all()
+    assert torch.equal(pool.labels[copies], pool.labels[sources])
+
+    def centred(x):
+        x = x.float().flatten(1)
+        return torch.nn.functional.normalize(x - x.mean(1, keepdim=True), dim=1)
+
+    close = (centred(pool.images[copies]) * centred(pool.images[sources])).sum(1)
+    apart = (centred(pool.images[copies]) * centred(pool.images[sources.roll(1)])).sum(1)
+    assert close.median() > 0.8 and apart.median() < 0.3
+    assert (pool.images[copies] != pool.images[sources]).flatten(1).any(1).all()
+
+
+def test_curated_seeds_are_balanced():
+    images, labels = curated_seeds(per_class=3, size=32, seed=0)
+    assert images.shape == (30, 3, 32, 32)
+    assert labels.bincount().tolist() == [3] * 10
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_corruptions_grow_with_severity_and_repeat(kind):
+    images = SceneDataset("test", 32, n=24).images()
+    before = images.clone()
+    damage = []
+    for severity in SEVERITIES:
+        spoiled = corrupt(images, kind, severity, seed=1)
+        assert spoiled.shape == images.shape and spoiled.dtype == torch.uint8
+        assert torch.equal(spoiled, corrupt(images, kind, severity, seed=1))
+        damage.append((spoiled.float() - images.float()).square().mean().item())
+    assert torch.equal(images, before)
+    assert damage[0] > 1 and damage == sorted(damage) and len(set(damage)) == 5
+
+
+def test_mistakes_are_told():
+    with pytest.raises(UserError, match="split 'validation'"):
+        SceneDataset("validation")
+    with pytest.raises(UserError, match="at least one scene"):
+        SceneDataset(n=0)
+    with pytest.raises(UserError, match="16 to 512"):
+        render(sample_factors(torch.arange(1)), 8)
+    with pytest.raises(UserError, match="corruption 'rain'"):
+        corrupt(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "rain", 1)
+    with pytest.raises(UserError, match="from 1 to 5"):
+        corrupt(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "fog", 6)
