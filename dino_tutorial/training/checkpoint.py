@@ -80,4 +80,4 @@ def _reason(error: BaseException) -> str:
     cause = error if isinstance(error, OSError) and error.strerror else error.__context__
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    return str(error).strip().splitlines()[0][:120] or type(error).__name__
+    return (str(error).strip() or "it ends too early").splitlines()[0][:120]

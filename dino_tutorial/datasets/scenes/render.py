@@ -28,26 +28,27 @@ from dino_tutorial.errors import UserError
 Factors = dict[str, Tensor]
 
 CHUNK_PIXELS = 1 << 18  # scenes are drawn in chunks of this many pixels: they stay in the cache
-OBJECT_RADIUS = (0.4, 0.75)  # smallest and largest, in canvas units
-CLUTTER_RADIUS = (0.16, 0.4)
+OBJECT_RADIUS = (0.65, 1.0)  # smallest and largest, in canvas units
+CLUTTER_RADIUS = (0.14, 0.3)
 CAMERA_HEIGHT = 4.0  # distance of the camera from the middle of the table, in canvas units
 
-# Per class: hue of the first paint (turns), then second and third paint. A paint that is a pair
-# (s, v) is the first paint with saturation and value multiplied; a triple is RGB.
-# Hues are shared, so that a colour histogram cannot tell the classes apart.
+# Per class: hue of the first paint (turns), then what the second and the third paint are: another
+# shade of that hue, or a gray of any brightness. Hues are shared by several classes and both other
+# paints vary from scene to scene, so that a colour histogram cannot tell the classes apart.
 RED, YELLOW, GREEN, BLUE = 0.99, 0.125, 0.33, 0.59
-DARK, CREAM, WHITE = (0.10, 0.09, 0.10), (0.97, 0.92, 0.78), (0.95, 0.95, 0.95)
-PAINTS: tuple[tuple[float, tuple, tuple], ...] = (
-    (RED, DARK, WHITE),  # ladybird
-    (RED, (0.45, 1.35), (1.0, 1.0)),  # starfish
-    (RED, CREAM, (0.5, 0.7)),  # gift
-    (YELLOW, DARK, (0.82, 0.88, 0.93)),  # bee
-    (YELLOW, (0.36, 0.22, 0.12), (1.0, 0.6)),  # sunflower
-    (GREEN, (0.5, 1.4), (1.1, 0.6)),  # leaf
-    (GREEN, (1.05, 0.42), (0.5, 0.4)),  # melon
-    (GREEN, (1.0, 0.4), (0.7, 1.2)),  # turtle
-    (BLUE, (0.4, 1.35), DARK),  # fish
-    (BLUE, (1.0, 0.55), (1.0, 0.25)),  # button
+SHADE, GRAY = "shade", "gray"
+WARM_GRAY = (1.0, 0.97, 0.9)
+PAINTS: tuple[tuple[float, str, str], ...] = (
+    (RED, GRAY, GRAY),  # ladybird
+    (RED, SHADE, SHADE),  # starfish
+    (RED, GRAY, SHADE),  # gift
+    (YELLOW, GRAY, GRAY),  # bee
+    (YELLOW, GRAY, SHADE),  # sunflower
+    (GREEN, SHADE, SHADE),  # leaf
+    (GREEN, SHADE, SHADE),  # melon
+    (GREEN, SHADE, SHADE),  # turtle
+    (BLUE, SHADE, GRAY),  # fish
+    (BLUE, SHADE, SHADE),  # button
 )
 
 
@@ -147,7 +148,7 @@ def object_layer(factors: Factors, x: Tensor, y: Tensor, light: Tensor, pixel: f
     soft = 0.12 / pose.radius
     distance, second, third, shadow = (torch.empty_like(u) for _ in range(4))
     paints = torch.empty(len(kind), 3, 3)
-    hue_jitter = between(factors["hue"], -0.03, 0.03)
+    hue_jitter = between(factors["hue"], -0.05, 0.05)
     saturation = between(factors["saturation"], 0.6, 0.95)
     value = between(factors["value"], 0.6, 0.9)
     for c, draw in enumerate(FIGURES):
@@ -158,15 +159,16 @@ def object_layer(factors: Factors, x: Tensor, y: Tensor, light: Tensor, pixel: f
         distance[rows], second[rows], third[rows] = figure
         shadow[rows] = inside(draw(su[rows], sv[rows], edge[rows]).distance, soft[rows])
         hue, *others = PAINTS[c]
-        hsv = (hue + hue_jitter[rows], saturation[rows], value[rows])
-        paints[rows, 0] = hsv_to_rgb(*hsv)
-        for p, paint in enumerate(others, start=1):
-            if len(paint) == 3:
-                paints[rows, p] = torch.tensor(paint) * (hsv[2] / 0.85)[:, None]
+        paints[rows, 0] = hsv_to_rgb(hue + hue_jitter[rows], saturation[rows], value[rows])
+        for p, kind_of_paint in enumerate(others, start=1):
+            tone = factors[f"paint{p}_tone"][rows]
+            if kind_of_paint == GRAY:
+                paints[rows, p] = between(tone, 0.1, 0.95)[:, None] * torch.tensor(WARM_GRAY)
             else:
-                s, brightness = paint
+                paler = saturation[rows] * between(factors[f"paint{p}_purity"][rows], 0.3, 1.1)
+                brighter = value[rows] * between(tone, 0.4, 1.4)
                 paints[rows, p] = hsv_to_rgb(
-                    hsv[0], (hsv[1] * s).clamp(max=1), (hsv[2] * brightness).clamp(max=1)
+                    hue + hue_jitter[rows], paler.clamp(max=1), brighter.clamp(max=1)
                 )
     visible = (factors["present"] == 0).view(-1, 1, 1)
     first = (1 - second) * (1 - third)
@@ -201,7 +203,7 @@ def clutter_layer(
     paint = hsv_to_rgb(
         *(
             between(factors[f"clutter{i}_{name}"], low, high)
-            for name, low, high in (("hue", 0, 1), ("saturation", 0.3, 0.95), ("value", 0.4, 0.95))
+            for name, low, high in (("hue", 0, 1), ("saturation", 0.0, 0.2), ("value", 0.4, 0.95))
         )
     )
     return Layer(
@@ -272,8 +274,8 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     half = ((1 + 0.45 * facing) * norm * 0.912).clamp_(0, 1)
     shine = half.pow_(24) * gloss
 
-    exposure = between(factors["exposure"], 0.75, 1.2).view(-1, 1, 1)
-    warmth = between(factors["light_warmth"], -0.08, 0.08)
+    exposure = between(factors["exposure"], 0.6, 1.2).view(-1, 1, 1)
+    warmth = between(factors["light_warmth"], -0.1, 0.1)
     tint = torch.stack((1 + warmth, torch.ones(n), 1 - warmth), 1)
     table = torch.stack(paints, 2) * tint[:, :, None]  # (n, 3, paints)
     weights = (torch.stack(shares, 1) * (shade * exposure)[:, None]).flatten(2)
@@ -307,7 +309,7 @@ def mat_cover(factors: Factors, x: Tensor, y: Tensor, pixel: float) -> Tensor:
 def mat_paints(factors: Factors) -> tuple[Tensor, Tensor]:
     """The dark and the light paint of the second part of the table, (n, 3) each."""
     hue = between(factors["mat_hue"], 0, 1)
-    saturation = between(factors["mat_saturation"], 0.1, 0.7)
+    saturation = between(factors["mat_saturation"], 0.0, 0.1)
     value = between(factors["mat_value"], 0.25, 0.9)
     return (
         hsv_to_rgb(hue, saturation, value * 0.75),
