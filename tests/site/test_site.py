@@ -28,7 +28,7 @@ def site(tmp_path_factory) -> Path:
         [*command, "--path-output", folder], cwd=folder, capture_output=True, text=True
     )
     said = (build.stdout + build.stderr).splitlines()
-    assert build.returncode == 0, "\n".join(line for line in said if "WARN" in line or "ERR" in line)
+    assert build.returncode == 0, [line for line in said if "WARN" in line or "ERR" in line]
     return folder / "_build" / "html"
 
 
