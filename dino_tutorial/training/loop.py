@@ -97,8 +97,9 @@ class Trainer:
             total=self.total_steps,
             initial=self.step,
             unit="step",
-            disable=not self.processes.is_main,
             dynamic_ncols=True,
+            mininterval=0.5,
+            **({} if self.processes.is_main else {"disable": True}),
         )
         started, lap_started, lap_step = time.perf_counter(), time.perf_counter(), self.step
         already = self.seconds
