@@ -153,7 +153,6 @@ COMMON: dict[str, dict[str, Any]] = {
         "model.embed_dim": 32,
         "model.depth": 2,
         "model.num_heads": 2,
-        "model.stem": "conv",
         "train.epochs": 2,
         "train.batch_size": 32,
         "train.precision": "fp32",

@@ -59,6 +59,7 @@ class DINO(Method):
             "objective.head_hidden_dim": 512,
             "objective.head_bottleneck_dim": 128,
             "objective.momentum": 0.99,
+            "objective.freeze_last_layer_epochs": 0.5,
             "objective.teacher_temp": 0.03,
             "objective.teacher_temp_start": 0.03,
             "optim.lr": 4e-3,
