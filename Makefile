@@ -54,8 +54,8 @@ clean:
 
 # .venv counts as complete only when this stamp is in it. It names the folder, because a virtual
 # environment that was moved does not work.
-ifneq ($(shell cat $(STAMP) 2>/dev/null && $(BIN) -c ''),$(CURDIR))
-.PHONY: $(STAMP)
+ifneq ($(shell $(BIN) -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(shell rm -f $(STAMP))
 endif
 
 $(STAMP): requirements.lock pyproject.toml
@@ -63,10 +63,11 @@ ifeq ($(PYTHON),)
 	@echo "dino-tutorial needs Python 3.11 or newer and found none: install it," \
 	  "or name it with make PYTHON=/path/to/python." >&2; exit 1
 endif
+	@test -e $(STAMP) || { \
+	  echo "Creating $(VENV) with $$($(PYTHON) --version): about 5 GB with PyTorch, some minutes."; \
+	  $(PYTHON) -m venv --clear $(VENV) || { echo "Python's venv module is missing or broken." \
+	    "On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }; }
 	@rm -f $(STAMP)
-	@echo "Creating $(VENV) with $$($(PYTHON) --version): about 5 GB with PyTorch, a few minutes."
-	@$(PYTHON) -m venv --clear $(VENV) || { echo "Python's venv module is missing or broken." \
-	  "On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
 	@for attempt in 1 2 3; do \
 	  $(PIP) --requirement requirements.lock && exit 0; \
 	  echo "Installing failed (attempt $$attempt of 3)." >&2; sleep 5; \
