@@ -93,13 +93,12 @@ def new_encoder(config: Config) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_encoder(config.model.arch, **overrides)
-    patch = getattr(model, "patch_size", 1)
-    for key, side in (("global_size", size), ("local_size", config.views.local_size)):
-        if side % patch and (key == "global_size" or config.views.local_crops):
-            raise UserError(
-                f"views.{key} = {side} is not a multiple of the patch size {patch}: use "
-                f"{side // patch * patch or patch} or another model.patch_size"
-            )
+    patch, local = getattr(model, "patch_size", 1), config.views.local_size
+    if local % patch and config.views.local_crops:
+        raise UserError(
+            f"views.local_size = {local} is not a multiple of the patch size {patch}: use "
+            f"{local // patch * patch or patch} or another model.patch_size"
+        )
     return model
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from dino_tutorial.errors import UserError
 from dino_tutorial.training.batches import BatchOrder, batches, mix
 from dino_tutorial.training.checkpoint import save_checkpoint
 from dino_tutorial.training.distributed import Processes, mean_over_processes
@@ -172,8 +173,15 @@ class Trainer:
 
     def restore(self, state: dict) -> None:
         """Continue from :meth:`state`, as if nothing had happened in between."""
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"the checkpoint in {self.folder} belongs to another architecture ({reason}): "
+                f"resume with the settings it was made with"
+            ) from None
         self.step, self.seconds = state["step"], state["seconds"]
         self.log_sizes, self.warnings = state["log_sizes"], state["warnings"]
 
