@@ -103,8 +103,9 @@ def test_class_token_path_has_the_values_and_gradients_of_the_full_path(model):
     torch.testing.assert_close(short, full, atol=1e-5, rtol=1e-4)
     for name, expected in full_grads.items():
         if expected is not None:
-            scale = expected.abs().max().item()
-            torch.testing.assert_close(short_grads[name], expected, atol=1e-4 * scale, rtol=1e-3)
+            # A bias before batch norm has no gradient but rounding: hence the floor.
+            atol = 1e-4 * expected.abs().max().item() + 1e-5
+            torch.testing.assert_close(short_grads[name], expected, atol=atol, rtol=1e-3)
 
 
 def test_every_trainable_parameter_gets_a_gradient(model):
@@ -271,7 +272,8 @@ def test_convolutional_stem_by_channels_first_operations():
     y = x
     for conv, norm in zip(stem.convs, stem.norms, strict=True):
         y = F.conv2d(y, conv.weight, conv.bias, stride=2, padding=1)
-        y = (y - y.mean(1, keepdim=True)) / (y.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+        mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), False, keepdim=True)
+        y = (y - mean) / (variance + 1e-5).sqrt()
         y = F.gelu(y * norm.weight[:, None, None] + norm.bias[:, None, None])
     y = F.conv2d(y, stem.proj.weight[..., None, None], stem.proj.bias)
     assert [conv.out_channels for conv in stem.convs] == [16, 32]
