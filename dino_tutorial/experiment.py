@@ -1,5 +1,7 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
+import json
+import shlex
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass
@@ -269,11 +271,25 @@ def record(run: Run, destination: Path, name: str | None = None) -> Path:
         raise UserError(f"{run.folder} is not complete: finish it with --resume, then record it")
     target = destination / (name or run.folder.name)
     target.mkdir(parents=True, exist_ok=True)
-    for name in (
-        "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json", "environment.json"
-    ):  # fmt: skip
-        shutil.copyfile(run.folder / name, target / name)
+    for file in ("metrics.jsonl", "timings.jsonl", "summary.json", "environment.json"):
+        shutil.copyfile(run.folder / file, target / file)
+    # Where things lay on this machine is nobody's business.
+    public = {"folder": "runs", "source": Path(run.config.source).name, "data.root": None}
+    config = replace_options(run.config, public)
+    write_text(target / "config.yaml", config.dump())
+    write_text(target / "command.txt", command_line(config) + "\n")
     return target
+
+
+def command_line(config: Config) -> str:
+    """The command that makes a run again: what differs from its preset, spelled out."""
+    words = ["dino-tutorial", "train", config.method, "--data", config.source]
+    words += ["--preset", config.preset, "--seed", str(config.seed)]
+    preset = flatten(configure(config.method, config.source, config.preset))
+    for key, value in flatten(config).items():
+        if value != preset[key] and key not in ("name", "seed", "folder", "device"):
+            words += ["--set", f"{key}={json.dumps(value)}"]
+    return shlex.join(words)
 
 
 __all__ = ["configure", "evaluate", "load_run", "record", "train"]

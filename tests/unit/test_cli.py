@@ -1,6 +1,7 @@
 """The command line as a user meets it: results, and one clear sentence for every mistake."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -63,6 +64,10 @@ def test_record_keeps_the_numbers_and_leaves_the_weights(capsys, run_folder, tmp
     names = {path.name for path in (tmp_path / "kept").iterdir()}
     assert {"config.yaml", "metrics.jsonl", "summary.json", "environment.json"} <= names
     assert not any(name.endswith((".pt", ".safetensors")) for name in names)
+    assert str(run_folder.parent) not in (tmp_path / "kept" / "config.yaml").read_text()
+    command = shlex.split((tmp_path / "kept" / "command.txt").read_text())
+    assert command[:3] == ["dino-tutorial", "train", "dino"]
+    assert command[-2:] == ["--set", "train.epochs=0.25"]
 
 
 def test_report_is_written_again(capsys, run_folder):
@@ -158,7 +163,10 @@ def test_a_full_disk(capsys, tmp_path, monkeypatch):
     """Every checkpoint goes to a device without room; the run ends with one sentence."""
     import dino_tutorial.training.checkpoint as checkpoint
 
-    monkeypatch.setattr(checkpoint, "open", lambda *_: open("/dev/full", "wb"), raising=False)
+    def full(*_):
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(checkpoint, "open", full, raising=False)
     sentence = refused(capsys, "train", "dino", *QUICK, "--folder", tmp_path)
     assert "No space left on device" in sentence and "--resume" in sentence
     assert not list(tmp_path.rglob("*.tmp"))
