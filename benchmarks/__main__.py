@@ -9,7 +9,6 @@ The results go to benchmarks/results.json with the machine described.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -163,7 +162,7 @@ def clip_and_average(clone: Path | None, rounds: int) -> dict:
 
 
 def peak_memory(clone: Path | None) -> dict:
-    """Largest resident size (MiB) of a process that makes three steps, less that of its imports."""
+    """Largest resident size (MiB) of a process that makes three steps, its imports included."""
     names = [name for name in NAMES if name != "reference" or clone]
     peaks = {}
     for name in names:
@@ -176,14 +175,11 @@ def peak_memory(clone: Path | None) -> dict:
 
 def measure_memory(name: str, clone: Path | None) -> None:
     contender = build(name, Setting(), clone)
-    before = _peak()
     for _ in range(3):
         contender.step(contender.augment())
-    print(_peak() - before)
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: on Linux its maximum outlives exec and would be the parent's.
+    status = Path("/proc/self/status").read_text()
+    print(next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line) / 1024)
 
 
 def _ratio(values: dict[str, float]) -> dict:
