@@ -223,13 +223,14 @@ class Trainer:
         return row | self.method.constants
 
     def _timing(self, lap: float, steps: int) -> dict:
-        memory = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
-        return {
+        timing = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(steps * self.train.batch_size / lap, 1),
-            "memory_mib": round(memory / 2**20, 1),
         }
+        if self.device.type == "cuda":
+            timing["memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return timing
 
     def _postfix(self, row: dict) -> dict[str, str]:
         shown = {"loss": f"{row['loss']:.3f}"}
