@@ -27,7 +27,7 @@ def _budgets(device: torch.device) -> list[str]:
     gpu = device.type == "cuda"
     return [
         "budget smoke:   fits (seconds)",
-        "budget laptop:  fits (about two minutes of training on two CPU cores)",
+        "budget laptop:  fits (about three minutes of training on two CPU cores)",
         f"budget gpu:     {'fits' if gpu else 'needs one CUDA GPU; here it would take days'}",
         f"budget paper:   {'several GPUs under torchrun' if gpu else 'needs several CUDA GPUs'}",
     ]

@@ -5,8 +5,7 @@ Two ways to give an image with several heads one score, and they are not the sam
 * **best head**: every head is scored against the truth and the best one counts. The truth picks
   the head, so the number rises with the number of heads even for noise. The published figures
   on PASCAL VOC 2012 (DINO 45.9, supervised 27.3, random 22.0; Caron et al. 2021, figure 4) show
-  "the best head"; DINO's release has no code for it, and the public script of Naseer et al. 2021
-  takes the best head for each object of each image.
+  "the best head"; DINO's release has no code for it, so the exact protocol is not known here.
 * **mean head**: attention is averaged over heads first and the mask of that is scored. The truth
   picks nothing.
 

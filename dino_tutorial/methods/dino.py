@@ -52,7 +52,7 @@ class DINO(Method):
             "objective.head_bottleneck_dim": 32,
             "optim.lr": 4e-3,
         },
-        # Chosen on the scenes' validation split; the card of the data set tells what was tried.
+        # Chosen on training scenes held out of the bank; the data set's card tells what was tried.
         "laptop": {
             "views.local_crops": 2,
             "objective.out_dim": 512,
