@@ -59,9 +59,9 @@ def train(config: Config, resume: bool = False) -> Run:
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
         folder = find_folder(config, resume)
-        method = build_method(config).to(device)
-        augment = Augment(method.view_specs(config.views))
         images = Images.open(config)
+        method = build_method(config, len(images.train.classes)).to(device)
+        augment = Augment(method.view_specs(config.views))
         trainer = Trainer(
             method=method,
             augment=augment,
@@ -87,12 +87,17 @@ def train(config: Config, resume: bool = False) -> Run:
     return load_run(folder)
 
 
-def build_method(config: Config) -> nn.Module:
-    """The configured method with fresh weights, all drawn from the run's seed."""
-    encoder = new_encoder(config)
+def build_method(config: Config, n_classes: int = 0) -> nn.Module:
+    """The configured method with fresh weights, all drawn from the run's seed.
+
+    Args:
+        n_classes: of the labelled images; only a method that needs labels is told.
+    """
+    encoder, method = new_encoder(config), METHODS[config.method]
+    labels = {"n_classes": n_classes} if method.needs_labels else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(config.seed, 4))
-        return METHODS[config.method](encoder, config.objective)
+        return method(encoder, config.objective, **labels)
 
 
 def evaluate(

@@ -53,7 +53,7 @@ class Run:
         return (self.folder / "summary.json").exists()
 
     def encoder(self) -> nn.Module:
-        """The trained backbone (the teacher's), in evaluation mode, on the CPU."""
+        """The trained backbone that its method keeps, in evaluation mode, on the CPU."""
         path = self.folder / "backbone.safetensors"
         model = new_encoder(self.config)
         try:

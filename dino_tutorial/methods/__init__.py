@@ -3,7 +3,34 @@
 from dino_tutorial.methods.base import Method, Network
 from dino_tutorial.methods.byol import BYOL
 from dino_tutorial.methods.dino import DINO
+from dino_tutorial.methods.jigsaw import Jigsaw
+from dino_tutorial.methods.moco import MoCo
+from dino_tutorial.methods.rotation import Rotation
+from dino_tutorial.methods.simclr import SimCLR
+from dino_tutorial.methods.supervised import Supervised
+from dino_tutorial.methods.swav import SwAV
 
-METHODS: dict[str, type[Method]] = {"byol": BYOL, "dino": DINO}
+METHODS: dict[str, type[Method]] = {
+    "rotation": Rotation,
+    "jigsaw": Jigsaw,
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "swav": SwAV,
+    "byol": BYOL,
+    "dino": DINO,
+    "supervised": Supervised,
+}
 
-__all__ = ["BYOL", "DINO", "METHODS", "Method", "Network"]
+__all__ = [
+    "BYOL",
+    "DINO",
+    "METHODS",
+    "Jigsaw",
+    "Method",
+    "MoCo",
+    "Network",
+    "Rotation",
+    "SimCLR",
+    "Supervised",
+    "SwAV",
+]

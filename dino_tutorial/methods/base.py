@@ -1,4 +1,4 @@
-"""What a method is: a student, a teacher, views of the images, and a loss that joins them."""
+"""What a method is: a student, perhaps a teacher, views of the images, a loss that joins them."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import feature_spread
 from dino_tutorial.training.teacher import Teacher
 from dino_tutorial.views import ViewSpec
@@ -28,29 +29,39 @@ class Network(nn.Module):
 
 
 class Method(nn.Module, ABC):
-    """One self-supervised method, ready for the training loop.
+    """One way to train an encoder, ready for the training loop.
 
     The loop calls it with the views of a batch and this step's values of :meth:`schedules`,
     takes ``loss`` from what it returns, steps the optimizer, and then calls :meth:`after_step`.
 
     A subclass declares ``Options`` (its own settings, a dataclass) and ``presets`` (budget →
-    dotted keys of the whole configuration), and registers itself in ``methods/__init__.py``.
+    dotted keys of the whole configuration), and registers itself in ``methods/__init__.py``. If
+    it sets ``needs_labels``, it is built with ``n_classes`` and called with ``labels`` (B,); no
+    other method ever sees a label.
     """
 
     Options: ClassVar[type]
     presets: ClassVar[dict[str, dict[str, Any]]]
+    needs_labels: ClassVar[bool] = False
 
     student: Network
-    teacher: Teacher
+    teacher: Teacher | None
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = None
 
     @staticmethod
     @abstractmethod
     def view_specs(views: Any) -> list[ViewSpec]:
         """The recipe of the views, from the ``views`` settings."""
 
-    @abstractmethod
     def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
-        """Tables (total_steps,) of the values that :meth:`forward` takes; one is ``momentum``."""
+        """Tables (total_steps,) of the values that :meth:`forward` takes.
+
+        With a teacher, one is its ``momentum``.
+        """
+        return {}
 
     @abstractmethod
     def forward(
@@ -66,20 +77,37 @@ class Method(nn.Module, ABC):
 
     @property
     def constants(self) -> dict[str, float]:
-        """Numbers that belong beside every logged row, such as ln K."""
+        """Numbers that belong beside every logged row, such as ``ln_k``.
+
+        K counts what the loss chooses among (prototypes, classes, candidates): ln K is the loss
+        of an answer that gives all of them the same probability.
+        """
         return {}
 
     def before_step(self, epoch: float) -> None:
         """Called between the backward pass and the optimizer's step, after clipping."""
 
     def after_step(self, values: dict[str, float]) -> None:
-        """Called after the optimizer's step: the teacher follows the student."""
-        self.teacher.update(self.student, values["momentum"])
+        """Called after the optimizer's step: the teacher, if there is one, follows the student."""
+        if self.teacher is not None:
+            self.teacher.update(self.student, values["momentum"])
 
     @property
     def encoder(self) -> nn.Module:
-        """The backbone that is kept and evaluated: the teacher's."""
-        return self.teacher.network.backbone
+        """The backbone that is kept and evaluated: the teacher's, if there is one."""
+        network = self.student if self.teacher is None else self.teacher.network
+        return network.backbone
+
+
+def refuse_local_crops(method: str, views: Any) -> None:
+    """Say so when the ``views`` settings ask for crops that a method has no use for."""
+    if views.local_crops:
+        raise UserError(f"{method} has no use for local crops: set views.local_crops=0")
+
+
+def share_right(logits: Tensor, answers: Tensor) -> Tensor:
+    """How often the largest of the logits (..., K) is at the answer (...): a share in [0, 1]."""
+    return (logits.argmax(dim=-1) == answers).float().mean()
 
 
 def spread_of(features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.convnet import RESNETS, ConvNet
-from dino_tutorial.models.heads import BYOLHead, DINOHead
+from dino_tutorial.models.heads import BYOLHead, DINOHead, ProjectionHead
 from dino_tutorial.models.pretrained import load_weights, pretrained, to_timm
 from dino_tutorial.models.vit import (
     Features,
@@ -61,6 +61,7 @@ __all__ = [
     "ConvNet",
     "DINOHead",
     "Features",
+    "ProjectionHead",
     "VisionTransformer",
     "build_encoder",
     "load_weights",

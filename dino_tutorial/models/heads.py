@@ -84,3 +84,22 @@ class BYOLHead(nn.Sequential):
             nn.ReLU(inplace=True),
             nn.Linear(hidden_dim, out_dim),
         )
+
+
+class ProjectionHead(nn.Sequential):
+    """The head of SimCLR and MoCo v2: linear, ReLU, linear.
+
+    Args:
+        in_dim: feature width D.
+        hidden_dim: width between.
+        out_dim: width of the output, (B, out_dim).
+
+    Source: Chen et al. 2020 (SimCLR), section 2.1; Chen et al. 2020 (MoCo v2), section 3.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int = 2048, out_dim: int = 128) -> None:
+        super().__init__(
+            nn.Linear(in_dim, hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_dim, out_dim),
+        )

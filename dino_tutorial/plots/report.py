@@ -19,7 +19,17 @@ from dino_tutorial.plots import curves, images
 from dino_tutorial.plots.curves import BASELINES, Phase, Rows, has
 from dino_tutorial.plots.style import COLOURS, DescribedFigure, number, percent, to_svg
 
-METHOD_NAMES = {"byol": "BYOL", "dino": "DINO", "dinov2": "DINOv2", "simclr": "SimCLR"}
+METHOD_NAMES = {
+    "byol": "BYOL",
+    "dino": "DINO",
+    "dinov2": "DINOv2",
+    "jigsaw": "Jigsaw puzzles",
+    "moco": "MoCo",
+    "rotation": "Rotation prediction",
+    "simclr": "SimCLR",
+    "supervised": "Supervised",
+    "swav": "SwAV",
+}
 
 
 @dataclass
@@ -188,8 +198,8 @@ def _learning_cards(data: ReportData) -> Iterator[Card]:
     if has(rows, "loss"):
         yield Card(
             "Loss against ln K" if ln_k is not None else "Loss",
-            "ln K is the loss of a student that gives all K prototypes the same probability."
-            " Learning starts where the curve leaves that line."
+            "ln K is the loss of an answer that gives all K prototypes, classes or candidates"
+            " the same probability. Learning starts where the curve leaves that line."
             if ln_k is not None
             else "The distance between the student's prediction and the teacher's answer.",
             curves.loss_curve(rows, ln_k, phases),

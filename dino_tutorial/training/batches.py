@@ -63,8 +63,10 @@ class BatchOrder(Sampler[list[int]]):
             yield permutation[first : first + self.batch_size][self.share].tolist()
 
 
-def batches(dataset, order: BatchOrder, device: torch.device, workers: int) -> Iterator[Tensor]:
-    """Yield uint8 batches (B, 3, S, S) on ``device`` in the given order.
+def batches(
+    dataset, order: BatchOrder, device: torch.device, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield uint8 images (B, 3, S, S) and labels (B,) on ``device`` in the given order.
 
     A data set that is in memory is moved to an accelerator once and indexed there; any other is
     decoded by ``workers`` processes ahead of the step that needs it.
@@ -72,8 +74,10 @@ def batches(dataset, order: BatchOrder, device: torch.device, workers: int) -> I
     if dataset.in_memory:
         images = dataset.images()
         images = images.to(device) if device.type != "cpu" else images
+        labels = dataset.labels.to(device)
         for indices in order:
-            yield images[torch.tensor(indices, device=images.device)]
+            chosen = torch.tensor(indices, device=images.device)
+            yield images[chosen], labels[chosen]
     else:
         loader = DataLoader(
             dataset,
@@ -83,8 +87,8 @@ def batches(dataset, order: BatchOrder, device: torch.device, workers: int) -> I
             pin_memory=device.type == "cuda",
             persistent_workers=False,
         )
-        for images, _ in loader:
-            yield images.to(device, non_blocking=True)
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def mix(*numbers: int) -> int:

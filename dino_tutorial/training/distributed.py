@@ -60,3 +60,38 @@ def logsumexp_over_processes(tensor: Tensor) -> Tensor:
     total = (local - largest).exp()
     dist.all_reduce(total)
     return total.log() + largest
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's place among how many; (0, 1) when it is alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def gather_over_processes(tensor: Tensor) -> Tensor:
+    """All processes' rows in the order of their ranks: (B, …) to (W·B, …), with gradient.
+
+    A process's rows are used in the losses of all processes, so their gradient is the sum of
+    what all of them send back. Together with DDP, which averages over processes, that makes
+    the gradient of the mean of the losses. Every process has to bring as many rows.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    return _Gather.apply(tensor)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        rows = len(tensor)
+        ctx.own = slice(dist.get_rank() * rows, (dist.get_rank() + 1) * rows)
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[ctx.own]

@@ -43,7 +43,7 @@ class Trainer:
     Args:
         method: a :class:`dino_tutorial.methods.Method`, already on ``device``.
         augment: draws and applies its views.
-        dataset: images to learn from (labels are never looked at).
+        dataset: images to learn from; their labels go to a method that ``needs_labels`` alone.
         optim, train: the ``optim`` and ``train`` settings of the configuration.
         folder: where rows and checkpoints go.
         evaluate: called every ``train.eval_every`` steps; its numbers join the row.
@@ -66,7 +66,8 @@ class Trainer:
     log_sizes: tuple[int, int] = (0, 0)  # bytes of metrics and timings that belong to ``step``
 
     def __post_init__(self):
-        check_teacher_is_a_copy(self.method.student, self.method.teacher)
+        if self.method.teacher is not None:
+            check_teacher_is_a_copy(self.method.student, self.method.teacher)
         self.order = BatchOrder(
             len(self.dataset), self.train.batch_size, 0, self.seed,
             rank=self.processes.rank, world=self.processes.world,
@@ -92,9 +93,8 @@ class Trainer:
         clock = RowLog(self.folder / "timings.jsonl", self.log_sizes[1], self.processes.is_main)
         self.rows = log.rows()
         self.order.start_step = self.step
-        images = batches(self.dataset, self.order, self.device, self.train.workers)
         bar = tqdm(
-            images,
+            batches(self.dataset, self.order, self.device, self.train.workers),
             total=self.total_steps,
             initial=self.step,
             unit="step",
@@ -106,10 +106,10 @@ class Trainer:
         already = self.seconds
         self.method.train()
         with interruptible() as interrupted:
-            for batch in bar:
+            for images, labels in bar:
                 logged = self.step % self.train.log_every == 0 or self.step + 1 == self.total_steps
                 values = {name: table[self.step] for name, table in self.schedules.items()}
-                metrics = self._step(engine, batch, values, logged)
+                metrics = self._step(engine, images, labels, values, logged)
                 self.method.after_step(values)
                 if logged:
                     row = self._row(metrics, values)
@@ -134,23 +134,26 @@ class Trainer:
                         bar.close()
                         raise Interrupted(self.step)
 
-    def _step(self, engine, batch: Tensor, values: dict, measure: bool) -> dict[str, Tensor]:
+    def _step(
+        self, engine, images: Tensor, labels: Tensor, values: dict, measure: bool
+    ) -> dict[str, Tensor]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
         views_seed = torch.Generator().manual_seed(mix(self.seed, 2, self.step))
         torch.manual_seed(mix(self.seed, 3, self.step, self.processes.rank))  # drop path
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
-        params = self.augment.sample(self.train.batch_size, *batch.shape[-2:], views_seed)
+        params = self.augment.sample(self.train.batch_size, *images.shape[-2:], views_seed)
         params = params[self.order.share]
-        size = len(batch) // self.train.accumulate
+        size = len(images) // self.train.accumulate
         micro_metrics = []
         for part in range(self.train.accumulate):
             chosen = slice(part * size, (part + 1) * size)
             last = part + 1 == self.train.accumulate
             with nullcontext() if last or engine is self.method else engine.no_sync():
                 with torch.no_grad():
-                    views = self.augment.apply(batch[chosen], params[chosen])
+                    views = self.augment.apply(images[chosen], params[chosen])
+                asked = {"labels": labels[chosen]} if self.method.needs_labels else {}
                 with self._autocast():
-                    metrics = engine(views, values, measure)
+                    metrics = engine(views, values, measure, **asked)
                 (metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
         grad_norm = clip_gradients(self.parameters, self.optim.clip, self.optim.clip_rule)
@@ -198,7 +201,8 @@ class Trainer:
     def _engine(self) -> nn.Module:
         if self.train.compile:
             self.method.student.compile()
-            self.method.teacher.network.compile()
+            if self.method.teacher is not None:
+                self.method.teacher.network.compile()
         if self.processes.world == 1:
             return self.method
         if self.device.type == "cuda":  # there is no synchronised batch norm on the CPU
@@ -236,7 +240,10 @@ class Trainer:
         shown = {"loss": f"{row['loss']:.3f}"}
         if "ln_k" in row:
             shown["ln K"] = f"{row['ln_k']:.3f}"
+        if "teacher_entropy" in row:
             shown["entropy"] = f"{row['teacher_entropy']:.2f}"
+        if "accuracy" in row:
+            shown["right"] = f"{100 * row['accuracy']:.0f} %"
         shown["spread"] = f"{row['feature_spread']:.2f}"
         if "knn_top1" in row:
             shown["kNN"] = f"{100 * row['knn_top1']:.1f} %"

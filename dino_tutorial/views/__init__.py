@@ -1,12 +1,20 @@
 """What a student sees: random views of a batch of images, as batched tensor operations.
 
 Read in this order: `specs` (what the papers ask for), `params` (the draw), `resample`, `color`
-(the operations), `augment` (all of it together).
+(the operations), `augment` (all of it together). `pretext` turns and cuts what comes out.
 """
 
 from dino_tutorial.views.augment import IMAGENET, Augment
 from dino_tutorial.views.params import ViewParams, sample_params
-from dino_tutorial.views.specs import ViewSpec, byol_views, dino_views
+from dino_tutorial.views.pretext import permutation_set, rotations, shuffled_tiles
+from dino_tutorial.views.specs import (
+    ViewSpec,
+    byol_views,
+    dino_views,
+    simclr_views,
+    single_view,
+    swav_views,
+)
 
 __all__ = [
     "IMAGENET",
@@ -15,5 +23,11 @@ __all__ = [
     "ViewSpec",
     "byol_views",
     "dino_views",
+    "permutation_set",
+    "rotations",
     "sample_params",
+    "shuffled_tiles",
+    "simclr_views",
+    "single_view",
+    "swav_views",
 ]

@@ -1,4 +1,4 @@
-"""The distribution of one view, and the views that BYOL and DINO ask for."""
+"""The distribution of one view, and the views that each method asks for."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,7 +12,7 @@ _PROBABILITIES = ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p")
 class ViewSpec:
     """The distribution that one view of an image is drawn from.
 
-    The defaults are those that BYOL and DINO share; `byol_views` and `dino_views` set the rest.
+    The defaults are those that BYOL and DINO share; the functions below set the rest.
 
     size: side of the square view, in pixels.
     scale: smallest and largest area of the crop, as fractions of the image's area.
@@ -98,6 +98,48 @@ def dino_views(
     return byol_views(global_size, global_scale, **overrides) + tuple(
         _spec(local, overrides) for _ in range(n_local)
     )
+
+
+def simclr_views(
+    size: int = 224, scale: tuple[float, float] = (0.08, 1.0), **overrides: Any
+) -> tuple[ViewSpec, ViewSpec]:
+    """The two views of SimCLR and MoCo v2: the same distribution, half of them blurred.
+
+    overrides: other fields of `ViewSpec`, for both views.
+    Source: SimCLR, section 3 and appendix A; MoCo v2, section 3.
+    """
+    return swav_views(size, size, 0, scale, scale, **overrides)
+
+
+def swav_views(
+    global_size: int = 224,
+    local_size: int = 96,
+    n_local: int = 6,
+    global_scale: tuple[float, float] = (0.14, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.14),
+    **overrides: Any,
+) -> tuple[ViewSpec, ...]:
+    """The multi-crop of SwAV: two large and `n_local` small views with SimCLR's operations.
+
+    overrides: other fields of `ViewSpec`, for all views.
+    Source: SwAV, section 3.2 and appendix A.
+    """
+    if n_local < 0:
+        raise UserError(f"n_local is {n_local}; the number of local crops cannot be negative")
+    operations = {"blur_p": 0.5, "solarize_p": 0.0}
+    large = _spec({"size": global_size, "scale": global_scale} | operations, overrides)
+    small = _spec({"size": local_size, "scale": local_scale} | operations, overrides)
+    return (large,) * 2 + (small,) * n_local
+
+
+def single_view(
+    size: int = 224, scale: tuple[float, float] = (0.08, 1.0), **overrides: Any
+) -> tuple[ViewSpec]:
+    """One crop, not blurred: supervised training (Inception's crop) and the pretext tasks.
+
+    overrides: other fields of `ViewSpec`.
+    """
+    return (_spec({"size": size, "scale": scale, "blur_p": 0.0, "solarize_p": 0.0}, overrides),)
 
 
 def _spec(values: dict[str, Any], overrides: dict[str, Any]) -> ViewSpec:

@@ -83,3 +83,63 @@ def test_values_are_read_as_their_type():
     config = configure("dino", preset="smoke", changes=changes | {"train.epochs": 3})
     assert config.optim.lr == 1e-3 and config.train.compile is True
     assert config.views.local_scale == (0.1, 0.3) and config.train.epochs == 3.0
+
+
+@pytest.mark.parametrize(
+    "method, optim, train, objective, views",
+    [
+        (
+            "simclr",  # Chen et al. 2020, sections 2 and 3, appendix A
+            {"name": "lars", "lr": 0.3, "warmup_epochs": 10, "weight_decay": 1e-6},
+            {"epochs": 1000, "batch_size": 4096},
+            {"temperature": 0.1, "hidden_dim": 2048, "out_dim": 128},
+            {"global_scale": (0.08, 1.0), "brightness": 0.8, "saturation": 0.8, "hue": 0.2},
+        ),
+        (
+            "moco",  # facebookresearch/moco, v2
+            {"name": "sgd", "lr": 0.03, "warmup_epochs": 0, "weight_decay": 1e-4},
+            {"epochs": 200, "batch_size": 256},
+            {"temperature": 0.2, "queue": 65536, "momentum": 0.999, "out_dim": 128},
+            {"global_scale": (0.2, 1.0), "brightness": 0.4, "saturation": 0.4, "hue": 0.1},
+        ),
+        (
+            "swav",  # facebookresearch/swav, 800 epochs: lr 4.8 for a batch of 4096
+            {"name": "lars", "lr": 4.8 * 256 / 4096, "lr_final": 0.0048, "weight_decay": 1e-6},
+            {"epochs": 800, "batch_size": 4096},
+            {"temperature": 0.1, "sinkhorn_temp": 0.05, "sinkhorn_iters": 3, "prototypes": 3000},
+            {"local_crops": 6, "global_scale": (0.14, 1.0), "local_scale": (0.05, 0.14)},
+        ),
+        (
+            "rotation",  # Gidaris et al. 2018, section 3.2: lr 0.01 for a batch of 192
+            {"name": "sgd", "lr": 0.01 * 256 / 192, "weight_decay": 5e-4},
+            {"epochs": 30, "batch_size": 192},
+            {"rotations": 4},
+            {"global_size": 224, "jitter_p": 0.0},
+        ),
+        (
+            "jigsaw",  # Noroozi and Favaro 2016, section 4
+            {"name": "sgd", "lr": 0.01},
+            {"batch_size": 256},
+            {"grid": 3, "tile_size": 64, "permutations": 1000, "tile_dim": 512, "hidden_dim": 4096},
+            {"global_size": 225, "gray_p": 0.3},
+        ),
+        (
+            "supervised",  # Goyal et al. 2017
+            {"name": "sgd", "lr": 0.1, "warmup_epochs": 5, "weight_decay": 1e-4},
+            {"epochs": 90, "batch_size": 256},
+            {},
+            {"global_scale": (0.08, 1.0)},
+        ),
+    ],
+)
+def test_paper_presets_are_the_papers_recipes(method, optim, train, objective, views):
+    config = configure(method, preset="paper")
+    assert config.model.arch == "resnet50"
+    for group, expected in (
+        (config.optim, optim | {"clip": 0.0}),
+        (config.train, train),
+        (config.objective, objective),
+        (config.views, views),
+    ):
+        for name, value in expected.items():
+            assert getattr(group, name) == pytest.approx(value), name

@@ -1,0 +1,113 @@
+"""Supervised training: the upper baseline, the only method that is given labels."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.methods.base import (
+    Method,
+    Network,
+    refuse_local_crops,
+    spread_of,
+)
+from dino_tutorial.views import ViewSpec, single_view
+
+
+@dataclass(frozen=True)
+class SupervisedOptions:
+    """The objective has no settings."""
+
+
+class Supervised(Method):
+    """Cross-entropy of a linear classifier on the encoder's features, encoder and all.
+
+    Args:
+        backbone: the encoder.
+        options: none.
+        n_classes: of the labels. Images with the label −1 have none and are passed over.
+
+    Raises:
+        UserError: if there are fewer than two classes.
+    """
+
+    Options = SupervisedOptions
+    needs_labels = True
+    presets = {
+        "smoke": {"views.local_crops": 0, "optim.lr": 4e-3},
+        # As the data set's card measures it.
+        "laptop": {
+            "views.global_scale": [0.5, 1.0],
+            "views.local_crops": 0,
+            "views.jitter_p": 0.0,
+            "optim.lr": 4e-3,
+            "optim.warmup_epochs": 1,
+            "optim.weight_decay": 0.05,
+            "optim.weight_decay_final": 0.05,
+            "train.epochs": 8,
+        },
+        "gpu": {
+            "views.global_scale": [0.3, 1.0],
+            "views.local_crops": 0,
+            "optim.lr": 5e-4,
+            "optim.warmup_epochs": 5,
+            "optim.weight_decay": 0.05,
+            "optim.weight_decay_final": 0.05,
+            "train.epochs": 50,
+        },
+        # Goyal et al. 2017, sections 2.2 and 5.1: ResNet-50, SGD, lr 0.1 for 256, 5 epochs of
+        # warm-up, 90 in all; their three steps of the learning rate are one cosine here.
+        "paper": {
+            "views.global_scale": [0.08, 1.0],
+            "views.local_crops": 0,
+            "views.gray_p": 0.0,
+            "model.arch": "resnet50",
+            "optim.name": "sgd",
+            "optim.lr": 0.1,
+            "optim.lr_final": 0.0,
+            "optim.warmup_epochs": 5,
+            "optim.weight_decay": 1e-4,
+            "optim.weight_decay_final": 1e-4,
+            "optim.clip": 0.0,
+            "train.epochs": 90,
+            "train.batch_size": 256,
+        },
+    }
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        options: SupervisedOptions = SupervisedOptions(),  # noqa: B008
+        n_classes: int = 0,
+    ):
+        super().__init__()
+        if n_classes < 2:
+            raise UserError(
+                f"supervised training needs labels of two classes or more, and these images have "
+                f"{n_classes}: give a folder with one folder a class, or train without labels"
+            )
+        self.n_classes = n_classes
+        self.student = Network(backbone, nn.Linear(backbone.embed_dim, n_classes))
+
+    @staticmethod
+    def view_specs(views) -> list[ViewSpec]:
+        refuse_local_crops("supervised", views)
+        return single_view(views.global_size, views.global_scale, **views.jitter())
+
+    def forward(self, views, values, measure, labels):
+        features, logits = self.student(views)  # (1, B, D), (1, B, n_classes)
+        loss = cross_entropy(logits[0], labels, ignore_index=-1)
+        if not measure:
+            return {"loss": loss}
+        right = (logits[0].argmax(dim=-1) == labels).sum()
+        return {
+            "loss": loss,
+            "accuracy": right / (labels >= 0).sum(),
+            "feature_spread": spread_of(features),
+        }
+
+    @property
+    def constants(self) -> dict[str, float]:
+        return {"ln_k": math.log(self.n_classes)}
