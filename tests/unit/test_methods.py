@@ -13,10 +13,13 @@ from torch.nn.functional import normalize
 from dino_tutorial import configure
 from dino_tutorial.errors import UserError
 from dino_tutorial.experiment import build_method
+from dino_tutorial.losses import sinkhorn_knopp
 from dino_tutorial.methods import METHODS, MoCo
 from dino_tutorial.methods.queue import Queue
+from dino_tutorial.models import ConvNet
 from dino_tutorial.training.checkpoint import load_checkpoint
 from dino_tutorial.training.loop import Interrupted
+from dino_tutorial.views import Augment, shuffled_tiles
 
 NEW = ("rotation", "jigsaw", "simclr", "moco", "swav", "supervised")
 BEGIN = {"moco": 8}  # rows before its queue is full of keys are easier than they should be
@@ -96,6 +99,29 @@ def test_a_teachers_backbone_is_kept_where_there_is_one():
         assert built.encoder is built.teacher.network.backbone
 
 
+@pytest.mark.parametrize("method", NEW)
+@pytest.mark.parametrize("encoder", ["vit", "resnet"])
+def test_every_trainable_parameter_gets_a_gradient(method, encoder):
+    """Distributed training refuses parameters that take no part in the loss."""
+    built, labels = smoke_method(method), {}
+    if encoder == "resnet":
+        torch.manual_seed(0)
+        extra = {"n_classes": CLASSES} if built.needs_labels else {}
+        options = configure(method, preset="smoke").objective
+        built = METHODS[method](ConvNet("resnet18", small_images=True), options, **extra)
+    if built.needs_labels:
+        labels = {"labels": torch.arange(4)}
+    config = configure(method, preset="smoke")
+    views = Augment(built.view_specs(config.views))
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    params = views.sample(4, 32, 32, torch.Generator().manual_seed(0))
+    loss = built(views.apply(images, params), {"queue": 1.0}, True, **labels)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in built.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
 def test_only_supervised_training_sees_labels(tmp_path):
     """With the labels taken away every other method makes the same first step."""
     for method in METHODS:
@@ -160,8 +186,6 @@ def test_jigsaw_answers_name_the_order_of_the_tiles():
     answers = torch.randint(24, (5,))
     order = method.permutations[answers]
     assert seen["tiles"].shape == (4, 5, 3, 8, 8)
-    from dino_tutorial.views import shuffled_tiles
-
     place = torch.rand(5, 4, 2)
     straight = shuffled_tiles(
         images, torch.arange(4).expand(5, 4), place.gather(1, order.argsort(1)[..., None].expand(
@@ -236,8 +260,6 @@ def test_swavs_prototypes_wait_and_then_move(tmp_path):
 
 
 def test_swavs_assignments_are_those_of_batch_and_queue_together():
-    from dino_tutorial.losses import sinkhorn_knopp
-
     method = smoke_method("swav")
     logits = method.prototypes(normalize(torch.randn(2, 6, 32), dim=-1)).detach()
     alone = method._assign(logits, with_queue=False)
