@@ -62,8 +62,8 @@ class Jigsaw(Method):
             "objective.hidden_dim": 64,
             "optim.lr": 4e-3,
         },
-        # All 24 permutations of 2 × 2: a window then shows about as much as two patches at the
-        # scale at which the encoder is used. Optimizer and encoder as for DINO at this scale.
+        # All 24 permutations of 2 × 2: windows of 14 pixels, shown nearly at the scale at which the
+        # encoder is used. Optimizer and encoder as for DINO at this scale; no jitter.
         "laptop": {
             "views.local_crops": 0,
             "views.jitter_p": 0.0,
@@ -89,8 +89,8 @@ class Jigsaw(Method):
         },
         # Noroozi and Favaro 2016, section 4: crops of 225 of 256, 30 % of them gray, batch 256,
         # lr 0.01, 350,000 iterations (70 epochs of ImageNet). Weight decay is not told; this is
-        # AlexNet's. ResNet-50 is not theirs but Kolesnikov et al.'s (2019). Their shift of the
-        # colour channels by up to 2 pixels is left out.
+        # AlexNet's. The encoder is not theirs but the ResNet-50 of Kolesnikov et al. (2019). Their
+        # shift of the colour channels by up to 2 pixels is left out.
         "paper": {
             "views.global_size": 225,
             "views.global_scale": [0.77, 0.775],

@@ -57,10 +57,10 @@ class Rotation(Method):
             "train.epochs": 100,
         },
         # Gidaris et al. 2018, section 3.2: ImageNet, batch 192, lr 0.01 falling to 0.0001 in 30
-        # epochs (there in two steps). Random crops of 224 of 256. ResNet-50 is not theirs but
-        # Kolesnikov et al.'s (2019), who found AlexNet too small for this task.
+        # epochs (there in two steps); the crops are those of the authors' code. The encoder is
+        # not their AlexNet but the ResNet-50 of Kolesnikov et al. (2019).
         "paper": {
-            "views.global_scale": [0.76, 0.77],
+            "views.global_scale": [0.08, 1.0],
             "views.local_crops": 0,
             "views.jitter_p": 0.0,
             "views.gray_p": 0.0,
@@ -89,8 +89,7 @@ class Rotation(Method):
     @staticmethod
     def view_specs(views) -> list[ViewSpec]:
         refuse_local_crops("rotation", views)
-        square = {"ratio": (1.0, 1.0)}  # a stretched picture would tell that it lies on its side
-        return single_view(views.global_size, views.global_scale, **square, **views.jitter())
+        return single_view(views.global_size, views.global_scale, **views.jitter())
 
     def forward(self, views, values, measure):
         ((images,),) = views  # one group of one view: (B, 3, S, S)

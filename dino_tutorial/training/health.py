@@ -78,7 +78,7 @@ def _constant_features(rows: list[dict]) -> str | None:
     if all(row["feature_spread"] < 0.01 for row in rows):
         return (
             "the features are the same for all images (feature spread below 0.01): the run has "
-            "collapsed. Check the teacher's momentum (0.99 or more), the learning rate and, for "
-            "BYOL, the predictor and its batch normalisation"
+            "collapsed. Check the learning rate, the momentum of the teacher if there is one (0.99 "
+            "or more) and, for BYOL, the predictor and its batch normalisation"
         )
     return None

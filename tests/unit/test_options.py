@@ -114,7 +114,7 @@ def test_values_are_read_as_their_type():
             {"name": "sgd", "lr": 0.01 * 256 / 192, "weight_decay": 5e-4},
             {"epochs": 30, "batch_size": 192},
             {"rotations": 4},
-            {"global_size": 224, "jitter_p": 0.0},
+            {"global_size": 224, "global_scale": (0.08, 1.0), "jitter_p": 0.0},
         ),
         (
             "jigsaw",  # Noroozi and Favaro 2016, section 4
