@@ -24,6 +24,7 @@ class DINOOptions:
     head_hidden_dim: int = option(2048, low=1)
     head_bottleneck_dim: int = option(256, low=1)
     head_layers: int = option(3, low=1)
+    head_batch_norm: bool = False
     norm_last_layer: bool = True
     freeze_last_layer_epochs: float = option(1, low=0)
     student_temp: float = option(0.1, low=1e-3, high=10)
@@ -97,6 +98,7 @@ class DINO(Method):
             bottleneck_dim=options.head_bottleneck_dim,
             n_layers=options.head_layers,
             norm_last_layer=options.norm_last_layer,
+            batch_norm=options.head_batch_norm,
         )
         self.student = Network(backbone, head)
         self.teacher = Teacher(self.student)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.models.convnet import RESNETS, ConvNet
+from dino_tutorial.models.convnet import RESNETS, ConvNet, SmallResNet
 from dino_tutorial.models.heads import BYOLHead, DINOHead, ProjectionHead
 from dino_tutorial.models.pretrained import load_weights, pretrained, to_timm
 from dino_tutorial.models.vit import (
@@ -26,6 +26,7 @@ ENCODERS = {
     "vit_base": vit_base,
     "vit_large": vit_large,
     "vit_giant": vit_giant,
+    "resnet10": SmallResNet,
     **{arch: partial(ConvNet, arch) for arch in RESNETS},
 }
 
@@ -35,7 +36,7 @@ def build_encoder(arch: str, **overrides: Any) -> nn.Module:
 
     Args:
         arch: a key of ``ENCODERS``: "vit_tiny", ..., "resnet50".
-        overrides: arguments of `VisionTransformer` or `ConvNet` that replace the named ones.
+        overrides: arguments of its class that replace the named ones.
 
     Returns:
         a module with ``embed_dim`` and ``forward(x) -> (B, embed_dim)``.
@@ -45,7 +46,8 @@ def build_encoder(arch: str, **overrides: Any) -> nn.Module:
     """
     if arch not in ENCODERS:
         raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(ENCODERS)}.")
-    model = VisionTransformer if arch.startswith("vit_") else ConvNet
+    named = ENCODERS[arch]
+    model = VisionTransformer if arch.startswith("vit_") else getattr(named, "func", named)
     known = [name for name in inspect.signature(model).parameters if name != "arch"]
     unknown = [name for name in overrides if name not in known]
     if unknown:
@@ -62,6 +64,7 @@ __all__ = [
     "DINOHead",
     "Features",
     "ProjectionHead",
+    "SmallResNet",
     "VisionTransformer",
     "build_encoder",
     "load_weights",

@@ -36,6 +36,8 @@ class DINOHead(nn.Module):
         hidden_dim: width of the MLP.
         bottleneck_dim: width of the normalised vector.
         n_layers: linear layers of the MLP, at least 1; the last ends in the bottleneck.
+        batch_norm: normalise each hidden layer over the batch, which convolutional encoders need
+            (``--use_bn_in_head`` of the reference code) and transformers do not.
         norm_last_layer: fix the length of the prototypes to 1. Off, as DINOv2 has it, the length
             is learned.
 
@@ -50,12 +52,14 @@ class DINOHead(nn.Module):
         bottleneck_dim: int = 256,
         n_layers: int = 3,
         norm_last_layer: bool = True,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (n_layers - 1), bottleneck_dim]
         layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(i, o), nn.GELU()]
+        for n, (i, o) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
+            norm = [nn.BatchNorm1d(o)] if batch_norm and n < n_layers else []
+            layers += [nn.Linear(i, o), *norm, nn.GELU()]
         self.mlp = nn.Sequential(*layers[:-1])
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):

@@ -86,13 +86,21 @@ def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tens
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norms = torch.stack(torch._foreach_norm(gradients))
+    norms = _norms(gradients)
     total = norms.norm()
     if max_norm > 0:
         reference = norms if rule == "parameter" else total.expand_as(norms)
         scales = (max_norm / (reference + 1e-6)).clamp(max=1.0)
         _scale(gradients, scales)
     return total
+
+
+def _norms(gradients: list[Tensor]) -> Tensor:
+    """The L2 norm of each gradient, (len(gradients),)."""
+    if gradients[0].device.type == "cpu":  # a norm runs on one thread, a dot product on all
+        flat = [gradient.flatten() for gradient in gradients]
+        return torch.stack([torch.dot(g, g) for g in flat]).sqrt()
+    return torch.stack(torch._foreach_norm(gradients))
 
 
 def _scale(gradients: list[Tensor], scales: Tensor) -> None:

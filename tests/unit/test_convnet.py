@@ -46,3 +46,29 @@ def test_several_resolutions_are_each_of_them_in_order():
 def test_unknown_network():
     with pytest.raises(UserError, match="resnet101.*resnet18"):
         ConvNet("resnet101")
+
+
+def test_small_network_counts_its_parameters_and_multiplications():
+    encoder = build_encoder("resnet10").eval()
+    assert encoder.embed_dim == 256
+    assert sum(p.numel() for p in encoder.parameters()) == 1_226_400
+    multiplications = []
+
+    def count(layer, inputs, output):
+        per_position = layer.weight[0].numel() * layer.out_channels
+        multiplications.append(per_position * output.shape[-1] * output.shape[-2])
+
+    for layer in encoder.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    x = torch.randn(3, 3, 32, 32)
+    features = encoder(x)
+    assert features.shape == (3, 256)
+    assert 15.5e6 < sum(multiplications) < 16.5e6
+
+
+def test_small_network_takes_several_resolutions():
+    encoder = build_encoder("resnet10").eval()
+    large, small = torch.randn(2, 3, 32, 32), torch.randn(4, 3, 16, 16)
+    expected = torch.cat([encoder(large), encoder(small)])
+    torch.testing.assert_close(encoder([large, small]), expected)

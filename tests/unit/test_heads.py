@@ -79,3 +79,10 @@ def test_byol_head_normalises_over_the_batch():
     expected = hidden.clamp(min=0) @ head[3].weight.T + head[3].bias
     torch.testing.assert_close(head(x), expected, atol=1e-5, rtol=1e-4)
     assert BYOLHead(6)(x).shape == (10, 256)
+
+
+def test_batch_norm_follows_each_hidden_layer_and_not_the_bottleneck():
+    head = DINOHead(8, 16, hidden_dim=12, bottleneck_dim=4, batch_norm=True)
+    kinds = [type(layer).__name__ for layer in head.mlp]
+    assert kinds == ["Linear", "BatchNorm1d", "GELU", "Linear", "BatchNorm1d", "GELU", "Linear"]
+    assert [layer.num_features for layer in head.mlp if hasattr(layer, "num_features")] == [12, 12]
