@@ -9,7 +9,6 @@ from dino_tutorial.evaluation.attention import (
     center_box,
     cls_attention,
     jaccard,
-    patch_pca,
 )
 from dino_tutorial.evaluation.baselines import color_histogram, evaluate_knn, pixel_features
 from dino_tutorial.evaluation.collapse import effective_rank, entropy, feature_spread
@@ -21,6 +20,7 @@ from dino_tutorial.evaluation.knn import (
     nearest_neighbours,
 )
 from dino_tutorial.evaluation.linear import LinearProbe, linear_probe
+from dino_tutorial.evaluation.pca import component_colors, patch_pca
 
 __all__ = [
     "LinearProbe",
@@ -30,6 +30,7 @@ __all__ = [
     "center_box",
     "cls_attention",
     "color_histogram",
+    "component_colors",
     "effective_rank",
     "entropy",
     "evaluate_knn",
