@@ -21,6 +21,7 @@ from dino_tutorial.evaluation.knn import (
 )
 from dino_tutorial.evaluation.linear import LinearProbe, linear_probe
 from dino_tutorial.evaluation.pca import component_colors, patch_pca
+from dino_tutorial.evaluation.retrieval import copy_detection, recall_at, retrieval_map
 
 __all__ = [
     "LinearProbe",
@@ -31,6 +32,7 @@ __all__ = [
     "cls_attention",
     "color_histogram",
     "component_colors",
+    "copy_detection",
     "effective_rank",
     "entropy",
     "evaluate_knn",
@@ -45,4 +47,6 @@ __all__ = [
     "normalize",
     "patch_pca",
     "pixel_features",
+    "recall_at",
+    "retrieval_map",
 ]
