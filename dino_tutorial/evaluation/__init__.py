@@ -19,11 +19,17 @@ from dino_tutorial.evaluation.knn import (
     knn_classify,
     nearest_neighbours,
 )
+from dino_tutorial.evaluation.label_efficiency import (
+    LabelEfficiency,
+    label_efficiency,
+    nested_subsets,
+)
 from dino_tutorial.evaluation.linear import LinearProbe, linear_probe
 from dino_tutorial.evaluation.pca import component_colors, patch_pca
 from dino_tutorial.evaluation.retrieval import copy_detection, recall_at, retrieval_map
 
 __all__ = [
+    "LabelEfficiency",
     "LinearProbe",
     "accuracy",
     "attention_jaccard",
@@ -42,8 +48,10 @@ __all__ = [
     "jaccard",
     "knn_accuracies",
     "knn_classify",
+    "label_efficiency",
     "linear_probe",
     "nearest_neighbours",
+    "nested_subsets",
     "normalize",
     "patch_pca",
     "pixel_features",
