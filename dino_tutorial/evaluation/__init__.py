@@ -27,10 +27,18 @@ from dino_tutorial.evaluation.label_efficiency import (
 from dino_tutorial.evaluation.linear import LinearProbe, linear_probe
 from dino_tutorial.evaluation.pca import component_colors, patch_pca
 from dino_tutorial.evaluation.retrieval import copy_detection, recall_at, retrieval_map
+from dino_tutorial.evaluation.robustness import (
+    Robustness,
+    SpoiledImages,
+    mean_corruption_error,
+    measure_robustness,
+)
 
 __all__ = [
     "LabelEfficiency",
     "LinearProbe",
+    "Robustness",
+    "SpoiledImages",
     "accuracy",
     "attention_jaccard",
     "attention_masks",
@@ -50,6 +58,8 @@ __all__ = [
     "knn_classify",
     "label_efficiency",
     "linear_probe",
+    "mean_corruption_error",
+    "measure_robustness",
     "nearest_neighbours",
     "nested_subsets",
     "normalize",
