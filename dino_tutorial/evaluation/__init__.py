@@ -10,7 +10,12 @@ from dino_tutorial.evaluation.attention import (
     cls_attention,
     jaccard,
 )
-from dino_tutorial.evaluation.baselines import color_histogram, evaluate_knn, pixel_features
+from dino_tutorial.evaluation.baselines import (
+    color_histogram,
+    evaluate_knn,
+    patch_pixels,
+    pixel_features,
+)
 from dino_tutorial.evaluation.collapse import effective_rank, entropy, feature_spread
 from dino_tutorial.evaluation.features import evaluating, extract_features, normalize
 from dino_tutorial.evaluation.knn import (
@@ -33,6 +38,12 @@ from dino_tutorial.evaluation.robustness import (
     mean_corruption_error,
     measure_robustness,
 )
+from dino_tutorial.evaluation.video import (
+    film_scores,
+    label_masks,
+    propagate_labels,
+    region_and_boundary,
+)
 
 __all__ = [
     "LabelEfficiency",
@@ -53,10 +64,12 @@ __all__ = [
     "evaluating",
     "extract_features",
     "feature_spread",
+    "film_scores",
     "jaccard",
     "knn_accuracies",
     "knn_classify",
     "label_efficiency",
+    "label_masks",
     "linear_probe",
     "mean_corruption_error",
     "measure_robustness",
@@ -65,6 +78,9 @@ __all__ = [
     "normalize",
     "patch_pca",
     "pixel_features",
+    "patch_pixels",
+    "propagate_labels",
     "recall_at",
+    "region_and_boundary",
     "retrieval_map",
 ]
