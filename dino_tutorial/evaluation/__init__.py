@@ -17,6 +17,15 @@ from dino_tutorial.evaluation.baselines import (
     pixel_features,
 )
 from dino_tutorial.evaluation.collapse import effective_rank, entropy, feature_spread
+from dino_tutorial.evaluation.discovery import (
+    box_iou,
+    color_masks,
+    corloc,
+    discovery_scores,
+    lost_masks,
+    mask_boxes,
+    token_cut_masks,
+)
 from dino_tutorial.evaluation.features import evaluating, extract_features, normalize
 from dino_tutorial.evaluation.knn import (
     accuracy,
@@ -53,11 +62,15 @@ __all__ = [
     "accuracy",
     "attention_jaccard",
     "attention_masks",
+    "box_iou",
     "center_box",
     "cls_attention",
     "color_histogram",
+    "color_masks",
     "component_colors",
     "copy_detection",
+    "corloc",
+    "discovery_scores",
     "effective_rank",
     "entropy",
     "evaluate_knn",
@@ -71,6 +84,8 @@ __all__ = [
     "label_efficiency",
     "label_masks",
     "linear_probe",
+    "lost_masks",
+    "mask_boxes",
     "mean_corruption_error",
     "measure_robustness",
     "nearest_neighbours",
@@ -83,4 +98,5 @@ __all__ = [
     "recall_at",
     "region_and_boundary",
     "retrieval_map",
+    "token_cut_masks",
 ]
