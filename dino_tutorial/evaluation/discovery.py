@@ -36,8 +36,8 @@ def lost_masks(patches: Tensor, grid: tuple[int, int], k: int = 100) -> Tensor:
 
     Args:
         patches: (B, N, D), not normalised. The paper takes the keys of DINO's last attention;
-            it needs features of which many are unlike each other, so subtract the mean of
-            features that all point one way.
+            it needs features of which many are unlike each other. Output tokens often all point
+            one way: pass ``patches - patches.mean(dim=1, keepdim=True)``.
         grid: (h, w) in patches, N = h·w.
         k: about a ninth of the patches in the paper; at most N counts.
 
@@ -82,7 +82,7 @@ def token_cut_masks(patches: Tensor, grid: tuple[int, int], threshold: float = 0
         patches: (B, N, D); any scale. The paper takes the keys of DINO's last attention.
         grid: (h, w) in patches, N = h·w. Time grows with N³.
         threshold: of the cosine; 0.2 in the paper. Features that all point one way connect
-            everything and need a larger one, or their mean subtracted.
+            everything, and the cut is arbitrary: subtract their mean as for :func:`lost_masks`.
 
     Returns:
         Boolean (B, h, w), one connected piece in each image, never empty.
@@ -96,7 +96,7 @@ def token_cut_masks(patches: Tensor, grid: tuple[int, int], threshold: float = 0
     masks, seeds = [], []
     for chunk in patches.split(max(1, CHUNK_ENTRIES // patches.shape[1] ** 2)):
         unit = F.normalize(chunk.double(), dim=-1)
-        weight = torch.where(unit @ unit.transpose(1, 2) > threshold, 1.0, FAINT).double()
+        weight = (unit @ unit.transpose(1, 2) > threshold).double().clamp_min(FAINT)
         scale = weight.sum(dim=-1).rsqrt()  # D^(-1/2)
         # z = D^(1/2) y turns it into an ordinary problem, whose largest solution is constant y.
         normal = scale[:, :, None] * weight * scale[:, None, :]

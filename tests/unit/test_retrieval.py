@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch.nn.functional import normalize, one_hot
 
+from dino_tutorial.datasets.scenes import uncurated_pool
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import copy_detection, recall_at, retrieval, retrieval_map
 
@@ -129,6 +130,20 @@ def test_exact_copies_are_found_and_collapsed_features_find_none():
     nothing = copy_detection(torch.ones(40, 8), ids, torch.ones(40, 8), ids)
     assert nothing["auc"] == 0.5
     assert nothing["average_precision"] == pytest.approx(nothing["chance"]) == 1 / 40
+
+
+def test_pixels_tell_the_planted_duplicates_of_the_pool_from_other_pairs():
+    pool = uncurated_pool(300)
+    index = torch.arange(300)
+    sources = torch.where(pool.duplicate_of >= 0, pool.duplicate_of, index)
+    pixels = pool.images.flatten(1).float() - 128
+    found = copy_detection(pixels, sources)
+    pairs = sum(int(n) * (int(n) - 1) for n in torch.bincount(sources))
+    assert found["chance"] == pytest.approx(pairs / (300 * 299))
+    assert found["auc"] > 0.9
+    assert found["average_precision"] > 20 * found["chance"]
+    shuffled = pixels[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
+    assert copy_detection(shuffled, sources)["auc"] < 0.7
 
 
 @pytest.mark.parametrize(("call", "message"), [
