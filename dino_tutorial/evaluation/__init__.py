@@ -1,6 +1,7 @@
 """What frozen features are worth, measured with baselines beside every number.
 
-Everything works on plain tensors; only `features` and `baselines` look at data sets.
+Everything works on plain tensors; only `features`, `baselines` and
+`robustness` look at data sets.
 """
 
 from dino_tutorial.evaluation.attention import (
