@@ -1,4 +1,4 @@
-"""Does the class token look at the object? Attention masks against true masks, and patch PCA.
+"""Does the class token look at the object? Attention masks against true masks.
 
 Two ways to give an image with several heads one score, and they are not the same question:
 
@@ -122,43 +122,3 @@ def center_box(size: tuple[int, int], area: float = 0.25) -> Tensor:
     top, left = ((side - inner) // 2 for side, inner in zip(size, sides, strict=True))
     box[top : top + sides[0], left : left + sides[1]] = True
     return box
-
-
-def patch_pca(patches: Tensor, n_components: int = 3, foreground: bool = True) -> Tensor:
-    """Principal components of patch features, in one basis common to all images.
-
-    With ``foreground`` a first analysis of all patches splits them by the sign of its first
-    component; the smaller side is taken as foreground, and the components returned are those of
-    the foreground alone, as in DINOv2's figure 1 (Oquab et al. 2024, section 7.5). The papers
-    choose signs by eye; here they are fixed: in each direction the largest loading is positive.
-
-    Args:
-        patches: (B, N, D).
-        n_components: n, at most D.
-        foreground: split as said; otherwise all patches count.
-
-    Returns:
-        (B, N, n) float32, centred and not rescaled; NaN on the background.
-    """
-    if patches.ndim != 3 or not 1 <= n_components <= patches.shape[-1]:
-        raise UserError(
-            f"patch_pca takes patches (B, N, D) and from 1 to D components, not "
-            f"{tuple(patches.shape)} and {n_components}"
-        )
-    points = patches.detach().flatten(0, 1).double()
-    kept = torch.ones(len(points), dtype=torch.bool, device=points.device)
-    if foreground:
-        positive = _principal_components(points, 1)[:, 0] > 0
-        kept = positive if positive.sum() * 2 <= len(points) else ~positive
-    result = points.new_full((len(points), n_components), float("nan"))
-    if kept.any():
-        result[kept] = _principal_components(points[kept], n_components)
-    return result.unflatten(0, patches.shape[:2]).float()
-
-
-def _principal_components(points: Tensor, n: int) -> Tensor:
-    """Coordinates (M, n) of centred points (M, D) along their directions of largest variance."""
-    centred = points - points.mean(dim=0)
-    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -n:].flip(1)  # (D, n)
-    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    return centred @ (directions * largest.sign())

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -71,6 +72,34 @@ def color_histogram(dataset: LabelledImages, bins: int = 8) -> Tensor:
         return (counts / cell.shape[1]).sqrt()
 
     return _in_chunks(dataset, describe)
+
+
+def patch_pixels(
+    images: Tensor,
+    patch_size: int,
+    *,
+    mean: Sequence[float] = CIFAR10_MEAN,
+    std: Sequence[float] = CIFAR10_STD,
+) -> Tensor:
+    """The normalised pixels of every patch, in place of a transformer's patch features.
+
+    Args:
+        images: uint8 (B, 3, H, W), sides multiples of the patch size.
+        patch_size: P in pixels.
+        mean, std: as for :func:`pixel_features`.
+
+    Returns:
+        (B, N, 3·P²) float32, patches row by row.
+
+    Raises:
+        UserError: if the sides are no multiples.
+    """
+    if images.shape[-2] % patch_size or images.shape[-1] % patch_size:
+        raise UserError(
+            f"images of {images.shape[-2]} by {images.shape[-1]} pixels cannot be cut into patches "
+            f"of {patch_size}: use sides that are multiples of it"
+        )
+    return F.unfold(normalize(images, mean, std), patch_size, stride=patch_size).transpose(1, 2)
 
 
 def evaluate_knn(

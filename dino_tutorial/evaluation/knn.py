@@ -118,7 +118,7 @@ def top_neighbours(features: Tensor, queries: Tensor, k: int) -> tuple[Tensor, T
     The similarity matrix is never held whole: queries are taken in chunks, so memory stays at
     64 MiB beside the features for any number of queries, and two queries work as well as 10,000.
     """
-    _check_features(features, queries)
+    check_features(features, queries)
     if not 1 <= k <= len(features):
         raise UserError(
             f"k = {k} neighbours from a bank of {len(features)} images: "
@@ -133,7 +133,7 @@ def top_neighbours(features: Tensor, queries: Tensor, k: int) -> tuple[Tensor, T
     return similarity, index
 
 
-def _check_features(features: Tensor, queries: Tensor) -> None:
+def check_features(features: Tensor, queries: Tensor) -> None:
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1]:
         raise UserError(
             "features and queries must be (N, D) and (n, D) with one D, not "

@@ -85,7 +85,7 @@ def linear_probe(
         UserError: if labels are missing, shapes do not fit, or the training set is too small to
             give up a validation part.
     """
-    n_classes = _check(train_x, train_y, test_x, test_y)
+    n_classes = check_split(train_x, train_y, test_x, test_y)
     n_validation = round(validation_fraction * len(train_x))
     if not 1 <= n_validation < len(train_x):
         raise UserError(
@@ -174,7 +174,7 @@ def _score(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return right * logits.isfinite().flatten(1).all(dim=1)
 
 
-def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> int:
+def check_split(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> int:
     """Return C after making sure that features and labels fit together."""
     for name, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
         if x.ndim != 2 or y.shape != (len(x),) or len(x) == 0:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from dino_tutorial.evaluation.pca import component_colors
 from dino_tutorial.plots.style import (
     WIDTH,
     DescribedFigure,
@@ -153,9 +154,8 @@ def patch_pca_pictures(
     together so that equal colours mean equal features. NaN marks background, drawn gray.
     """
     pictures = _pictures(images)
-    components = np.asarray(torch.as_tensor(components).detach().cpu(), dtype=float)
-    hidden = ~np.isfinite(components).all(axis=-1)
-    coloured = _to_unit_range(components, ~hidden)
+    coloured = component_colors(torch.as_tensor(components).detach().cpu().double()).numpy()
+    hidden = np.isnan(coloured).any(axis=-1)
     coloured[hidden] = 0.5
     columns = min(columns, len(pictures))
     figure, panels = _panels(2 * -(-len(pictures) // columns), columns, pictures[0].shape)
@@ -397,15 +397,6 @@ def _share_of_top_tenth(attention: Tensor) -> np.ndarray:
     flat = attention.flatten(2)
     top = flat.topk(max(1, round(flat.shape[-1] / 10)), dim=-1).values.sum(-1)
     return (top / flat.sum(-1).clamp_min(1e-12)).numpy()
-
-
-def _to_unit_range(components: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """Each channel from its 1st to its 99th percentile over the ``use``d patches to [0, 1]."""
-    if not use.any():
-        return np.full_like(components, 0.5)
-    low, high = np.percentile(components[use], [1, 99], axis=0)
-    span = np.where(high - low > 1e-12, high - low, 1.0)
-    return np.clip((np.nan_to_num(components) - low) / span, 0, 1)
 
 
 def _resize_mask(mask: Tensor, size: tuple[int, int]) -> np.ndarray:

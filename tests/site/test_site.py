@@ -114,4 +114,5 @@ def test_the_package_page_documents_the_public_names(pages):
     documented = {tag["id"] for tag in api.select("dt[id]")}
     public = {"losses.DINOLoss", "losses.byol_loss", "models.VisionTransformer", "models.DINOHead"}
     public |= {"training.cosine_schedule", "evaluation.knn_classify", "datasets.open_dataset"}
+    public |= {"evaluation.retrieval_map", "evaluation.propagate_labels", "datasets.Davis"}
     assert {f"dino_tutorial.{name}" for name in public} <= documented

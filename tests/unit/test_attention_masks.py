@@ -1,4 +1,4 @@
-"""Masks of known attention, Jaccard of known boxes, components of planted directions."""
+"""Masks of known attention, Jaccard of known boxes."""
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from dino_tutorial.evaluation import (
     center_box,
     cls_attention,
     jaccard,
-    patch_pca,
 )
 
 
@@ -101,62 +100,11 @@ def test_center_box():
     assert box[2:6, 3:9].all()
 
 
-def planted_patches(seed=0):
-    """Two images, a quarter of the patches far away and spread along three planted directions."""
-    generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(torch.randn(10, 10, generator=generator)).Q
-    inside = torch.zeros(2, 16, dtype=torch.bool)
-    inside[:, :4] = True
-    patches = 0.01 * torch.randn(2, 16, 10, generator=generator)
-    spread = torch.randn(8, 3, generator=generator) * torch.tensor([2.0, 1.0, 0.5])
-    patches[inside] += 30 * basis[0] + spread @ basis[1:4]
-    return patches, inside, spread
-
-
-def test_pca_finds_the_foreground_and_its_directions():
-    patches, inside, spread = planted_patches()
-    components = patch_pca(patches)
-    assert components.shape == (2, 16, 3)
-    assert torch.equal(components.isfinite().all(-1), inside)
-    found = components[inside]
-    centred = spread - spread.mean(0)
-    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
-    expected = left * values
-    for i in range(3):
-        sign = torch.sign(found[:, i] @ expected[:, i])
-        torch.testing.assert_close(found[:, i], sign * expected[:, i], atol=0.1, rtol=0.05)
-
-
-def test_pca_without_foreground_is_the_svd_of_all_patches():
-    patches = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(0))
-    components = patch_pca(patches, n_components=4, foreground=False)
-    points = patches.flatten(0, 1)
-    left, values, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
-    expected = (left * values)[:, :4]
-    torch.testing.assert_close(components.flatten(0, 1).abs(), expected.abs(), atol=1e-4, rtol=1e-4)
-
-
-def test_pca_is_one_basis_for_all_images():
-    patches = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(0))
-    patches[2] = patches[0]
-    components = patch_pca(patches, foreground=False)
-    torch.testing.assert_close(components[2], components[0])
-    shuffled = patch_pca(patches[[1, 2, 0]], foreground=False)
-    torch.testing.assert_close(shuffled, components[[1, 2, 0]], atol=1e-4, rtol=1e-4)
-
-
-def test_pca_of_collapsed_patches_is_all_background_or_zero():
-    components = patch_pca(torch.ones(2, 4, 5))
-    assert not (components.nan_to_num().abs() > 1e-6).any()
-
-
 @pytest.mark.parametrize("call", [
     lambda: attention_masks(torch.rand(1, 2, 7), (2, 3)),
     lambda: attention_masks(torch.rand(1, 2, 5, 5), (2, 3)),
     lambda: attention_masks(torch.rand(1, 2, 6), (2, 3), mass=0.0),
     lambda: attention_masks(torch.rand(1, 2, 6), (2, 3), mass=1.2),
-    lambda: patch_pca(torch.rand(2, 4, 2), n_components=3),
-    lambda: patch_pca(torch.rand(4, 5)),
 ])  # fmt: skip
 def test_mistakes_are_named(call):
     with pytest.raises(UserError):
