@@ -3,6 +3,8 @@
 import inspect
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from dino_tutorial.exercises import check, list_exercises
 from dino_tutorial.exercises.checking import RESULTS_FILE, judge
 from dino_tutorial.exercises.registry import CHAPTERS, EXERCISES
 
+TEACHING = Path(__file__).resolve().parents[2] / "book" / "teaching.md"
 WRONG = [
     pytest.param(exercise, mistake, form, id=f"{exercise.name}-{mistake.name}-{index}")
     for exercise in EXERCISES.values()
@@ -292,3 +295,20 @@ def test_the_list_names_every_exercise():
         for exercise in listed:
             assert exercise.call in str(listed) and exercise.task in listed._repr_markdown_()
             assert exercise.call.startswith(exercise.name + "(")
+
+
+def test_the_teachers_page_lists_the_exercises_by_chapter():
+    rows = re.findall(r"^\| ([a-z-]+) \| (`.+`) \|$", TEACHING.read_text("utf-8"), re.MULTILINE)
+    listed = {chapter: names.strip("`").split("`, `") for chapter, names in rows}
+    assert listed == {
+        chapter: [exercise.name for exercise in list_exercises(chapter)] for chapter in CHAPTERS
+    }
+
+
+def test_the_teachers_page_makes_a_notebook(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(import nbformat.+?)```", TEACHING.read_text("utf-8"), re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    text = (tmp_path / "hand-in.ipynb").read_text()
+    for exercise in list_exercises("centering-sharpening"):
+        assert f"def {exercise.call}:" in text
