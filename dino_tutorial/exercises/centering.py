@@ -30,46 +30,51 @@ def _teacher_probabilities(
     center: Tensor,
     teacher_temp: float,
     *,
-    stop: bool = True,
     own_mean: bool = False,
     log: bool = False,
     **changes: Any,
 ) -> Tensor:
-    logits = teacher_logits.detach() if stop else teacher_logits
     if own_mean:
-        center = logits.mean(dim=(0, 1))
-    answer = distillation.teacher_probabilities(logits, center, teacher_temp, **changes)
+        center = teacher_logits.mean(dim=(0, 1))
+    answer = distillation.teacher_probabilities(teacher_logits, center, teacher_temp, **changes)
     return answer.log() if log else answer
 
 
 def _observe_answer(answer: Answer) -> Observation:
     seen = {}
     for batch, prototypes, temp in ((4, 5, 0.04), (3, 7, 0.07)):
-        logits = randn(2, batch, prototypes, seed=batch, scale=0.1, grad=True)
-        p = as_tensor(answer(logits, randn(1, prototypes, seed=batch + 1, scale=0.1), temp))
-        if p.requires_grad:
-            raise Mistaken("no-stop-gradient")
-        seen[f"the answer at temperature {temp}"] = p
+        logits = randn(2, batch, prototypes, seed=batch, scale=0.1)
+        center = randn(1, prototypes, seed=batch + 1, scale=0.1)
+        seen[f"the answer at temperature {temp}"] = answer.tensor(logits, center, temp)
     return seen
+
+
+def _graph_of_answer(answer: Answer) -> str | None:
+    return _graph(answer(randn(2, 3, 4, seed=1, grad=True), torch.zeros(1, 4), 0.04))
+
+
+def _graph_of_center(answer: Answer) -> str | None:
+    return _graph(answer(torch.zeros(1, 4), randn(2, 3, 4, seed=1, grad=True), 0.9))
+
+
+def _graph(result: Tensor) -> str | None:
+    """What to say about a result that no gradient should leave."""
+    if not result.requires_grad:
+        return None
+    return "the result carries a gradient if the logits do, so call it under `torch.no_grad()`"
 
 
 TEACHER_PROBABILITIES = Exercise(
     name="teacher_probabilities",
     chapter="centering-sharpening",
     call="teacher_probabilities(teacher_logits, center, teacher_temp)",
-    task="(2, B, K), (1, K) and τ_t to the centred and sharpened answers (2, B, K), without a "
-    "gradient.",
+    task="(2, B, K), (1, K) and τ_t to the centred and sharpened answers (2, B, K).",
     solution=_package_answer,
     variant=_teacher_probabilities,
     observe=_observe_answer,
-    checked="the probabilities at two temperatures, and that no gradient flows",
+    remark=_graph_of_answer,
+    checked="the probabilities at two temperatures",
     mistakes=(
-        Mistake(
-            "no-stop-gradient",
-            "the stop-gradient is missing: the result still carries a gradient; compute it under "
-            "`torch.no_grad()` or `.detach()` it",
-            {"stop": False},
-        ),
         Mistake(
             "center-not-subtracted",
             "the center is not subtracted from the logits",
@@ -131,16 +136,14 @@ def _package_center(center: Tensor, teacher_logits: Tensor, momentum: float) -> 
 
 def _center_update(
     center: Tensor,
-    teacher_logits: Tensor,
+    logits: Tensor,
     momentum: float,
     *,
     swap: bool = False,
     forget: bool = False,
     mean: str = "all",
     sign: int = 1,
-    stop: bool = True,
 ) -> Tensor:
-    logits = teacher_logits.detach() if stop else teacher_logits
     keep = 1 - momentum if swap else 0.0 if forget else momentum
     batch = {
         "all": logits.mean(dim=(0, 1), keepdim=True),
@@ -157,11 +160,8 @@ def _center_update(
 def _observe_center(answer: Answer) -> Observation:
     seen = {}
     for batch, prototypes, momentum in ((4, 5, 0.9), (3, 7, 0.6)):
-        logits = randn(2, batch, prototypes, seed=batch, grad=True) + 1
-        center = randn(1, prototypes, seed=batch + 1)
-        moved = as_tensor(answer(center.clone(), logits, momentum, in_place=True))
-        if moved.requires_grad:
-            raise Mistaken("no-stop-gradient")
+        logits, center = randn(2, batch, prototypes, seed=batch) + 1, randn(1, prototypes, seed=9)
+        moved = as_tensor(answer(center, logits, momentum, in_place=True)).detach()
         if moved.numel() == prototypes:  # (K,) will do as well as (1, K)
             moved = moved.reshape(1, prototypes)
         seen[f"the center for momentum {momentum}"] = moved
@@ -176,14 +176,9 @@ CENTER_UPDATE = Exercise(
     solution=_package_center,
     variant=_center_update,
     observe=_observe_center,
-    checked="the next center for two momenta, and that it carries no gradient",
+    remark=_graph_of_center,
+    checked="the next center for two momenta",
     mistakes=(
-        Mistake(
-            "no-stop-gradient",
-            "the new center carries a gradient, so that every step keeps the graphs of all "
-            "before it; compute it under `torch.no_grad()`",
-            {"stop": False},
-        ),
         Mistake(
             "wrong-way-round",
             "the average is the wrong way round: the momentum is the share of the old center",
@@ -251,8 +246,8 @@ class _Loss(nn.Module):
     ):
         super().__init__()
         self.student_temp, self.center_momentum = student_temp, center_momentum
-        self.when, self.loss = when, loss
-        self.update = {"stop": not keep_graph, "swap": swap, "mean": mean}
+        self.when, self.keep_graph, self.loss = when, keep_graph, loss
+        self.update = {"swap": swap, "mean": mean}
         zeros = torch.zeros(1, out_dim)
         if kept_as == "buffer":
             self.register_buffer("center", zeros)
@@ -281,7 +276,8 @@ class _Loss(nn.Module):
         return loss
 
     def _move(self, teacher_logits: Tensor) -> None:
-        moved = _center_update(self.center, teacher_logits, self.center_momentum, **self.update)
+        logits = teacher_logits if self.keep_graph else teacher_logits.detach()
+        moved = _center_update(self.center, logits, self.center_momentum, **self.update)
         if isinstance(self.center, nn.Parameter):
             self.center.data = moved.data
         else:
