@@ -4,6 +4,7 @@ import difflib
 import json
 import linecache
 import os
+import re
 import sysconfig
 import traceback
 import warnings
@@ -191,7 +192,8 @@ def _sentence(exercise: Exercise, name: str) -> str:
 def _crash(error: BaseException) -> str:
     """An exception as one sentence, with the line of the reader's code that it came from."""
     lines = str(error).strip().splitlines() or [""]
-    said = f"{type(error).__name__}: {lines[0][:200]}".rstrip(" :.")
+    first = re.sub(r" at 0x[0-9a-f]+", "", lines[0][:200])  # the same words each time
+    said = f"{type(error).__name__}: {first}".rstrip(" :.")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -25,7 +25,6 @@ class Mistaken(Exception):
         self.name, self.says = name, says
 
 
-@dataclass(frozen=True)
 class Mistake:
     """A wrong answer that is known, and the sentence that names it.
 
@@ -36,13 +35,8 @@ class Mistake:
             if the same mistake can be made in several ways.
     """
 
-    name: str
-    says: str
-    forms: tuple[dict[str, Any], ...]
-
     def __init__(self, name: str, says: str, *forms: dict[str, Any]):
-        for attribute, value in (("name", name), ("says", says), ("forms", forms)):
-            object.__setattr__(self, attribute, value)
+        self.name, self.says, self.forms = name, says, forms
 
 
 @dataclass(frozen=True, eq=False)
