@@ -40,7 +40,9 @@ def _byol_loss(
         "root": squared.sum(dim=-1).sqrt(),
         "half": 1 - cosine,
         "cosine": cosine,
-        "negative": -2 * cosine,
+        "no constant": -2 * cosine,
+        "negative": -cosine,
+        "product": 2 - 2 * cosine,
     }[form]
     return {"batch": each.mean(), "sum": each.sum(), "all": squared.mean()}[reduce]
 
@@ -84,6 +86,7 @@ BYOL_LOSS = Exercise(
             "not-normalised",
             "the vectors are not scaled to length one (L2-normalised) before they are compared",
             {"scaled": ()},
+            {"scaled": (), "form": "product"},
         ),
         Mistake(
             "one-normalised",
@@ -108,6 +111,12 @@ BYOL_LOSS = Exercise(
             "constant-missing",
             "the constant 2 of 2 − 2 cos is missing: it trains alike, but the loss is no squared "
             "distance and 0 is not its end",
+            {"form": "no constant"},
+        ),
+        Mistake(
+            "negative-cosine",
+            "this is −cos, SimSiam's loss: half of BYOL's, and without its constant; the loss is "
+            "2 − 2 cos",
             {"form": "negative"},
         ),
         Mistake("half", "the loss is 1 − cos here, half of 2 − 2 cos", {"form": "half"}),

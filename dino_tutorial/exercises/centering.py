@@ -30,12 +30,9 @@ def _teacher_probabilities(
     center: Tensor,
     teacher_temp: float,
     *,
-    own_mean: bool = False,
     log: bool = False,
     **changes: Any,
 ) -> Tensor:
-    if own_mean:
-        center = teacher_logits.mean(dim=(0, 1))
     answer = distillation.teacher_probabilities(teacher_logits, center, teacher_temp, **changes)
     return answer.log() if log else answer
 
@@ -99,7 +96,7 @@ TEACHER_PROBABILITIES = Exercise(
         Mistake(
             "batch-mean",
             "the mean of this batch is subtracted; use the running `center` that is handed in",
-            {"own_mean": True},
+            {"centred": "by batch"},
         ),
         Mistake(
             "temperature-multiplied",
@@ -261,7 +258,7 @@ class _Loss(nn.Module):
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, teacher_temp: float
     ) -> Tensor:
-        if self.when == "before":
+        if self.when == "always before" or (self.when == "before" and self.training):
             self._move(teacher_logits)
         loss = distillation.dino_loss(
             student_logits,
@@ -296,10 +293,13 @@ def _observe_class(answer: Answer) -> Observation:
         if step == 3:
             criterion.eval()
         loss = as_tensor(criterion(s, t, 0.04))
+        if loss.numel() != 1:
+            says = f"the loss has to be one number, and it has shape {tuple(loss.shape)}"
+            raise Mistaken("not-a-scalar", says)
         if criterion.center.requires_grad:
             raise Mistaken("center-in-graph")
         state = "evaluation" if step == 3 else "training"
-        seen[f"the loss of step {step} ({state})"] = loss.detach().reshape(-1)
+        seen[f"the loss of step {step} ({state})"] = loss.detach().reshape(())
         center = criterion.center.detach().clone()
         if center.numel() == prototypes:
             center = center.reshape(1, prototypes)
@@ -340,6 +340,7 @@ DINO_LOSS_CLASS = Exercise(
             "the center is updated before the loss; a step uses the center that it found, and "
             "moves it afterwards",
             {"when": "before"},
+            {"when": "always before"},
         ),
         Mistake(
             "center-never-moves",

@@ -167,6 +167,8 @@ def teacher_probabilities(
         return ((logits + shift) / scale).softmax(dim=axis)
     if centred == "scaled":
         return (logits / scale + shift).softmax(dim=axis)
+    if centred == "by batch":
+        return ((logits - logits.mean(dim=(0, 1))) / scale).softmax(dim=axis)
     return (logits / scale).softmax(dim=axis) + shift
 
 
@@ -198,8 +200,10 @@ def dino_loss(
         teacher_temp = student_temp
     if temps == "multiplied":
         student_temp, teacher_temp = 1 / student_temp, 1 / teacher_temp
-    if temps == "teacher only":
+    if temps in ("teacher only", "none"):
         student_temp = 1.0
+    if temps in ("student only", "none"):
+        teacher_temp = 1.0
     if stop:
         teacher_logits = teacher_logits.detach()
     p = teacher_probabilities(
@@ -218,6 +222,7 @@ def dino_loss(
     terms = {
         "cross": lambda: p * log_q,
         "softmax twice": lambda: p * log_q,
+        "kl": lambda: p * (log_q - p.log()),
         "swapped": lambda: log_q.exp() * p.log(),
         "squared": lambda: -(p - log_q.exp()).square(),
     }[form]()
@@ -225,7 +230,14 @@ def dino_loss(
     each = each.mean(dim=-1) if reduce == "batch" else each.sum(dim=-1)  # (2, V)
     views = len(student_logits)
     kept = pair_mask(pairs, views)
-    divisor = {"pairs": kept.sum(), "nothing": 1, "views": views, "right": 2 * views - 2}
+    divisor = {
+        "pairs": kept.sum(),
+        "nothing": 1,
+        "2V - 2": 2 * views - 2,
+        "2V": 2 * views,
+        "V": views,
+        "V - 1": views - 1,
+    }
     return sign * each[kept].sum() / divisor[divide_by]
 
 
@@ -272,7 +284,7 @@ LOSS_MISTAKES = (
         "pairs of a view with itself are kept; the global crop g of the student is not compared "
         "with the teacher's answer to g",
         {"pairs": "all"},
-        {"pairs": "all", "divide_by": "right"},
+        {"pairs": "all", "divide_by": "2V - 2"},
     ),
     Mistake(
         "only-same-view",
@@ -312,6 +324,16 @@ LOSS_MISTAKES = (
         {"centred": "scaled"},
     ),
     Mistake(
+        "center-from-probabilities",
+        "the center is subtracted from the probabilities; it belongs to the logits",
+        {"centred": "probabilities"},
+    ),
+    Mistake(
+        "batch-mean",
+        "the mean of this batch is subtracted; use the running center",
+        {"centred": "by batch"},
+    ),
+    Mistake(
         "student-centred",
         "the center is subtracted from the student's logits too; only the teacher is centred",
         {"student_center": True},
@@ -329,8 +351,15 @@ LOSS_MISTAKES = (
     ),
     Mistake(
         "not-sharpened",
-        "the teacher uses the student's temperature, so that nothing sharpens its answer",
+        "the teacher's logits are not divided by its own, lower temperature, so that nothing "
+        "sharpens its answer",
         {"temps": "equal"},
+        {"temps": "student only"},
+    ),
+    Mistake(
+        "temperatures-missing",
+        "the temperatures are not used; divide the logits by them",
+        {"temps": "none"},
     ),
     Mistake(
         "student-temperature-missing",
@@ -361,6 +390,12 @@ LOSS_MISTAKES = (
         {"form": "softmax twice"},
     ),
     Mistake(
+        "kl",
+        "this is the KL divergence: the gradient is the same, but DINO's loss has the teacher's "
+        "entropy on top",
+        {"form": "kl"},
+    ),
+    Mistake(
         "squared-error",
         "this is the squared difference of the probabilities; DINO's loss is their cross-entropy",
         {"form": "squared"},
@@ -372,8 +407,10 @@ LOSS_MISTAKES = (
     ),
     Mistake(
         "wrong-divisor",
-        "the sum over pairs is divided by the number of views; there are 2V − 2 pairs",
-        {"divide_by": "views"},
+        "the sum over pairs is divided by another number than that of the pairs, 2V − 2",
+        {"divide_by": "V"},
+        {"divide_by": "2V"},
+        {"divide_by": "V - 1"},
     ),
     Mistake(
         "summed-over-batch",

@@ -149,6 +149,8 @@ def as_tensor(value: Any) -> Tensor:
     """A number, an array, a list of numbers or a tensor, as a tensor."""
     if value is None:
         raise Mistaken("none", "it returns None; does it end with `return`?")
+    if isinstance(value, Tensor) and value.is_complex():
+        raise Mistaken("complex", "it returns complex numbers")
     if isinstance(value, Tensor):
         return value
     try:

@@ -7,7 +7,15 @@ import torch
 from torch import Generator, Tensor
 
 from dino_tutorial.exercises.distillation import pair_mask
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Mistaken, Observation, randn
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    as_tensor,
+    randn,
+)
 
 
 def _crop_pairs(
@@ -200,7 +208,7 @@ def _observe_split(answer: Answer) -> Observation:
         if not isinstance(parts, tuple | list) or len(parts) != 2:
             raise Mistaken("not-two", "it has to return two numbers: (local part, global part)")
         for name, part in zip(("local", "global"), parts, strict=True):
-            seen[f"the {name} part for V = {views}"] = torch.as_tensor(part).detach()
+            seen[f"the {name} part for V = {views}"] = as_tensor(part).detach()
     return seen
 
 

@@ -148,7 +148,7 @@ def _ema_update(
     swap: bool = False,
     ignore: bool = False,
     parameters: bool = True,
-    buffers: bool = True,
+    buffers: str = "averaged",
     counter: str = "copied",
     nothing: bool = False,
     into: str = "teacher",
@@ -157,11 +157,13 @@ def _ema_update(
 ) -> None:
     keep = 1 - momentum if swap else 0.0 if ignore else momentum
     pairs = list(zip(teacher.parameters(), student.parameters(), strict=True)) * parameters
-    pairs += list(zip(teacher.buffers(), student.buffers(), strict=True)) * buffers
+    if buffers != "kept":
+        pairs += list(zip(teacher.buffers(), student.buffers(), strict=True))
     for ours, theirs in pairs:
         if into == "student":
             ours, theirs = theirs, ours
-        new = keep * ours + (1 - keep) * theirs
+        copied = buffers == "copied" and not isinstance(ours, nn.Parameter)
+        new = theirs if copied else keep * ours + (1 - keep) * theirs
         if nothing:
             ours = new  # a new name for a new tensor; the network keeps its own
         elif share:
@@ -244,7 +246,7 @@ EMA_UPDATE = Exercise(
             "the teacher does not change: `t = …` in a loop only gives a new tensor a name; use "
             "`t.copy_(…)` or `t.lerp_(…)`",
             {"nothing": True},
-            {"parameters": False, "buffers": False},
+            {"parameters": False, "buffers": "kept"},
         ),
         Mistake(
             "copied",
@@ -256,7 +258,12 @@ EMA_UPDATE = Exercise(
             "buffers-forgotten",
             "the buffers are forgotten: `parameters()` leaves out batch normalisation's running "
             "statistics, which evaluation uses",
-            {"buffers": False},
+            {"buffers": "kept"},
+        ),
+        Mistake(
+            "buffers-copied",
+            "the buffers are copied from the student; average them like the weights",
+            {"buffers": "copied"},
         ),
         Mistake(
             "only-buffers",
