@@ -143,14 +143,14 @@ def _center_update(
 ) -> Tensor:
     keep = 1 - momentum if swap else 0.0 if forget else momentum
     batch = {
-        "all": logits.mean(dim=(0, 1), keepdim=True),
-        "one view": logits[:1].mean(dim=1, keepdim=True),
-        "batch": logits.mean(dim=1, keepdim=True),
-        "sum": logits.sum(dim=(0, 1), keepdim=True),
-        "view sum": logits.mean(dim=1, keepdim=True).sum(dim=0, keepdim=True),
-        "scalar": logits.mean().expand(1, 1, logits.shape[-1]),
-        "probabilities": logits.softmax(dim=-1).mean(dim=(0, 1), keepdim=True),
-    }[mean]
+        "all": lambda: logits.mean(dim=(0, 1), keepdim=True),
+        "one view": lambda: logits[:1].mean(dim=1, keepdim=True),
+        "batch": lambda: logits.mean(dim=1, keepdim=True),
+        "sum": lambda: logits.sum(dim=(0, 1), keepdim=True),
+        "view sum": lambda: logits.mean(dim=1, keepdim=True).sum(dim=0, keepdim=True),
+        "scalar": lambda: logits.mean().expand(1, 1, logits.shape[-1]),
+        "probabilities": lambda: logits.softmax(dim=-1).mean(dim=(0, 1), keepdim=True),
+    }[mean]()
     return (keep * center + sign * (1 - keep) * batch).squeeze(0)
 
 

@@ -1,5 +1,7 @@
 """From distillation to DINO's loss: soft targets, then every pair of different views."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -137,6 +139,7 @@ SOFT_CROSS_ENTROPY = Exercise(
 )
 
 
+@cache
 def pair_mask(pairs: str, views: int) -> Tensor:
     """(2, V): which pairs (teacher view g, student view v) count."""
     g, v = torch.arange(2)[:, None], torch.arange(views)[None]
