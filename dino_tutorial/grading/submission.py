@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +19,7 @@ GIB = 2**30
 RESULTS_FILE = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where verdicts go
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 GLANCE = 0.25  # seconds between two looks at time and memory
-MOST_CHECKS = 10_000
+MOST_TEXT = 2**20  # characters that are read of what a submission leaves
 
 
 @dataclass
@@ -78,16 +77,23 @@ def read_checks(path: Path) -> tuple[dict[str, bool], dict[str, str]]:
     """The recorded verdicts as exercise → passed at least once, exercise → last mistake."""
     scores: dict[str, bool] = {}
     mistakes: dict[str, str] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for line in islice(lines, MOST_CHECKS):
+    for line in _read(path).splitlines():
         try:
             row = json.loads(line)
-            exercise, passed, mistake = row["exercise"], row["passed"], row["mistake"]
-        except (ValueError, TypeError, KeyError):  # cut off when the process was ended
-            continue
+            exercise, passed, mistake = str(row["exercise"]), row["passed"], str(row["mistake"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # cut off when the process was ended, or written by somebody else
         scores[exercise] = passed is True or scores.get(exercise, False)
-        mistakes[exercise] = str(mistake)
+        mistakes[exercise] = mistake
     return scores, {name: mistakes[name] for name, passed in scores.items() if not passed}
+
+
+def _read(path: Path) -> str:
+    """What is in a file that a submission could have put anything in place of."""
+    if not path.is_file():  # a pipe would keep us waiting
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(MOST_TEXT)
 
 
 def _run(folder: Path, timeout: float, memory: float) -> tuple[str, str]:
@@ -116,16 +122,16 @@ def _run(folder: Path, timeout: float, memory: float) -> tuple[str, str]:
 def _reply(folder: Path, exit_code: int) -> tuple[str, str]:
     """What the worker said, if it got that far."""
     try:
-        reply = json.loads((folder / "reply").read_text(encoding="utf-8"))
+        reply = json.loads(_read(folder / "reply"))
         return str(reply["status"]), str(reply["reason"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return "crashed", f"its process ended without an answer, with exit code {exit_code}"
 
 
 def _where(folder: Path) -> str:
     """The code cell that ran last."""
-    with contextlib.suppress(OSError, ValueError):
-        return f", in code cell {int((folder / 'cell').read_text())}"
+    with contextlib.suppress(ValueError):
+        return f", in code cell {int(_read(folder / 'cell'))}"
     return ", before its first cell"
 
 
