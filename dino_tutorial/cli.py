@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_folder", metavar="RUN", type=Path)
     report.set_defaults(run=_report)
 
+    grade = commands.add_parser("grade", help="run submitted notebooks, grade their exercises")
+    grade.add_argument("folder", metavar="FOLDER", type=Path, help="searched for *.ipynb")
+    grade.add_argument("--out", type=Path, default=Path("grades.csv"), help="(default: grades.csv)")
+    grade.add_argument("--timeout", type=float, default=120, help="seconds each (default: 120)")
+    grade.add_argument("--memory", type=float, default=4, help="GiB each (default: 4)")
+    grade.set_defaults(run=_grade)
+
     settings = commands.add_parser("settings", help="print a preset's complete settings")
     settings.add_argument("method")
     settings.add_argument("--preset", default="laptop")
@@ -153,6 +160,16 @@ def _report(options: argparse.Namespace) -> int:
     from dino_tutorial.runs import load_run
 
     print(report_again(load_run(options.run_folder)))
+    return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from dino_tutorial.grading import grade_folder
+
+    graded = grade_folder(options.folder, options.out, options.timeout, options.memory)
+    for one in graded:
+        print(f"{one.submission:<40} {one.score:>3}  {one.status:<11}{one.reason}")
+    print(f"grades of {len(graded)} notebooks written to {options.out}")
     return 0
 
 

@@ -1,0 +1,469 @@
+"""Centering and sharpening: the teacher's answer, the center, both in a loss; Sinkhorn–Knopp."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dino_tutorial.exercises import distillation
+from dino_tutorial.exercises.distillation import LOSS_MISTAKES
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    as_tensor,
+    randn,
+)
+from dino_tutorial.losses import DINOLoss
+
+
+def _package_answer(teacher_logits: Tensor, center: Tensor, teacher_temp: float) -> Tensor:
+    criterion = DINOLoss(center.shape[-1])
+    criterion.center.copy_(center)
+    return criterion.teacher_probabilities(teacher_logits, teacher_temp)
+
+
+def _teacher_probabilities(
+    teacher_logits: Tensor,
+    center: Tensor,
+    teacher_temp: float,
+    *,
+    log: bool = False,
+    **changes: Any,
+) -> Tensor:
+    answer = distillation.teacher_probabilities(teacher_logits, center, teacher_temp, **changes)
+    return answer.log() if log else answer
+
+
+def _observe_answer(answer: Answer) -> Observation:
+    seen = {}
+    for batch, prototypes, temp in ((4, 5, 0.04), (3, 7, 0.07)):
+        logits = randn(2, batch, prototypes, seed=batch, scale=0.1)
+        center = randn(1, prototypes, seed=batch + 1, scale=0.1)
+        seen[f"the answer at temperature {temp}"] = answer.tensor(logits, center, temp)
+    return seen
+
+
+def _graph_of_answer(answer: Answer) -> str | None:
+    return _graph(answer(randn(2, 3, 4, seed=1, grad=True), torch.zeros(1, 4), 0.04))
+
+
+def _graph_of_center(answer: Answer) -> str | None:
+    return _graph(answer(torch.zeros(1, 4), randn(2, 3, 4, seed=1, grad=True), 0.9))
+
+
+def _graph(result: Tensor) -> str | None:
+    """What to say about a result that no gradient should leave."""
+    if not result.requires_grad:
+        return None
+    return "the result carries a gradient if the logits do, so call it under `torch.no_grad()`"
+
+
+TEACHER_PROBABILITIES = Exercise(
+    name="teacher_probabilities",
+    chapter="centering-sharpening",
+    call="teacher_probabilities(teacher_logits, center, teacher_temp)",
+    task="(2, B, K), (1, K) and τ_t to the centred and sharpened answers (2, B, K).",
+    solution=_package_answer,
+    variant=_teacher_probabilities,
+    observe=_observe_answer,
+    remark=_graph_of_answer,
+    checked="the probabilities at two temperatures",
+    mistakes=(
+        Mistake(
+            "center-not-subtracted",
+            "the center is not subtracted from the logits",
+            {"center_sign": 0},
+        ),
+        Mistake(
+            "center-added",
+            "the center is added to the logits; subtract it",
+            {"center_sign": 1},
+        ),
+        Mistake(
+            "center-after-temperature",
+            "the center is subtracted after the division by the temperature; it is a mean of "
+            "logits, so subtract first: (t − c) / τ",
+            {"centred": "scaled"},
+        ),
+        Mistake(
+            "center-from-probabilities",
+            "the center is subtracted from the probabilities; it belongs to the logits",
+            {"centred": "probabilities"},
+        ),
+        Mistake(
+            "batch-mean",
+            "the mean of this batch is subtracted; use the running `center` that is handed in",
+            {"centred": "by batch"},
+        ),
+        Mistake(
+            "temperature-multiplied",
+            "the logits are multiplied by the temperature, which flattens the answer; divide them",
+            {"scale": "multiply"},
+        ),
+        Mistake(
+            "not-sharpened",
+            "the logits are not divided by the temperature",
+            {"scale": "no"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the softmax runs over the batch or the views; the K prototypes of one answer have to "
+            "sum to 1, `dim=-1`",
+            {"axis": 1},
+            {"axis": 0},
+        ),
+        Mistake(
+            "logarithms",
+            "these are logarithms of probabilities; the teacher gives probabilities",
+            {"log": True},
+        ),
+    ),
+)
+
+
+def _package_center(center: Tensor, teacher_logits: Tensor, momentum: float) -> Tensor:
+    criterion = DINOLoss(center.shape[-1], center_momentum=momentum)
+    criterion.center.copy_(center)
+    criterion.update_center(teacher_logits.mean(dim=(0, 1)))
+    return criterion.center
+
+
+def _center_update(
+    center: Tensor,
+    logits: Tensor,
+    momentum: float,
+    *,
+    swap: bool = False,
+    forget: bool = False,
+    mean: str = "all",
+    sign: int = 1,
+) -> Tensor:
+    keep = 1 - momentum if swap else 0.0 if forget else momentum
+    batch = {
+        "all": lambda: logits.mean(dim=(0, 1), keepdim=True),
+        "one view": lambda: logits[:1].mean(dim=1, keepdim=True),
+        "batch": lambda: logits.mean(dim=1, keepdim=True),
+        "sum": lambda: logits.sum(dim=(0, 1), keepdim=True),
+        "view sum": lambda: logits.mean(dim=1, keepdim=True).sum(dim=0, keepdim=True),
+        "scalar": lambda: logits.mean().expand(1, 1, logits.shape[-1]),
+        "probabilities": lambda: logits.softmax(dim=-1).mean(dim=(0, 1), keepdim=True),
+    }[mean]()
+    return (keep * center + sign * (1 - keep) * batch).squeeze(0)
+
+
+def _observe_center(answer: Answer) -> Observation:
+    seen = {}
+    for batch, prototypes, momentum in ((4, 5, 0.9), (3, 7, 0.6)):
+        logits, center = randn(2, batch, prototypes, seed=batch) + 1, randn(1, prototypes, seed=9)
+        moved = as_tensor(answer(center, logits, momentum, in_place=True)).detach()
+        if moved.numel() == prototypes:  # (K,) will do as well as (1, K)
+            moved = moved.reshape(1, prototypes)
+        seen[f"the center for momentum {momentum}"] = moved
+    return seen
+
+
+CENTER_UPDATE = Exercise(
+    name="center_update",
+    chapter="centering-sharpening",
+    call="center_update(center, teacher_logits, momentum)",
+    task="(1, K), (2, B, K) and a momentum to the next center (1, K).",
+    solution=_package_center,
+    variant=_center_update,
+    observe=_observe_center,
+    remark=_graph_of_center,
+    checked="the next center for two momenta",
+    mistakes=(
+        Mistake(
+            "wrong-way-round",
+            "the average is the wrong way round: the momentum is the share of the old center",
+            {"swap": True},
+        ),
+        Mistake(
+            "old-center-forgotten",
+            "the old center is forgotten; keep `momentum` of it",
+            {"forget": True},
+        ),
+        Mistake(
+            "one-view",
+            "the mean is taken over one view only; both global views count",
+            {"mean": "one view"},
+        ),
+        Mistake(
+            "per-view",
+            "each view gets a center of its own; take the mean over views and batch, `dim=(0, 1)`",
+            {"mean": "batch"},
+        ),
+        Mistake(
+            "summed",
+            "the logits are summed over the batch; take their mean",
+            {"mean": "sum"},
+        ),
+        Mistake(
+            "views-summed",
+            "the two views are added; take their mean",
+            {"mean": "view sum"},
+        ),
+        Mistake(
+            "prototypes-averaged",
+            "the mean is taken over the prototypes too; each prototype has its own entry",
+            {"mean": "scalar"},
+        ),
+        Mistake(
+            "probabilities",
+            "this averages probabilities; the center is a mean of logits",
+            {"mean": "probabilities"},
+        ),
+        Mistake(
+            "subtracted",
+            "the mean of the batch is subtracted; the center moves towards it",
+            {"sign": -1},
+        ),
+    ),
+)
+
+
+class _Loss(nn.Module):
+    """A DINO loss with its own center, and the known ways to get it wrong."""
+
+    def __init__(
+        self,
+        out_dim: int,
+        student_temp: float,
+        center_momentum: float,
+        *,
+        when: str = "after",
+        kept_as: str = "buffer",
+        keep_graph: bool = False,
+        swap: bool = False,
+        mean: str = "all",
+        **loss: Any,
+    ):
+        super().__init__()
+        self.student_temp, self.center_momentum = student_temp, center_momentum
+        self.when, self.keep_graph, self.loss = when, keep_graph, loss
+        self.update = {"swap": swap, "mean": mean}
+        zeros = torch.zeros(1, out_dim)
+        if kept_as == "buffer":
+            self.register_buffer("center", zeros)
+        elif kept_as == "unsaved":
+            self.register_buffer("center", zeros, persistent=False)
+        elif kept_as == "parameter":
+            self.center = nn.Parameter(zeros)
+        else:
+            self.center = zeros
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, teacher_temp: float
+    ) -> Tensor:
+        if self.when == "always before" or (self.when == "before" and self.training):
+            self._move(teacher_logits)
+        loss = distillation.dino_loss(
+            student_logits,
+            teacher_logits,
+            self.center,
+            self.student_temp,
+            teacher_temp,
+            **self.loss,
+        )
+        if self.when == "always" or (self.when == "after" and self.training):
+            self._move(teacher_logits)
+        return loss
+
+    def _move(self, teacher_logits: Tensor) -> None:
+        logits = teacher_logits if self.keep_graph else teacher_logits.detach()
+        moved = _center_update(self.center, logits, self.center_momentum, **self.update)
+        if isinstance(self.center, nn.Parameter):
+            self.center.data = moved.data
+        else:
+            self.center = moved
+
+
+def _observe_class(answer: Answer) -> Observation:
+    prototypes = 6
+    criterion = answer(prototypes, 0.1, 0.6)
+    mean = randn(prototypes, seed=5, scale=0.2)
+    _check_center(criterion, prototypes)
+    seen = {}
+    for step, views in enumerate((3, 4, 4), start=1):
+        s = randn(views, 3, prototypes, seed=step, scale=0.1, grad=True)
+        t = (mean + randn(2, 3, prototypes, seed=step + 10, scale=0.1)).requires_grad_()
+        if step == 3:
+            criterion.eval()
+        loss = as_tensor(criterion(s, t, 0.04))
+        if loss.numel() != 1:
+            says = f"the loss has to be one number, and it has shape {tuple(loss.shape)}"
+            raise Mistaken("not-a-scalar", says)
+        if criterion.center.requires_grad:
+            raise Mistaken("center-in-graph")
+        state = "evaluation" if step == 3 else "training"
+        seen[f"the loss of step {step} ({state})"] = loss.detach().reshape(())
+        center = criterion.center.detach().clone()
+        if center.numel() == prototypes:
+            center = center.reshape(1, prototypes)
+        seen[f"the center after step {step} ({state})"] = center
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss.sum(), t, allow_unused=True)
+            if gradient is not None and gradient.abs().max() > 0:
+                raise Mistaken("no-stop-gradient")
+    return seen
+
+
+def _check_center(criterion: Any, prototypes: int) -> None:
+    if not isinstance(criterion, nn.Module):
+        raise Mistaken("not-a-module", "it has to make an `nn.Module`, with a `forward`")
+    center = getattr(criterion, "center", None)
+    if not isinstance(center, Tensor) or center.numel() != prototypes:
+        raise Mistaken("no-center", "it needs an attribute `center` of shape (1, K), zeros first")
+    if isinstance(center, nn.Parameter):
+        raise Mistaken("center-is-a-parameter")
+    if "center" not in criterion.state_dict():
+        raise Mistaken("center-not-saved")
+
+
+DINO_LOSS_CLASS = Exercise(
+    name="DINOLoss",
+    chapter="training-dino",
+    call="DINOLoss(out_dim, student_temp, center_momentum)",
+    task="a class: an `nn.Module` with `center` (1, K) and `forward(student_logits, "
+    "teacher_logits, teacher_temp)` to the loss; the center moves in training mode only, after "
+    "the loss.",
+    solution=DINOLoss,
+    variant=_Loss,
+    observe=_observe_class,
+    checked="loss and center over two training steps and one in evaluation mode",
+    mistakes=(
+        Mistake(
+            "center-before-loss",
+            "the center is updated before the loss; a step uses the center that it found, and "
+            "moves it afterwards",
+            {"when": "before"},
+            {"when": "always before"},
+        ),
+        Mistake(
+            "center-never-moves",
+            "the center never moves; update it after the loss in training mode",
+            {"when": "never"},
+        ),
+        Mistake(
+            "center-moves-in-evaluation",
+            "the center moves in evaluation mode too; look at `self.training`",
+            {"when": "always"},
+        ),
+        Mistake(
+            "center-is-a-parameter",
+            "the center is a parameter, so that the optimizer would train it; use "
+            "`register_buffer`",
+            {"kept_as": "parameter"},
+        ),
+        Mistake(
+            "center-not-saved",
+            "the center is missing in `state_dict()`, so that a checkpoint forgets it; use "
+            "`register_buffer`",
+            {"kept_as": "attribute"},
+            {"kept_as": "unsaved"},
+        ),
+        Mistake(
+            "center-in-graph",
+            "the center carries a gradient, so that every step keeps the graphs of all before "
+            "it; update it under `torch.no_grad()`",
+            {"keep_graph": True},
+        ),
+        Mistake(
+            "wrong-way-round",
+            "the center's average is the wrong way round: the momentum is the share of the old "
+            "center",
+            {"swap": True},
+        ),
+        Mistake(
+            "one-view",
+            "the center is the mean of one view only; both global views count",
+            {"mean": "one view"},
+        ),
+        *LOSS_MISTAKES,
+    ),
+)
+
+
+def _sinkhorn(
+    logits: Tensor,
+    temp: float,
+    n_iters: int = 3,
+    *,
+    multiply: bool = False,
+    shift: bool = True,
+    order: tuple[int, ...] = (0, 1),
+    turns: int | None = None,
+    total: str = "rows",
+) -> Tensor:
+    shifted = logits - logits.amax() if shift else logits
+    q = (shifted * temp if multiply else shifted / temp).exp()
+    for _ in range(n_iters if turns is None else turns):
+        for axis in order:
+            q = q / q.sum(dim=axis, keepdim=True)
+    return q / len(q) if total == "one" else q
+
+
+def _observe_sinkhorn(answer: Answer) -> Observation:
+    seen = {}
+    for batch, prototypes, temp, turns in ((6, 4, 0.1, 3), (5, 8, 0.05, 5)):
+        logits = randn(batch, prototypes, seed=batch, scale=0.2)
+        seen[f"the answer after {turns} iterations"] = answer.tensor(logits, temp, turns)
+    large = 40 + randn(6, 4, seed=3, scale=0.2)
+    seen["the answer for large logits"] = answer.tensor(large, 0.05, 3)
+    return seen
+
+
+SINKHORN = Exercise(
+    name="sinkhorn",
+    chapter="centering-sharpening",
+    call="sinkhorn(logits, temp, n_iters)",
+    task="(B, K) logits to (B, K) answers: exp(logits / τ), then `n_iters` times columns and rows "
+    "divided by their sums, rows last.",
+    solution=_sinkhorn,
+    variant=_sinkhorn,
+    observe=_observe_sinkhorn,
+    checked="3 and 5 iterations, and logits of 40 at temperature 0.05",
+    mistakes=(
+        Mistake(
+            "columns-last",
+            "columns come last, so that the rows do not sum to 1; rows come last",
+            {"order": (1, 0)},
+        ),
+        Mistake(
+            "rows-only",
+            "only rows are divided by their sums, which is a softmax; divide columns too",
+            {"order": (1,)},
+        ),
+        Mistake(
+            "columns-only",
+            "only columns are divided by their sums; each row has to sum to 1 in the end",
+            {"order": (0,)},
+        ),
+        Mistake(
+            "one-iteration",
+            "it stops after one iteration, whatever `n_iters` says",
+            {"turns": 1},
+        ),
+        Mistake(
+            "temperature-multiplied",
+            "the logits are multiplied by the temperature; divide them",
+            {"multiply": True},
+        ),
+        Mistake(
+            "overflow",
+            "the exponential overflows for large logits; subtract the largest first, which "
+            "changes nothing else",
+            {"shift": False},
+        ),
+        Mistake(
+            "sums-to-one",
+            "the whole matrix sums to 1; each row has to, so multiply by B",
+            {"total": "one"},
+        ),
+    ),
+)
+
+EXERCISES = (TEACHER_PROBABILITIES, CENTER_UPDATE, SINKHORN, DINO_LOSS_CLASS)

@@ -1,0 +1,264 @@
+"""Measuring: entropy, the information in the answers, and the k-nearest-neighbour vote."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_tutorial.evaluation import entropy, knn_classify
+from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Mistaken, Observation, randn
+
+
+def _entropy(
+    probabilities: Tensor,
+    *,
+    axis: int = -1,
+    base: float = math.e,
+    sign: int = -1,
+    zeros: str = "count as 0",
+    reduce: str = "sum",
+) -> Tensor:
+    p = probabilities
+    terms = torch.xlogy(p, p) if zeros == "count as 0" else p * p.log()
+    if reduce == "all":
+        return sign * terms.sum()
+    total = terms.mean(dim=axis) if reduce == "mean" else terms.sum(dim=axis)
+    return sign * total / math.log(base)
+
+
+def _observe_entropy(answer: Answer) -> Observation:
+    sure = torch.cat([torch.eye(4)[:2], torch.full((1, 4), 0.25)])
+    return {
+        "the entropy of (4, 5)": answer.tensor(randn(4, 5, seed=1).softmax(dim=-1)),
+        "the entropy of (2, 3, 6)": answer.tensor(randn(2, 3, 6, seed=2).softmax(dim=-1)),
+        "the entropy of answers with zeros": answer.tensor(sure),
+    }
+
+
+ENTROPY = Exercise(
+    name="entropy",
+    chapter="centering-sharpening",
+    call="entropy(probabilities)",
+    task="(…, K) probabilities to their entropies (…,) in nats; 0 · ln 0 counts as 0.",
+    solution=entropy,
+    variant=_entropy,
+    observe=_observe_entropy,
+    checked="two shapes, and answers with probabilities of 0 and 1",
+    mistakes=(
+        Mistake("sign", "the minus sign is missing; an entropy is not negative", {"sign": 1}),
+        Mistake(
+            "zeros",
+            "a probability of 0 makes it nan; 0 · ln 0 counts as 0: `torch.special.entr`, "
+            "`torch.xlogy`, or a clamp before the logarithm",
+            {"zeros": "nan"},
+        ),
+        Mistake("bits", "this is in bits; use the natural logarithm", {"base": 2}),
+        Mistake("log10", "the logarithm is to base 10; use the natural one", {"base": 10}),
+        Mistake(
+            "averaged",
+            "the K terms are averaged; sum them",
+            {"reduce": "mean"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the sum runs over the wrong dimension; the K probabilities are the last one",
+            {"axis": 0},
+        ),
+        Mistake(
+            "summed-over-everything",
+            "everything is summed; there is one entropy for each distribution, so `dim=-1`",
+            {"reduce": "all"},
+        ),
+    ),
+)
+
+
+def _information(
+    probabilities: Tensor,
+    *,
+    sign: int = 1,
+    parts: str = "both",
+    axis: int = 0,
+    reduce: str = "mean",
+) -> Tensor:
+    whole = entropy(probabilities.mean(dim=axis))
+    each = entropy(probabilities)
+    each = each.sum() if reduce == "sum" else each.mean()
+    return sign * {"both": whole - each, "batch": whole, "single": each}[parts]
+
+
+def _observe_information(answer: Answer) -> Observation:
+    return {
+        f"the information in {shape} answers": answer.tensor(
+            randn(*shape, seed=shape[0], scale=2).softmax(dim=-1)
+        ).reshape(-1)
+        for shape in ((6, 4), (3, 8))
+    }
+
+
+INFORMATION = Exercise(
+    name="information",
+    chapter="training-dino",
+    call="information(probabilities)",
+    task="(B, K) answers to the nats that they tell about the picture: entropy of the mean "
+    "answer minus mean entropy of the answers.",
+    solution=_information,
+    variant=_information,
+    observe=_observe_information,
+    checked="two batches",
+    mistakes=(
+        Mistake(
+            "reversed",
+            "the difference is the wrong way round; it is never negative: batch entropy minus "
+            "mean entropy",
+            {"sign": -1},
+        ),
+        Mistake(
+            "batch-entropy",
+            "this is the entropy of the mean answer alone; subtract the mean entropy",
+            {"parts": "batch"},
+        ),
+        Mistake(
+            "mean-entropy",
+            "this is the mean entropy of the answers alone; it is subtracted from the entropy of "
+            "the mean answer",
+            {"parts": "single"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the mean answer is taken over the prototypes; take it over the batch, `dim=0`",
+            {"axis": 1},
+        ),
+        Mistake(
+            "summed",
+            "the entropies of the answers are summed; take their mean",
+            {"reduce": "sum"},
+        ),
+    ),
+)
+
+
+def _knn(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    k: int,
+    temperature: float,
+    *,
+    unit: tuple[str, ...] = ("train", "test"),
+    axis: int = -1,
+    weights: str = "exp",
+    neighbours: str = "k",
+    largest: bool = True,
+) -> Tensor:
+    bank = F.normalize(train_x, dim=axis) if "train" in unit else train_x
+    queries = F.normalize(test_x, dim=axis) if "test" in unit else test_x
+    similarity = queries @ bank.T
+    if weights == "distance":
+        similarity = -torch.cdist(queries, bank)
+    count = {"k": k, "all": len(bank), "one": 1}[neighbours]
+    found, index = similarity.topk(count, dim=1, largest=largest)
+    weight = {
+        "exp": (found / temperature).exp(),
+        "distance": (found / temperature).exp(),
+        "multiplied": (found * temperature).exp(),
+        "none": found.exp(),
+        "equal": torch.ones_like(found),
+        "linear": found,
+    }[weights]
+    votes = torch.zeros(len(queries), int(train_y.max()) + 1)
+    return votes.scatter_add_(1, train_y[index], weight)
+
+
+def _observe_knn(answer: Answer) -> Observation:
+    seen = {}
+    for n, k, temperature, classes in ((40, 7, 0.5, 4), (25, 5, 0.2, 3)):
+        lengths = torch.linspace(0.3, 2, n)[:, None]
+        train_x, test_x = lengths * randn(n, 5, seed=n), randn(8, 5, seed=n + 1, scale=0.7)
+        train_y = torch.arange(n) % classes
+        votes = answer.tensor(train_x, train_y, test_x, k, temperature)
+        if votes.ndim == 1 and len(votes) == len(test_x):
+            raise Mistaken("classes", "it returns classes; return the votes (n_test, C)")
+        if votes.shape != (len(test_x), classes):
+            raise Mistaken(
+                "shape", f"it returns shape {tuple(votes.shape)}, not (n_test, C) = (8, {classes})"
+            )
+        seen[f"the votes for k = {k}, row by row over their sum"] = (
+            votes.double() / votes.double().sum(dim=1, keepdim=True)
+        )
+    return seen
+
+
+KNN_CLASSIFY = Exercise(
+    name="knn_classify",
+    chapter="training-dino",
+    call="knn_classify(train_x, train_y, test_x, k, temperature)",
+    task="bank (N, D), its classes (N,) and queries (n_test, D) to votes (n_test, C), each "
+    "neighbour's weight exp(cosine / temperature); rows may have any sum.",
+    solution=knn_classify,
+    variant=_knn,
+    observe=_observe_knn,
+    checked="the votes for two banks, rows scaled to sum 1",
+    mistakes=(
+        Mistake(
+            "not-normalised",
+            "the features are not scaled to length one; the similarity is the cosine",
+            {"unit": ()},
+        ),
+        Mistake(
+            "one-normalised",
+            "only one of bank and queries is scaled to length one; both have to be",
+            {"unit": ("train",)},
+            {"unit": ("test",)},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the lengths are taken over the pictures and not over the features of each; "
+            "normalise with `dim=-1`",
+            {"axis": 0},
+        ),
+        Mistake(
+            "temperature-multiplied",
+            "the similarities are multiplied by the temperature; divide them",
+            {"weights": "multiplied"},
+        ),
+        Mistake(
+            "temperature-missing",
+            "the similarities are not divided by the temperature",
+            {"weights": "none"},
+        ),
+        Mistake(
+            "unweighted",
+            "all neighbours vote alike; the weight of one is exp(cosine / temperature)",
+            {"weights": "equal"},
+        ),
+        Mistake(
+            "linear-weights",
+            "a neighbour's weight is its cosine; it is exp(cosine / temperature)",
+            {"weights": "linear"},
+        ),
+        Mistake(
+            "distances",
+            "this weighs by distance; use the cosine similarity",
+            {"weights": "distance"},
+        ),
+        Mistake(
+            "all-vote",
+            "the whole bank votes; only the k most similar do",
+            {"neighbours": "all"},
+        ),
+        Mistake(
+            "one-votes",
+            "only the nearest neighbour votes; k of them do",
+            {"neighbours": "one"},
+        ),
+        Mistake(
+            "farthest",
+            "these are the least similar ones; take the k largest cosines",
+            {"largest": False},
+        ),
+    ),
+)
+
+EXERCISES = (ENTROPY, INFORMATION, KNN_CLASSIFY)

@@ -1,0 +1,482 @@
+"""The momentum teacher: how it is made, how it follows, and how long it remembers."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    as_tensor,
+    randn,
+)
+from dino_tutorial.training import Teacher, cosine_schedule
+
+
+def _network() -> nn.Module:
+    """A network with parameters, running statistics and a counter, none at its first value."""
+    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        for tensor in _tensors(network):
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor))
+    network[1].num_batches_tracked.fill_(10)
+    return network
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
+
+
+def _same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+def _make_teacher(
+    student: nn.Module,
+    *,
+    how: str = "deepcopy",
+    buffers: bool = True,
+    trainable: bool = False,
+    freeze: str = "teacher",
+) -> nn.Module:
+    if how == "alias":
+        return student
+    if how == "shallow":
+        return copy.copy(student)
+    teacher = copy.deepcopy(student)
+    if how == "anew":
+        for module in teacher:
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    if not buffers:
+        teacher[1].reset_running_stats()
+    if freeze == "student":
+        student.requires_grad_(False)
+    return teacher.requires_grad_(trainable)
+
+
+def _observe_made(answer: Answer) -> Observation:
+    student = _network()
+    teacher = answer(student)
+    if not isinstance(teacher, nn.Module):
+        raise Mistaken(
+            "not-a-module", f"it returns a {type(teacher).__name__}; the teacher is a network"
+        )
+    if teacher is student:
+        raise Mistaken("aliased")
+    places = {tensor.data_ptr() for tensor in _tensors(student)}
+    if any(tensor.data_ptr() in places for tensor in _tensors(teacher)):
+        raise Mistaken("shared-storage")
+    if not all(parameter.requires_grad for parameter in student.parameters()):
+        raise Mistaken("student-frozen")
+    if any(parameter.requires_grad for parameter in teacher.parameters()):
+        raise Mistaken("trainable")
+    if not _same(list(teacher.parameters()), list(student.parameters())):
+        raise Mistaken("not-a-copy")
+    if not _same(list(teacher.buffers()), list(student.buffers())):
+        raise Mistaken("buffers-forgotten")
+    return {}
+
+
+MAKE_TEACHER = Exercise(
+    name="make_teacher",
+    chapter="momentum-teacher",
+    call="make_teacher(student)",
+    task="a network to its teacher: a copy of weights and buffers that no gradient trains.",
+    solution=Teacher,
+    variant=_make_teacher,
+    observe=_observe_made,
+    checked="weights, buffers, their storage, and who is trainable",
+    mistakes=(
+        Mistake(
+            "aliased",
+            "the teacher is the student, the same object under two names; copy it with "
+            "`copy.deepcopy`",
+            {"how": "alias"},
+        ),
+        Mistake(
+            "shared-storage",
+            "the teacher is another object, but its weights are the student's, in the same "
+            "memory; `copy.copy` does not copy tensors, `copy.deepcopy` does",
+            {"how": "shallow"},
+        ),
+        Mistake(
+            "student-frozen",
+            "the student's parameters no longer require a gradient; freeze the teacher's only",
+            {"freeze": "student"},
+        ),
+        Mistake(
+            "trainable",
+            "the teacher's parameters still require a gradient; `requires_grad_(False)`",
+            {"trainable": True},
+        ),
+        Mistake(
+            "not-a-copy",
+            "the teacher starts from other weights than the student; it starts as a copy",
+            {"how": "anew"},
+        ),
+        Mistake(
+            "buffers-forgotten",
+            "the weights are copied and the buffers are not: batch normalisation's running "
+            "statistics belong to the network too",
+            {"buffers": False},
+        ),
+    ),
+)
+
+
+@torch.no_grad()
+def _package_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    follower = Teacher(teacher)
+    follower.update(student, momentum)
+    teacher.load_state_dict(follower.network.state_dict())
+
+
+def _ema_update(
+    teacher: nn.Module,
+    student: nn.Module,
+    momentum: float,
+    *,
+    swap: bool = False,
+    ignore: bool = False,
+    parameters: bool = True,
+    buffers: str = "averaged",
+    counter: str = "copied",
+    nothing: bool = False,
+    into: str = "teacher",
+    share: bool = False,
+    graph: bool = False,
+) -> None:
+    keep = 1 - momentum if swap else 0.0 if ignore else momentum
+    pairs = list(zip(teacher.parameters(), student.parameters(), strict=True)) * parameters
+    if buffers != "kept":
+        pairs += list(zip(teacher.buffers(), student.buffers(), strict=True))
+    for ours, theirs in pairs:
+        if into == "student":
+            ours, theirs = theirs, ours
+        copied = buffers == "copied" and not isinstance(ours, nn.Parameter)
+        new = theirs if copied else keep * ours + (1 - keep) * theirs
+        if nothing:
+            ours = new  # a new name for a new tensor; the network keeps its own
+        elif share:
+            ours.data = theirs.data
+        elif not ours.is_floating_point():
+            ours.copy_(new if counter == "averaged" else theirs)
+        elif graph and isinstance(ours, nn.Parameter):
+            ours.copy_(new)
+        else:
+            ours.data.copy_(new)
+
+
+def _observe_update(answer: Answer) -> Observation:
+    student = _network()
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    student.load_state_dict(_network().state_dict())
+    seen = {}
+    for momentum, counter in ((0.9, 110), (0.6, 210)):
+        student[1].num_batches_tracked.fill_(counter)
+        counters = {int(teacher[1].num_batches_tracked), counter}
+        before = [tensor.detach().clone() for tensor in _tensors(student)]
+        answer(teacher, student, momentum, in_place=True)
+        _check_updated(teacher, student, before, counters)
+        parts = {"weights": teacher.parameters(), "running statistics": teacher.buffers()}
+        for name, tensors in parts.items():
+            kept = [tensor.detach().flatten() for tensor in tensors if tensor.is_floating_point()]
+            seen[f"the teacher's {name} for momentum {momentum}"] = torch.cat(kept).clone()
+    return seen
+
+
+def _check_updated(
+    teacher: nn.Module, student: nn.Module, before: list[Tensor], counters: set[int]
+) -> None:
+    places = {tensor.data_ptr() for tensor in _tensors(student)}
+    if any(tensor.data_ptr() in places for tensor in _tensors(teacher)):
+        raise Mistaken("shared-storage")
+    if not _same(list(_tensors(student)), before):
+        raise Mistaken("student-changed")
+    if any(tensor.requires_grad for tensor in _tensors(teacher)):
+        raise Mistaken("recorded")
+    if int(teacher[1].num_batches_tracked) not in counters:
+        raise Mistaken("counter-averaged")
+
+
+EMA_UPDATE = Exercise(
+    name="ema_update",
+    chapter="momentum-teacher",
+    call="ema_update(teacher, student, momentum)",
+    task="moves the teacher network, weights and buffers, in place: "
+    "teacher ← m · teacher + (1 − m) · student.",
+    solution=_package_update,
+    variant=_ema_update,
+    observe=_observe_update,
+    checked="weights and buffers over two updates, and that the student stays as it was",
+    mistakes=(
+        Mistake(
+            "shared-storage",
+            "the teacher's tensors are the student's now, in the same memory, so that it follows "
+            "every step; copy the values",
+            {"share": True},
+        ),
+        Mistake(
+            "student-changed",
+            "the student is changed; the teacher follows the student and not the other way",
+            {"into": "student"},
+        ),
+        Mistake(
+            "recorded",
+            "autograd records the update, so that memory grows with each step; decorate it with "
+            "`@torch.no_grad()`",
+            {"graph": True},
+        ),
+        Mistake(
+            "wrong-way-round",
+            "the average is the wrong way round: the momentum is the teacher's share",
+            {"swap": True},
+        ),
+        Mistake(
+            "nothing-changed",
+            "the teacher does not change: `t = …` in a loop only gives a new tensor a name; use "
+            "`t.copy_(…)` or `t.lerp_(…)`",
+            {"nothing": True},
+            {"parameters": False, "buffers": "kept"},
+        ),
+        Mistake(
+            "copied",
+            "the student's weights are copied and the momentum is ignored; keep `momentum` of "
+            "the teacher",
+            {"ignore": True},
+        ),
+        Mistake(
+            "buffers-forgotten",
+            "the buffers are forgotten: `parameters()` leaves out batch normalisation's running "
+            "statistics, which evaluation uses",
+            {"buffers": "kept"},
+        ),
+        Mistake(
+            "buffers-copied",
+            "the buffers are copied from the student; average them like the weights",
+            {"buffers": "copied"},
+        ),
+        Mistake(
+            "only-buffers",
+            "the buffers follow and the weights do not",
+            {"parameters": False},
+        ),
+        Mistake(
+            "counter-averaged",
+            "the counter of batches is averaged; it is an integer, so copy it",
+            {"counter": "averaged"},
+        ),
+    ),
+)
+
+
+def _half_life(momentum: float, *, form: str = "right") -> float:
+    return {
+        "right": math.log(0.5) / math.log(momentum),
+        "window": 1 / (1 - momentum),
+        "mean age": -1 / math.log(momentum),
+        "inverted": math.log(momentum) / math.log(0.5),
+        "sign": math.log(2) / math.log(momentum),
+        "rounded": round(math.log(0.5) / math.log(momentum)),
+    }[form]
+
+
+def _observe_half_life(answer: Answer) -> Observation:
+    return {f"the half-life for m = {m}": answer.tensor(m) for m in (0.9, 0.97, 0.996)}
+
+
+HALF_LIFE = Exercise(
+    name="half_life",
+    chapter="momentum-teacher",
+    call="half_life(momentum)",
+    task="a momentum to the number of steps (a real number) after which half of the first "
+    "weights is left.",
+    solution=_half_life,
+    variant=_half_life,
+    observe=_observe_half_life,
+    checked="three momenta",
+    mistakes=(
+        Mistake(
+            "window",
+            "this is 1 / (1 − m), the effective window; the half-life solves mⁿ = ½",
+            {"form": "window"},
+        ),
+        Mistake(
+            "e-fold",
+            "this is the time to the share 1/e; the half-life solves mⁿ = ½",
+            {"form": "mean age"},
+        ),
+        Mistake(
+            "inverted",
+            "the fraction is upside down: n = ln ½ / ln m",
+            {"form": "inverted"},
+        ),
+        Mistake("sign", "the sign is wrong: ln m is negative, and so is ln ½", {"form": "sign"}),
+        Mistake("rounded", "it is rounded; return the real number", {"form": "rounded"}),
+    ),
+)
+
+
+def _debiased_ema(
+    values: Tensor,
+    momentum: float,
+    *,
+    start: str = "zero",
+    correct: str = "power",
+    first: int = 1,
+    feedback: bool = False,
+    swap: bool = False,
+) -> Tensor:
+    keep = 1 - momentum if swap else momentum
+    average = values[0] if start == "first" else torch.zeros_like(values[0])
+    out = []
+    for t, value in enumerate(values, start=first):
+        average = keep * average + (1 - keep) * value
+        divisor = {"power": 1 - keep**t, "once": 1 - keep, "not": 1.0}[correct]
+        out.append(average / divisor)
+        average = out[-1] if feedback else average
+    return torch.stack(out)
+
+
+def _observe_debiased(answer: Answer) -> Observation:
+    return {
+        f"the averages for m = {m}": torch.stack(
+            [as_tensor(value).detach().double() for value in _items(answer(values, m))]
+        )
+        for m, values in ((0.9, randn(6, seed=1) + 3), (0.5, randn(4, seed=2)))
+    }
+
+
+def _items(values: object) -> list:
+    if values is None or not hasattr(values, "__iter__"):
+        raise Mistaken("not-a-sequence", "it has to return one average for each value")
+    return list(values)
+
+
+DEBIASED_EMA = Exercise(
+    name="debiased_ema",
+    chapter="momentum-teacher",
+    call="debiased_ema(values, momentum)",
+    task="(n,) values to their n moving averages that start at 0, each divided by 1 − mᵗ.",
+    solution=_debiased_ema,
+    variant=_debiased_ema,
+    observe=_observe_debiased,
+    checked="all averages for two momenta",
+    mistakes=(
+        Mistake(
+            "not-corrected",
+            "the averages are not corrected; divide by 1 − mᵗ",
+            {"correct": "not"},
+        ),
+        Mistake(
+            "first-value",
+            "the average starts at the first value; start at 0 and divide by 1 − mᵗ",
+            {"start": "first", "correct": "not"},
+            {"start": "first"},
+        ),
+        Mistake(
+            "constant-divisor",
+            "it divides by 1 − m at every step; after t values it is 1 − mᵗ",
+            {"correct": "once"},
+        ),
+        Mistake(
+            "counted-from-zero",
+            "t is counted from 0, so that the first divisor is 0; the first value has t = 1",
+            {"first": 0},
+        ),
+        Mistake(
+            "fed-back",
+            "the corrected average is used to go on; keep the uncorrected one for the next step",
+            {"feedback": True},
+        ),
+        Mistake(
+            "wrong-way-round",
+            "the average is the wrong way round: the momentum is the share of the past",
+            {"swap": True},
+        ),
+    ),
+)
+
+
+def _momentum_at(
+    step: int,
+    total: int,
+    start: float,
+    *,
+    shape: str = "half cosine",
+    last: int = 0,
+    falls: bool = False,
+) -> float:
+    phase = step / (total - last)
+    share = {
+        "half cosine": (1 + math.cos(math.pi * phase)) / 2,
+        "whole cosine": (1 + math.cos(2 * math.pi * phase)) / 2,
+        "linear": 1 - phase,
+        "no half": 1 + math.cos(math.pi * phase),
+        "degrees": (1 + math.cos(180 * phase)) / 2,
+    }[shape]
+    return 1 - (1 - start) * (1 - share if falls else share)
+
+
+def _package_momentum(step: int, total: int, start: float) -> float:
+    return cosine_schedule(start, 1.0, total)[step].item()
+
+
+def _observe_momentum(answer: Answer) -> Observation:
+    return {
+        f"1 − momentum at step {step} of {total}, times 1000": 1000
+        * (1 - answer.tensor(step, total, start).double())
+        for step, total, start in ((0, 10, 0.996), (3, 10, 0.996), (5, 8, 0.99), (9, 10, 0.9))
+    }
+
+
+MOMENTUM_AT = Exercise(
+    name="momentum_at",
+    chapter="momentum-teacher",
+    call="momentum_at(step, total, start)",
+    task="a step of `total` to the teacher's momentum: from `start` to 1 along half a cosine.",
+    solution=_package_momentum,
+    variant=_momentum_at,
+    observe=_observe_momentum,
+    checked="four steps of three schedules",
+    mistakes=(
+        Mistake("falls", "the momentum falls; it rises from `start` to 1", {"falls": True}),
+        Mistake(
+            "linear",
+            "the momentum rises along a straight line; it follows half a cosine",
+            {"shape": "linear"},
+        ),
+        Mistake(
+            "whole-cosine",
+            "the cosine runs through a whole period and comes back; π t / T, not 2π t / T",
+            {"shape": "whole cosine"},
+        ),
+        Mistake(
+            "half-missing",
+            "the factor ½ is missing, so that it starts below `start`",
+            {"shape": "no half"},
+        ),
+        Mistake(
+            "degrees",
+            "the cosine gets degrees; `math.cos` and `torch.cos` take radians",
+            {"shape": "degrees"},
+        ),
+        Mistake(
+            "reaches-one",
+            "it reaches 1 in the last step, with t / (T − 1); the reference divides by T and "
+            "stops one step short",
+            {"last": 1},
+        ),
+    ),
+)
+
+EXERCISES = (MAKE_TEACHER, EMA_UPDATE, HALF_LIFE, DEBIASED_EMA, MOMENTUM_AT)

@@ -1,0 +1,199 @@
+"""One submission in processes of its own: started, watched, ended, and what it left read."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import dino_tutorial
+
+GIB = 2**30
+RESULTS_FILE = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where verdicts go
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+GLANCE = 0.25  # seconds between two looks at time and memory
+MOST_TEXT = 2**20  # characters that are read of what a submission leaves
+
+
+@dataclass
+class Graded:
+    """What became of one submission.
+
+    Args:
+        submission: its path in the folder.
+        status: ``ok``; ``error`` if a cell failed; ``timeout``, ``memory``, ``crashed``,
+            ``unreadable``.
+        reason: a sentence, unless all is well.
+        seconds: how long it ran.
+        scores: exercise to whether it passed at least once.
+        mistakes: exercise that did not pass to the name of its last mistake.
+    """
+
+    submission: str
+    status: str
+    reason: str
+    seconds: float
+    scores: dict[str, bool] = field(default_factory=dict)
+    mistakes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def score(self) -> int:
+        """How many exercises passed."""
+        return sum(self.scores.values())
+
+
+def run_submission(name: str, notebook: Path, timeout: float, memory: float) -> Graded:
+    """Run one notebook under its limits; whatever it does, this returns.
+
+    Args:
+        name: what to call it in the table.
+        notebook: the file; a copy of it runs, in an empty folder.
+        timeout: seconds in all.
+        memory: GiB of all its processes together.
+    """
+    with TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as room:
+        folder = Path(room)
+        try:
+            shutil.copyfile(notebook, folder / "submission.ipynb")
+        except OSError as error:
+            return Graded(name, "unreadable", f"it cannot be read: {error.strerror}", 0.0)
+        began = time.monotonic()
+        status, reason = _run(folder, timeout, memory)
+        seconds = time.monotonic() - began
+        scores, mistakes = read_checks(folder / "checks")
+    if status == "ok" and not scores:
+        reason = "it ran to its end, and no `check` was called"
+    return Graded(name, status, reason, seconds, scores, mistakes)
+
+
+def read_checks(path: Path) -> tuple[dict[str, bool], dict[str, str]]:
+    """The recorded verdicts as exercise → passed at least once, exercise → last mistake."""
+    scores: dict[str, bool] = {}
+    mistakes: dict[str, str] = {}
+    for line in _read(path).splitlines():
+        try:
+            row = json.loads(line)
+            exercise, passed, mistake = str(row["exercise"]), row["passed"], str(row["mistake"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # cut off when the process was ended, or written by somebody else
+        scores[exercise] = passed is True or scores.get(exercise, False)
+        mistakes[exercise] = mistake
+    return scores, {name: mistakes[name] for name, passed in scores.items() if not passed}
+
+
+def _read(path: Path) -> str:
+    """What is in a file that a submission could have put anything in place of."""
+    if not path.is_file():  # a pipe would keep us waiting
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(MOST_TEXT)
+
+
+def _run(folder: Path, timeout: float, memory: float) -> tuple[str, str]:
+    """Status and reason of the notebook in ``folder``."""
+    for name in ("work", "tmp"):
+        (folder / name).mkdir()
+    environment = _environment(folder)
+    marker = f"{RESULTS_FILE}={environment[RESULTS_FILE]}"
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "dino_tutorial.grading.worker", folder, str(int(memory * GIB))],
+        cwd=folder / "work",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        stopped = _watch(worker, marker, timeout, memory)
+    finally:
+        _end(worker, marker)
+    status, reason = stopped or _reply(folder, worker.returncode)
+    return status, reason + (_where(folder) if stopped or status == "crashed" else "")
+
+
+def _reply(folder: Path, exit_code: int) -> tuple[str, str]:
+    """What the worker said, if it got that far."""
+    try:
+        reply = json.loads(_read(folder / "reply"))
+        return str(reply["status"]), str(reply["reason"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "crashed", f"its process ended without an answer, with exit code {exit_code}"
+
+
+def _where(folder: Path) -> str:
+    """The code cell that ran last."""
+    with contextlib.suppress(ValueError):
+        return f", in code cell {int(_read(folder / 'cell'))}"
+    return ", before its first cell"
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Little of our own environment, where secrets may be, and nothing shared with others."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    package = str(Path(dino_tutorial.__file__).parents[1])
+    own = {
+        RESULTS_FILE: folder / "checks",
+        "PYTHONPATH": package,
+        "TMPDIR": folder / "tmp",
+        "IPYTHONDIR": folder / "ipython",
+        "JUPYTER_RUNTIME_DIR": folder / "jupyter",
+        "CUDA_VISIBLE_DEVICES": "",  # the same machine for all; the limits are those of the CPU
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+        "PYTHONHASHSEED": "0",
+    }
+    return kept | {name: str(value) for name, value in own.items()}
+
+
+def _watch(
+    worker: subprocess.Popen, marker: str, timeout: float, memory: float
+) -> tuple[str, str] | None:
+    """Wait for the end of the worker, or for a limit that is exceeded."""
+    deadline = time.monotonic() + timeout
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(GLANCE)
+            return None
+        if time.monotonic() > deadline:
+            return "timeout", f"it was not finished after {timeout:g} seconds"
+        if sum(map(_resident_bytes, _processes(marker))) > memory * GIB:
+            return "memory", f"it used more than {memory:g} GiB of memory"
+
+
+def _end(worker: subprocess.Popen, marker: str) -> None:
+    """End the worker, its kernel, and whatever that has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    for _ in range(20):  # one that is just forking can be missed once
+        left = list(_processes(marker))
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            return
+        time.sleep(0.05)
+
+
+def _processes(marker: str) -> Iterator[int]:
+    """Processes with ``marker`` in the environment they were started with (Linux)."""
+    wanted = marker.encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
+
+
+def _resident_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return 0

@@ -1,0 +1,57 @@
+"""What the chapters build by hand passes the checkers, or fails with the mistake they speak of."""
+
+import ast
+import math
+from contextlib import suppress
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dino_tutorial.evaluation import entropy
+from dino_tutorial.exercises import check
+
+BOOK = Path(__file__).resolve().parents[2] / "book"
+MODULES = {"F": F, "math": math, "nn": nn, "np": np, "torch": torch, "entropy": entropy}
+
+
+def functions_of(chapter: str) -> dict:
+    """The functions that a chapter's cells define, without anything that the cells compute."""
+    notebook = nbformat.read(BOOK / f"{chapter}.ipynb", as_version=4)
+    names = dict(MODULES)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for node in ast.parse(cell.source).body:
+                if isinstance(node, ast.FunctionDef):
+                    with suppress(NameError):  # a default that a cell computes
+                        exec(compile(ast.Module([node], []), chapter, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    "chapter, function, exercise, mistake",
+    [
+        ("byol", "distance", "byol_loss", "no-stop-gradient"),
+        ("byol", "both_directions", "both_directions", None),
+        ("byol", "follow", "ema_update", "buffers-forgotten"),
+        ("self-distillation", "soft_cross_entropy", "soft_cross_entropy", None),
+        ("self-distillation", "dino_loss", "dino_loss", None),
+        ("self-distillation", "all_pairs", "dino_loss", None),
+        ("self-distillation", "next_center", "center_update", None),
+        ("multi-crop", "draw_boxes", "draw_boxes", None),
+        ("centering-sharpening", "teacher_answer", "teacher_probabilities", None),
+        ("centering-sharpening", "moved_center", "center_update", None),
+        ("centering-sharpening", "sinkhorn", "sinkhorn", None),
+        ("momentum-teacher", "update_by_hand", "ema_update", None),
+        ("momentum-teacher", "half_life", "half_life", None),
+        ("momentum-teacher", "debiased_ema", "debiased_ema", None),
+        ("momentum-teacher", "momentum_by_hand", "momentum_at", None),
+    ],
+)
+def test_the_chapters_own_code(chapter, function, exercise, mistake):
+    verdict = check(exercise, functions_of(chapter)[function])
+    assert verdict.mistake == mistake, verdict

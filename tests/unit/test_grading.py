@@ -1,0 +1,222 @@
+"""Grading submissions that behave, and many that do not."""
+
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from dino_tutorial.cli import main
+from dino_tutorial.errors import UserError
+from dino_tutorial.grading import folder as table
+from dino_tutorial.grading import submission
+from dino_tutorial.grading.submission import Graded, read_checks, run_submission
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs process limits")
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+PATIENT = 240  # seconds, for what ends by itself on a busy machine
+
+
+def notebook(path: Path, *sources: str) -> Path:
+    cells = [new_markdown_cell("# A submission"), *map(new_code_cell, sources)]
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def graded(tmp_path: Path, *sources: str, timeout: float = PATIENT, memory: float = 2) -> Graded:
+    return run_submission("one", notebook(tmp_path / "one.ipynb", *sources), timeout, memory)
+
+
+CHECKS = """
+from dino_tutorial.exercises import check
+
+def half_life(m):
+    import math
+    return math.log(0.5) / math.log(m)
+
+check("half_life", lambda m: 1 / (1 - m))
+check("half_life", half_life)
+check("make_teacher", lambda student: student)
+"""
+
+
+def test_a_folder_becomes_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    folder = tmp_path / "submitted"
+    for name in ("ann", "bob", "ann/.ipynb_checkpoints"):
+        (folder / name).mkdir(parents=True)
+    notebook(folder / "ann" / "hand-in.ipynb", "unknown_name", CHECKS)
+    notebook(folder / "ann" / ".ipynb_checkpoints" / "hand-in-checkpoint.ipynb", CHECKS)
+    (folder / "bob" / "hand-in.ipynb").write_text("not a notebook")
+    out = tmp_path / "grades.csv"
+
+    assert main(["grade", str(folder), "--out", str(out), "--timeout", str(PATIENT)]) == 0
+    assert f"grades of 2 notebooks written to {out}" in capsys.readouterr().out
+    ann, bob = csv.DictReader(out.open(encoding="utf-8"))
+    assert list(ann) == [
+        "submission", "status", "reason", "seconds", "score", "half_life", "make_teacher",
+        "mistakes",
+    ]  # fmt: skip
+    assert ann["submission"] == "ann/hand-in.ipynb" and ann["status"] == "error"
+    assert "code cell 1 fails with NameError" in ann["reason"]
+    assert (ann["score"], ann["half_life"], ann["make_teacher"]) == ("1", "1", "0")
+    assert ann["mistakes"] == "make_teacher: aliased"
+    assert bob["status"] == "unreadable" and "not a notebook" in bob["reason"]
+    assert (bob["score"], bob["half_life"]) == ("0", "")
+    assert sorted(path.name for path in folder.rglob("*.ipynb")) == [
+        "hand-in-checkpoint.ipynb", "hand-in.ipynb", "hand-in.ipynb",
+    ]  # fmt: skip
+
+
+RECORD = """
+import json, os
+with open(os.environ["DINO_TUTORIAL_CHECKS"], "a") as file:
+    file.write(json.dumps({"exercise": "byol_loss", "passed": True, "mistake": None}) + "\\n")
+"""
+
+
+def test_a_hang_is_ended_and_what_it_had_done_counts(tmp_path, monkeypatch):
+    watch = submission._watch
+
+    def watch_from_the_second_cell(worker, marker, *limits):  # on a busy machine it starts late
+        cell = Path(marker.partition("=")[2]).with_name("cell")
+        while not cell.exists() or cell.read_text() != "2":
+            time.sleep(0.1)
+        return watch(worker, marker, *limits)
+
+    monkeypatch.setattr(submission, "_watch", watch_from_the_second_cell)
+    one = graded(tmp_path, RECORD, "while True: pass", timeout=0.5)
+    assert one.status == "timeout"
+    assert one.reason == "it was not finished after 0.5 seconds, in code cell 2"
+    assert one.scores == {"byol_loss": True} and one.score == 1
+
+
+def test_time_counts_from_the_start(tmp_path):
+    one = graded(tmp_path, "1", timeout=0.01)
+    assert one.status == "timeout" and "before its first cell" in one.reason
+
+
+def test_a_crash_of_the_kernel(tmp_path):
+    one = graded(tmp_path, RECORD, "import os; os.abort()", RECORD)
+    assert one.status == "crashed" and one.reason == "its kernel died, in code cell 2"
+    assert one.score == 1
+
+
+@only_linux
+def test_a_memory_hog_gets_an_error_of_its_own(tmp_path):
+    one = graded(tmp_path, "hog = bytearray(3 * 2**30)", memory=1)
+    assert one.status == "memory" and one.reason == "code cell 1 runs out of memory"
+
+
+@only_linux
+def test_memory_outside_the_process_limit_is_watched(tmp_path):
+    source = """
+import mmap, time
+shared = mmap.mmap(-1, 2**29)
+for _ in range(2**9):
+    shared.write(bytes(2**20))
+time.sleep(600)
+"""
+    one = graded(tmp_path, source, memory=0.5)
+    assert one.status == "memory"
+    assert one.reason == "it used more than 0.5 GiB of memory, in code cell 1"
+
+
+@only_linux
+def test_no_process_outlives_its_submission(tmp_path):
+    source = """
+import os, subprocess, sys, time
+sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+                           start_new_session=True)
+open(r"{}", "w").write(f"{{sleeper.pid}} {{os.getpid()}}")
+"""
+    pids = tmp_path / "pids"
+    assert graded(tmp_path, source.format(pids)).status == "ok"
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(map(alive, pids.read_text().split())):
+        time.sleep(0.1)
+    assert not any(map(alive, pids.read_text().split()))
+
+
+def alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_notebook_runs_in_a_folder_of_its_own_without_our_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "42")
+    source = """
+import os
+assert "A_SECRET" not in os.environ and os.listdir() == []
+open("left-behind", "w").write("x")
+try:
+    input("name? ")
+except Exception as error:
+    assert "input" in str(error)
+else:
+    raise AssertionError("somebody answered")
+"""
+    one = graded(tmp_path, source)
+    assert (one.status, one.reason) == ("ok", "it ran to its end, and no `check` was called")
+    assert not (Path.cwd() / "left-behind").exists() and os.listdir(tmp_path) == ["one.ipynb"]
+
+
+def test_a_file_of_checks_that_was_cut_off_or_tampered_with(tmp_path):
+    path = tmp_path / "checks"
+    path.write_text(
+        '{"exercise": "a", "passed": true, "mistake": null}\n'
+        '{"exercise": "a", "passed": false, "mistake": "sign"}\n'
+        '{"exercise": "b", "passed": "yes", "mistake": "x"}\n'
+        '{"exercise": [], "passed": 1, "mistake": {}}\n'
+        'nonsense\n[1]\n{"exercise": "c"}\n{"exercise": "d", "pas'
+    )
+    assert read_checks(path) == (
+        {"a": True, "b": False, "[]": False},
+        {"b": "x", "[]": "{}"},
+    )
+    assert read_checks(tmp_path / "absent") == read_checks(tmp_path) == ({}, {})
+    os.mkfifo(tmp_path / "pipe")
+    assert read_checks(tmp_path / "pipe") == ({}, {})
+
+
+def test_no_cell_of_the_table_is_a_formula(tmp_path):
+    table.write_table(tmp_path / "g.csv", [Graded("=cmd()", "error", "-1 is wrong", 1.0)])
+    row = list(csv.reader((tmp_path / "g.csv").open()))[1]
+    assert row[0] == "'=cmd()" and row[2] == "'-1 is wrong"
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["absent"], "absent is not a folder"),
+        (["empty"], "there is no notebook (*.ipynb) in empty"),
+        (["full", "--timeout", "0"], "more than 0 s"),
+        (["full", "--timeout", "nan"], "more than 0 s"),
+        (["full", "--memory", "0.1"], "at least 1 GiB"),
+        (["full", "--out", "absent/grades.csv"], "cannot be written to absent/grades.csv"),
+        (["full", "--out", "empty"], "cannot be written to empty"),
+    ],
+)
+def test_mistakes_of_the_teacher(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    notebook(tmp_path / "full" / "one.ipynb", "1 / 0")
+    assert main(["grade", *arguments]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("dino-tutorial: ") and sentence in error
+    assert len(error.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "full"}
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    notebook(tmp_path / "one.ipynb", "1")
+    monkeypatch.setattr(table, "find_spec", lambda name: None if name == "nbclient" else 1)
+    with pytest.raises(UserError, match="pip install nbclient"):
+        table.grade_folder(tmp_path, tmp_path / "grades.csv")
