@@ -2,5 +2,16 @@
 
 from dino_tutorial.losses.byol import byol_loss
 from dino_tutorial.losses.dino import DINOLoss
+from dino_tutorial.losses.distillation import distillation_loss
+from dino_tutorial.losses.gram import GramLoss
+from dino_tutorial.losses.ibot import iBOTPatchLoss
+from dino_tutorial.losses.koleo import KoLeoLoss
 
-__all__ = ["DINOLoss", "byol_loss"]
+__all__ = [
+    "DINOLoss",
+    "GramLoss",
+    "KoLeoLoss",
+    "byol_loss",
+    "distillation_loss",
+    "iBOTPatchLoss",
+]
