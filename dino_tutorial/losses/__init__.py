@@ -1,6 +1,7 @@
 """Objectives: pure functions and small modules on tensors, each after its paper's equation."""
 
 from dino_tutorial.losses.byol import byol_loss
+from dino_tutorial.losses.clustering import sinkhorn_knopp, swapped_prediction_loss
 from dino_tutorial.losses.dino import DINOLoss
 from dino_tutorial.losses.distillation import distillation_loss
 from dino_tutorial.losses.gram import GramLoss
@@ -14,4 +15,6 @@ __all__ = [
     "byol_loss",
     "distillation_loss",
     "iBOTPatchLoss",
+    "sinkhorn_knopp",
+    "swapped_prediction_loss",
 ]

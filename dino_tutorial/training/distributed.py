@@ -45,3 +45,18 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
     tensor = tensor.clone()
     dist.all_reduce(tensor)
     return tensor / dist.get_world_size()
+
+
+def logsumexp_over_processes(tensor: Tensor) -> Tensor:
+    """log Σ exp over the first dimension, of all processes' rows together: (B, K) to (1, K).
+
+    Processes may have different numbers of rows, none included. No gradient passes.
+    """
+    local = tensor.logsumexp(dim=0, keepdim=True)
+    if not (dist.is_available() and dist.is_initialized()):
+        return local
+    largest = local.clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    total = (local - largest).exp()
+    dist.all_reduce(total)
+    return total.log() + largest

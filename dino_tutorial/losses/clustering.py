@@ -1,0 +1,71 @@
+"""Online clustering: balanced assignments to prototypes, and SwAV's loss that swaps them."""
+
+import torch
+from torch import Tensor
+
+from dino_tutorial.training.distributed import logsumexp_over_processes
+
+
+@torch.no_grad()
+def sinkhorn_knopp(logits: Tensor, temp: float, n_iters: int = 3) -> Tensor:
+    """Soft assignments of samples to prototypes in which all prototypes are used equally.
+
+    Starting at ``exp(logits / temp)``, each iteration gives every prototype (column) the same
+    mass over the whole batch, then every sample (row) mass 1. The batch is that of all processes
+    together; how many samples each of them brings may differ. All is done on logarithms, so
+    that no logits overflow and no row vanishes.
+
+    Args:
+        logits: (B, K), of any floating-point type, not yet divided by a temperature.
+        temp: the ε of SwAV (0.05), the teacher temperature of DINOv2.
+        n_iters: iterations; with 3 the rows sum to 1 and the columns nearly to B / K.
+
+    Returns:
+        (B, K) float32 without gradient; each row sums to 1.
+
+    Raises:
+        ValueError: if the logits are not (B, K), or temp or n_iters is not positive.
+
+    Source: Caron et al. 2020 (SwAV), section 3.1 and appendix A; Cuturi 2013.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"sinkhorn_knopp wants logits (B, K), got {tuple(logits.shape)}")
+    if temp <= 0 or n_iters < 1:
+        raise ValueError(f"temp and n_iters have to be positive, got {temp} and {n_iters}")
+    log_q = logits.float() / temp
+    for _ in range(n_iters):
+        log_q = log_q - logsumexp_over_processes(log_q)  # each prototype: the same mass
+        log_q = log_q.log_softmax(dim=1)  # each sample: mass 1
+    return log_q.exp()
+
+
+def swapped_prediction_loss(logits: Tensor, assignments: Tensor, temp: float) -> Tensor:
+    """Cross-entropy of each view's prediction against the assignment of every other view.
+
+    Only the two global views have assignments; a view is never compared with its own. The mean
+    over the ``2V − 2`` pairs and over the batch.
+
+    Args:
+        logits: (V, B, K) cosines of the views with the prototypes, global views first.
+        assignments: (2, B, K) of the two global views, rows that sum to 1; constants.
+        temp: τ, by which the logits are divided before the softmax.
+
+    Returns:
+        Scalar. Predictions that say nothing give ln K.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+
+    Source: Caron et al. 2020 (SwAV), equations 1 and 2, and section 3.2 for multi-crop.
+    """
+    views, batch, n_prototypes = logits.shape
+    if views < 2 or assignments.shape != (2, batch, n_prototypes):
+        raise ValueError(
+            f"swapped_prediction_loss wants logits (V ≥ 2, B, K) and assignments (2, B, K), "
+            f"got {tuple(logits.shape)} and {tuple(assignments.shape)}"
+        )
+    log_p = (logits.float() / temp).log_softmax(dim=-1)
+    # A cross-entropy is linear in its target: a local view's two targets can be added first.
+    both = assignments.sum(dim=0, keepdim=True).expand(views - 2, -1, -1)
+    targets = torch.cat([assignments.flip(0), both]).detach()
+    return -(targets * log_p).sum() / (batch * (2 * views - 2))
