@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train an encoder without labels")
-    train.add_argument("method", help="byol or dino")
+    train.add_argument("method", help="byol, dino or dinov2")
     train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
     train.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
     train.add_argument("--name", help="the run's name (default: method-data-preset)")

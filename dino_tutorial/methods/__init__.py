@@ -3,7 +3,8 @@
 from dino_tutorial.methods.base import Method, Network
 from dino_tutorial.methods.byol import BYOL
 from dino_tutorial.methods.dino import DINO
+from dino_tutorial.methods.dinov2 import DINOv2
 
-METHODS: dict[str, type[Method]] = {"byol": BYOL, "dino": DINO}
+METHODS: dict[str, type[Method]] = {"byol": BYOL, "dino": DINO, "dinov2": DINOv2}
 
-__all__ = ["BYOL", "DINO", "METHODS", "Method", "Network"]
+__all__ = ["BYOL", "DINO", "METHODS", "DINOv2", "Method", "Network"]

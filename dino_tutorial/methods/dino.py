@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import DINOLoss
 from dino_tutorial.losses.centering import CenteredLoss
 from dino_tutorial.methods.base import Method, Network, spread_of
@@ -97,6 +98,11 @@ class DINO(Method):
         self.loss = DINOLoss(options.out_dim, options.student_temp, options.center_momentum)
         self._center = CenterUpdate(self.loss)
 
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The student's heads, whose last layers learn nothing at first."""
+        return [self.student.head]
+
     def _network(self, backbone: nn.Module) -> Network:
         o = self.options
         return Network(backbone, self._head(backbone.embed_dim, o.out_dim, o.head_bottleneck_dim))
@@ -150,8 +156,9 @@ class DINO(Method):
 
     def before_step(self, epoch: float) -> None:
         if epoch < self.options.freeze_last_layer_epochs:
-            for parameter in self.student.head.last_layer.parameters():
-                parameter.grad = None
+            for head in self.heads:
+                for parameter in head.last_layer.parameters():
+                    parameter.grad = None
 
     def after_step(self, values: dict[str, float]) -> None:
         """Move the center by the mean over micro-batches and processes, then the teacher."""
@@ -175,7 +182,9 @@ class CenterUpdate:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Move the center; the processes may have seen different numbers of logits."""
+        """Move the center, if there was anything; processes may have seen different numbers."""
+        if not self._sums:
+            return
         total = torch.stack(self._sums).sum(dim=0)
         both = torch.cat([total, torch.full_like(total[:1], self._count)])
         both = mean_over_processes(both)
@@ -191,8 +200,3 @@ def measures(targets: Tensor, features: Tensor) -> dict[str, Tensor]:
         "batch_entropy": entropy(targets.mean(dim=(0, 1))),
         "feature_spread": spread_of(features),
     }
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Entropies in nats of the distributions in the last dimension."""
-    return torch.special.entr(probabilities).sum(dim=-1)

@@ -145,9 +145,7 @@ def _block(name: str) -> int | None:
 
 def _lr_mult(name: str, depth: int, layer_decay: float, patch_embed_lr_mult: float) -> float:
     block = _block(name)
-    embedding = re.search(
-        r"\b(patch_embed|pos_embed|cls_token|register_tokens|mask_token)\b", name
-    )
+    embedding = re.search(r"\b(patch_embed|pos_embed|cls_token|register_tokens|mask_token)\b", name)
     outside = depth + 1 if embedding else 0
     power = outside if block is None else depth - block
     return layer_decay**power * (patch_embed_lr_mult if "patch_embed" in name else 1.0)
