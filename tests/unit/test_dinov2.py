@@ -230,6 +230,19 @@ def test_paper_preset_is_the_large_model_of_the_reference():
     assert config.optim.lr * (1024 / 256) ** 0.5 == pytest.approx(2e-4)
 
 
+@pytest.mark.parametrize("preset", ["smoke", "laptop", "gpu"])
+def test_small_presets_hide_whole_numbers_of_patches_in_half_of_the_crops(preset):
+    config = configure("dinov2", preset=preset)
+    with torch.device("meta"):
+        method = build_method(config)
+    hidden = method.draw_masks(32, torch.Generator().manual_seed(0)).to("cpu")
+    counts = hidden.masks.sum(dim=1)
+    assert (counts > 0).sum() == 32
+    n_patches = (config.views.global_size // config.model.patch_size) ** 2
+    assert hidden.masks.shape == (64, n_patches)
+    assert 0.2 * n_patches < counts[counts > 0].float().mean() < 0.35 * n_patches
+
+
 def smoke(folder, **changes):
     return configure(
         "dinov2", preset="smoke", changes={"folder": str(folder), "device": "cpu"} | changes
