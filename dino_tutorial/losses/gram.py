@@ -1,5 +1,6 @@
 """Gram anchoring: the similarities between patches stay those of an earlier teacher."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
@@ -33,5 +34,7 @@ class GramLoss(nn.Module):
 
 
 def _cosines(patches: Tensor) -> Tensor:
+    """(B, N, D) to (B, N, N), in float32 under autocast too."""
     unit = normalize(patches.float(), dim=-1)
-    return unit @ unit.transpose(1, 2)
+    with torch.autocast(patches.device.type, enabled=False):
+        return unit @ unit.transpose(1, 2)

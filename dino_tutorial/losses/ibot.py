@@ -77,4 +77,4 @@ def masked_patch_loss(
             f"{tuple(student_logits.shape)}, {tuple(targets.shape)} and {tuple(weights.shape)}"
         )
     entropies = F.cross_entropy(student_logits.float() / student_temp, targets, reduction="none")
-    return entropies @ weights / n_images
+    return (entropies * weights).sum() / n_images

@@ -256,4 +256,4 @@ class DINOv2(DINO):
 
 def _mean_entropy(targets: Tensor, weights: Tensor) -> Tensor:
     """The mean over masked images of the mean entropy of their hidden patches."""
-    return entropy(targets) @ weights / weights.sum().clamp(min=1)
+    return (entropy(targets) * weights).sum() / weights.sum().clamp(min=1)

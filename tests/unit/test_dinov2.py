@@ -185,6 +185,18 @@ def test_centers_move_once_a_step_by_the_mean_of_all_micro_batches():
     assert torch.equal(method.patch_loss.center, center)
 
 
+def test_autocast_stays_near_full_precision():
+    method = make()
+    views, hidden = some_views(), some_masks(method)
+    plain = method(views, VALUES, True, hidden)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = method(views, VALUES, True, hidden)
+    low["loss"].backward()
+    for name in ("dino_loss", "ibot_loss"):
+        assert low[name].dtype == torch.float32
+        assert low[name].item() == pytest.approx(plain[name].item(), rel=0.1)
+
+
 @pytest.mark.parametrize("centering", ["softmax", "sinkhorn"])
 def test_it_learns_a_fixed_batch(centering):
     method = make(centering=centering)

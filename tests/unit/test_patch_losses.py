@@ -150,11 +150,18 @@ def test_koleo_spreads_features_out():
     assert before < 0.1 and after > 0.5
 
 
-def test_koleo_is_computed_in_full_precision():
-    features = randn(8, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        value = KoLeoLoss()(features)
-    assert value == KoLeoLoss()(features)
+def test_autocast_does_not_round_the_losses():
+    features, weights = randn(8, 16), torch.full((8,), 0.5)
+    losses = [
+        lambda: KoLeoLoss()(features),
+        lambda: GramLoss()(features.view(2, 4, 16), randn(2, 4, 16, seed=1)),
+        lambda: iBOTPatchLoss(16)(features, randn(8, 16, seed=1), 0.04, weights, 4),
+        lambda: distillation_loss(features, randn(8, 16, seed=1)),
+    ]
+    for loss in losses:
+        with torch.autocast("cpu", torch.bfloat16):
+            low = loss()
+        assert low.dtype == torch.float32 and low == loss()
 
 
 def test_koleo_wants_a_batch_of_features():
