@@ -63,7 +63,7 @@ class Method(nn.Module, ABC):
             values: this step's entries of :meth:`schedules`.
             measure: whether this step is logged; measuring costs time.
 
-        A method that draws masks takes a fourth argument, the ``PatchMasks`` of these views.
+        A method that draws masks is called with ``hidden`` too, the ``PatchMasks`` of these views.
         """
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:

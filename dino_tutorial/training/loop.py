@@ -155,9 +155,11 @@ class Trainer:
             with nullcontext() if last or engine is self.method else engine.no_sync():
                 with torch.no_grad():
                     views = self.augment.apply(batch[chosen], params[chosen])
-                hidden = [] if masks is None else [masks[self.order.share][chosen].to(self.device)]
+                asked = {}
+                if masks is not None:
+                    asked["hidden"] = masks[self.order.share][chosen].to(self.device)
                 with self._autocast():
-                    metrics = engine(views, values, measure, *hidden)
+                    metrics = engine(views, values, measure, **asked)
                 (metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
         grad_norm = self._clip()
