@@ -30,8 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train an encoder")
     train.add_argument(
         "method",
-        help="without labels: rotation, jigsaw, simclr, moco, swav, byol or dino; to compare with: "
-        "supervised",
+        help="without labels: rotation, jigsaw, simclr, moco, swav, byol, dino or dinov2; to "
+        "compare with: supervised",
     )
     train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
     train.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")

@@ -16,7 +16,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import ENCODERS
 from dino_tutorial.options import flatten, option, replace_options
-from dino_tutorial.training.optim import CLIP_RULES, OPTIMIZERS
+from dino_tutorial.training.optim import CLIP_RULES, LR_SCALINGS, OPTIMIZERS
 
 BUDGETS = ("smoke", "laptop", "gpu", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -65,6 +65,7 @@ class ModelConfig:
     num_heads: int | None = option(None, low=1)
     mlp_ratio: float | None = option(None, low=0.1)
     drop_path_rate: float | None = option(None, low=0, high=0.99)
+    drop_path_uniform: bool | None = None
     layer_scale_init: float | None = option(None, low=0)
     num_register_tokens: int | None = option(None, low=0)
     ffn: str | None = option(None, among=("mlp", "swiglu", None))
@@ -78,11 +79,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """``lr`` is for a batch of 256 and scales with the batch; ``clip = 0`` does not clip."""
+    """``lr`` is for a batch of 256 and scales with the batch or its square root (DINOv2);
+    ``clip = 0`` does not clip."""
 
     name: str = option("adamw", among=OPTIMIZERS)
     lr: float = option(5e-4, low=0)
     lr_final: float = option(1e-6, low=0)
+    lr_scaling: str = option("linear", among=tuple(LR_SCALINGS))
     warmup_epochs: float = option(10, low=0)
     weight_decay: float = option(0.04, low=0)
     weight_decay_final: float = option(0.4, low=0)

@@ -1,11 +1,13 @@
 """DINO's loss: cross-entropy between a centred, sharpened teacher and the student, pair by pair."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dino_tutorial.losses.centering import CenteredLoss
 
-class DINOLoss(nn.Module):
+
+class DINOLoss(CenteredLoss):
     """Cross-entropy of every student view against every *other* teacher view.
 
     Teacher probabilities are ``softmax((t − center) / teacher_temp)``, the student's
@@ -15,7 +17,7 @@ class DINOLoss(nn.Module):
 
     ``center`` (1, K) is an exponential average of the teacher's mean logits. In training mode it
     is updated *after* the loss of the same step, unless ``update_center=False`` leaves that to
-    the caller (who then calls :meth:`update_center`, for instance once for several micro-batches
+    the caller (who then calls ``update_center``, for instance once for several micro-batches
     or with a mean over processes).
 
     Args:
@@ -25,14 +27,6 @@ class DINOLoss(nn.Module):
 
     Source: Caron et al. 2021, equations 1, 3 and 4 and algorithm 1.
     """
-
-    center: Tensor
-
-    def __init__(self, out_dim: int, student_temp: float = 0.1, center_momentum: float = 0.9):
-        super().__init__()
-        self.student_temp = student_temp
-        self.center_momentum = center_momentum
-        self.register_buffer("center", torch.zeros(1, out_dim))
 
     def forward(
         self,
@@ -54,20 +48,10 @@ class DINOLoss(nn.Module):
         """
         self._check(student_logits, teacher_logits)
         targets = self.teacher_probabilities(teacher_logits, teacher_temp)
-        loss = _PairCrossEntropy.apply(student_logits, targets, self.student_temp)
+        loss = pair_cross_entropy(student_logits, targets, self.student_temp)
         if self.training and update_center:
             self.update_center(teacher_logits.detach().float().mean(dim=(0, 1)))
         return loss
-
-    @torch.no_grad()
-    def teacher_probabilities(self, teacher_logits: Tensor, teacher_temp: float) -> Tensor:
-        """(2, B, K) logits to the probabilities that the student has to match."""
-        return ((teacher_logits.float() - self.center) / teacher_temp).softmax(dim=-1)
-
-    @torch.no_grad()
-    def update_center(self, mean_logits: Tensor) -> None:
-        """Move ``center`` towards the teacher's mean logits (K,) over the global batch."""
-        self.center.lerp_(mean_logits[None], 1 - self.center_momentum)
 
     def _check(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
         views, batch, out_dim = student_logits.shape
@@ -78,6 +62,20 @@ class DINOLoss(nn.Module):
             )
         if out_dim != self.center.shape[1]:
             raise ValueError(f"the logits have K = {out_dim}, the center {self.center.shape[1]}")
+
+
+def pair_cross_entropy(student_logits: Tensor, targets: Tensor, student_temp: float) -> Tensor:
+    """DINO's loss for given targets, however they were made (centring, Sinkhorn-Knopp).
+
+    Args:
+        student_logits: (V, B, K), the two global views first.
+        targets: (2, B, K), the teacher's probabilities of the global views.
+        student_temp: τ_s.
+
+    Returns:
+        Scalar, the mean over the 2V − 2 pairs of different views and over the batch.
+    """
+    return _PairCrossEntropy.apply(student_logits, targets, student_temp)
 
 
 class _PairCrossEntropy(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from dino_tutorial.methods.base import Method, Network
 from dino_tutorial.methods.byol import BYOL
 from dino_tutorial.methods.dino import DINO
+from dino_tutorial.methods.dinov2 import DINOv2
 from dino_tutorial.methods.jigsaw import Jigsaw
 from dino_tutorial.methods.moco import MoCo
 from dino_tutorial.methods.rotation import Rotation
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "swav": SwAV,
     "byol": BYOL,
     "dino": DINO,
+    "dinov2": DINOv2,
     "supervised": Supervised,
 }
 
@@ -25,6 +27,7 @@ __all__ = [
     "BYOL",
     "DINO",
     "METHODS",
+    "DINOv2",
     "Jigsaw",
     "Method",
     "MoCo",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import feature_spread
 from dino_tutorial.training.teacher import Teacher
-from dino_tutorial.views import ViewSpec
+from dino_tutorial.views import DrawnMasks, ViewSpec
 
 
 class Network(nn.Module):
@@ -73,7 +73,13 @@ class Method(nn.Module, ABC):
             views: groups (V_g, B, 3, S_g, S_g), global views first.
             values: this step's entries of :meth:`schedules`.
             measure: whether this step is logged; measuring costs time.
+
+        A method that draws masks is called with ``hidden`` too, the ``PatchMasks`` of these views.
         """
+
+    def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
+        """The patches to hide in the two global views of a whole (global) batch, or None."""
+        return None
 
     @property
     def constants(self) -> dict[str, float]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import DINOLoss
+from dino_tutorial.losses.centering import CenteredLoss
 from dino_tutorial.methods.base import Method, Network, spread_of
 from dino_tutorial.models import DINOHead
 from dino_tutorial.options import option
@@ -91,19 +93,30 @@ class DINO(Method):
     def __init__(self, backbone: nn.Module, options: DINOOptions = DINOOptions()):  # noqa: B008
         super().__init__()
         self.options = options
-        head = DINOHead(
-            backbone.embed_dim,
-            options.out_dim,
-            hidden_dim=options.head_hidden_dim,
-            bottleneck_dim=options.head_bottleneck_dim,
-            n_layers=options.head_layers,
-            norm_last_layer=options.norm_last_layer,
-            batch_norm=options.head_batch_norm,
-        )
-        self.student = Network(backbone, head)
+        self.student = self._network(backbone)
         self.teacher = Teacher(self.student)
         self.loss = DINOLoss(options.out_dim, options.student_temp, options.center_momentum)
-        self._mean_logits: list[Tensor] = []
+        self._center = CenterUpdate(self.loss)
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The student's heads, whose last layers learn nothing at first."""
+        return [self.student.head]
+
+    def _network(self, backbone: nn.Module) -> Network:
+        o = self.options
+        return Network(backbone, self._head(backbone.embed_dim, o.out_dim, o.head_bottleneck_dim))
+
+    def _head(self, in_dim: int, out_dim: int, bottleneck_dim: int) -> DINOHead:
+        return DINOHead(
+            in_dim,
+            out_dim,
+            hidden_dim=self.options.head_hidden_dim,
+            bottleneck_dim=bottleneck_dim,
+            n_layers=self.options.head_layers,
+            norm_last_layer=self.options.norm_last_layer,
+            batch_norm=self.options.head_batch_norm,
+        )
 
     @staticmethod
     def view_specs(views) -> list[ViewSpec]:
@@ -131,16 +144,11 @@ class DINO(Method):
         _, student_logits = self.student(views)
         teacher_temp = values["teacher_temp"]
         loss = self.loss(student_logits, teacher_logits, teacher_temp, update_center=False)
-        self._mean_logits.append(teacher_logits.float().mean(dim=(0, 1)))
+        self._center.add(teacher_logits)
         if not measure:
             return {"loss": loss}
         targets = self.loss.teacher_probabilities(teacher_logits, teacher_temp)
-        return {
-            "loss": loss,
-            "teacher_entropy": _entropy(targets).mean(),
-            "batch_entropy": _entropy(targets.mean(dim=(0, 1))),
-            "feature_spread": spread_of(features),
-        }
+        return {"loss": loss} | measures(targets, features)
 
     @property
     def constants(self) -> dict[str, float]:
@@ -148,16 +156,47 @@ class DINO(Method):
 
     def before_step(self, epoch: float) -> None:
         if epoch < self.options.freeze_last_layer_epochs:
-            for parameter in self.student.head.last_layer.parameters():
-                parameter.grad = None
+            for head in self.heads:
+                for parameter in head.last_layer.parameters():
+                    parameter.grad = None
 
     def after_step(self, values: dict[str, float]) -> None:
         """Move the center by the mean over micro-batches and processes, then the teacher."""
-        mean = torch.stack(self._mean_logits).mean(dim=0)
-        self._mean_logits.clear()
-        self.loss.update_center(mean_over_processes(mean))
+        self._center.apply()
         super().after_step(values)
 
 
-def _entropy(probabilities: Tensor) -> Tensor:
-    return torch.special.entr(probabilities).sum(dim=-1)
+class CenterUpdate:
+    """One update of a loss's center a step, by the mean over micro-batches and processes."""
+
+    def __init__(self, loss: CenteredLoss):
+        self.loss = loss
+        self._sums: list[Tensor] = []
+        self._count = 0
+
+    @torch.no_grad()
+    def add(self, teacher_logits: Tensor) -> None:
+        """Take note of the teacher's logits (…, K) of a micro-batch."""
+        self._sums.append(teacher_logits.float().flatten(0, -2).sum(dim=0))
+        self._count += teacher_logits.shape[:-1].numel()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Move the center, if there was anything; processes may have seen different numbers."""
+        if not self._sums:
+            return
+        total = torch.stack(self._sums).sum(dim=0)
+        both = torch.cat([total, torch.full_like(total[:1], self._count)])
+        both = mean_over_processes(both)
+        self.loss.update_center(both[:-1] / both[-1:].clamp(min=1e-6))
+        self._sums.clear()
+        self._count = 0
+
+
+def measures(targets: Tensor, features: Tensor) -> dict[str, Tensor]:
+    """What the log shows of a teacher: targets (2, B, K) and features (2, B, D) of its views."""
+    return {
+        "teacher_entropy": entropy(targets).mean(),
+        "batch_entropy": entropy(targets.mean(dim=(0, 1))),
+        "feature_spread": spread_of(features),
+    }

@@ -3,7 +3,7 @@
 Parameter names follow DINOv2, so that a checkpoint reads like the released ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ class ConvStem(nn.Module):
 
     Channels double from one convolution to the next, each with batch norm and GELU; a last 1x1
     projection gives (B, N, D). Batch norm, not layer norm: on the scenes it learns faster.
-    Neighbouring tokens see overlapping pixels, so masking a token does not hide its pixels.
+    Neighbouring tokens see overlapping pixels, so a masked patch is painted over before the stem.
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
@@ -177,8 +177,28 @@ class DropPath(nn.Module):
         kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep)
         return x * kept.div_(keep)
 
+    def add(self, x: Tensor, branch: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
+        """``x`` plus what is kept of ``branch(source)``."""
+        return x + self(branch(source))
+
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
+
+
+class DropSamples(DropPath):
+    """Stochastic depth that saves the work (DINOv2): the branch sees the kept samples alone.
+
+    A fixed number of samples is kept, ``(1 - rate)`` of the batch rounded down and at least one,
+    so shapes do not depend on the draw.
+    """
+
+    def add(self, x: Tensor, branch: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x + branch(source)
+        samples = len(source)
+        kept = torch.randperm(samples, device=x.device)[: max(int(samples * (1 - self.rate)), 1)]
+        update = branch(source[kept])
+        return x.index_add(0, kept, update.to(x.dtype), alpha=samples / len(kept))
 
 
 FEED_FORWARD = {"mlp": Mlp, "swiglu": SwiGLU}
@@ -194,7 +214,7 @@ class Block(nn.Module):
         num_heads: int,
         mlp_ratio: float,
         qkv_bias: bool,
-        drop_path: float,
+        drop_path: DropPath,
         layer_scale_init: float | None,
         ffn: str,
     ) -> None:
@@ -206,15 +226,13 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = FEED_FORWARD[ffn](dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, layer_scale_init) if scaled else nn.Identity()
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
         """Tokens (B, T, D) to (B, T, D), or to (B, 1, D): the class token alone."""
-        update = self.attn(self.norm1(x), cls_only)
-        if cls_only:
-            x = x[:, :1]
-        x = x + self.drop_path(self.ls1(update))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        kept = x[:, :1] if cls_only else x
+        x = self.drop_path.add(kept, lambda t: self.ls1(self.attn(self.norm1(t), cls_only)), x)
+        return self.drop_path.add(x, lambda t: self.ls2(self.mlp(self.norm2(t))), x)
 
 
 class VisionTransformer(nn.Module):
@@ -230,6 +248,8 @@ class VisionTransformer(nn.Module):
         mlp_ratio: hidden width of the feed-forward network over ``embed_dim``.
         qkv_bias: give queries, keys and values a bias.
         drop_path_rate: stochastic depth of the last block; grows linearly from 0.
+        drop_path_uniform: the same rate in all blocks, which then compute their branches for the
+            kept samples alone (DINOv2). Kept are ``(1 - rate)`` of each batch, rounded down.
         layer_scale_init: start of LayerScale, or None for none.
         num_register_tokens: tokens without a patch, R (Darcet et al., 2024).
         ffn: "mlp" or "swiglu".
@@ -261,6 +281,7 @@ class VisionTransformer(nn.Module):
         ffn: str = "mlp",
         stem: str = "patch",
         in_chans: int = 3,
+        drop_path_uniform: bool = False,
     ) -> None:
         super().__init__()
         _check_choice("ffn", ffn, FEED_FORWARD)
@@ -290,10 +311,10 @@ class VisionTransformer(nn.Module):
         )
         self.mask_token = nn.Parameter(torch.zeros(1, embed_dim), requires_grad=False)
         self.patch_embed = STEMS[stem](patch_size, in_chans, embed_dim)
-        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        drops = _drop_paths(drop_path_rate, depth, drop_path_uniform)
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, rate, layer_scale_init, ffn)
-            for rate in rates
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop, layer_scale_init, ffn)
+            for drop in drops
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self._init_weights()
@@ -325,7 +346,7 @@ class VisionTransformer(nn.Module):
 
         Args:
             masks: (B, N) bool; a patch where it is true is replaced by ``mask_token`` before the
-                first block, and keeps its position.
+                first block, and keeps its position. No token sees the pixels of such a patch.
 
         Raises:
             UserError: H or W is not a multiple of the patch size, or ``masks`` has another shape.
@@ -373,19 +394,24 @@ class VisionTransformer(nn.Module):
     def _tokens(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
         height, width = self._grid(*x.shape[-2:])
-        x = self.patch_embed(x)
-        if masks is not None:
-            if masks.shape != x.shape[:2]:
-                raise UserError(
-                    f"masks has shape {tuple(masks.shape)}, but these images have "
-                    f"{tuple(x.shape[:2])} (batch, patches)."
-                )
+        if masks is None:
+            x = self.patch_embed(x)
+        else:
+            self._check_masks(masks, x.shape[0], height * width)
+            if isinstance(self.patch_embed, ConvStem):
+                x = self._paint_over(x, masks.view(-1, 1, height, width))
+            x = self.patch_embed(x)
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype), x)
         positions = self._positions(height, width)
         prefix = self.cls_token + positions[:, :1]
         if self.register_tokens is not None:
             prefix = torch.cat([prefix, self.register_tokens], dim=1)
         return torch.cat([prefix.expand(x.shape[0], -1, -1), x + positions[:, 1:]], dim=1)
+
+    def _paint_over(self, x: Tensor, masks: Tensor) -> Tensor:
+        """Images with 0, the mean colour of normalised ones, in the patches masked (B, 1, h, w)."""
+        p = self.patch_size
+        return x.masked_fill(masks.repeat_interleave(p, 2).repeat_interleave(p, 3), 0.0)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         first = 1 + self.num_register_tokens
@@ -405,6 +431,14 @@ class VisionTransformer(nn.Module):
         else:
             grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
         return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    @staticmethod
+    def _check_masks(masks: Tensor, batch: int, patches: int) -> None:
+        if masks.shape != (batch, patches):
+            raise UserError(
+                f"masks has shape {tuple(masks.shape)}, but these images have "
+                f"{(batch, patches)} (batch, patches)."
+            )
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches along each side of an image of height x width pixels."""
@@ -427,6 +461,12 @@ class VisionTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def _drop_paths(rate: float, depth: int, uniform: bool) -> list[DropPath]:
+    if uniform:
+        return [DropSamples(rate) for _ in range(depth)]
+    return [DropPath(rate * i / max(depth - 1, 1)) for i in range(depth)]
 
 
 def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:

@@ -20,10 +20,13 @@ from dino_tutorial.training.distributed import Processes, mean_over_processes
 from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
 from dino_tutorial.training.log import RowLog
 from dino_tutorial.training.optim import (
+    LR_SCALINGS,
     build_optimizer,
     clip_gradients,
+    clip_modules,
     param_groups,
     set_learning_rate,
+    split_by_module,
 )
 from dino_tutorial.training.schedules import cosine_schedule
 
@@ -84,6 +87,7 @@ class Trainer:
         )
         self.optimizer = build_optimizer(self.optim.name, groups, lr=0.0)
         self.parameters = [p for group in groups for p in group["params"]]
+        self.modules = split_by_module(self.method)
         self.rows: list[dict] = []
 
     def fit(self) -> None:
@@ -143,6 +147,8 @@ class Trainer:
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
         params = self.augment.sample(self.train.batch_size, *images.shape[-2:], views_seed)
         params = params[self.order.share]
+        masks_seed = torch.Generator().manual_seed(mix(self.seed, 6, self.step))
+        masks = self.method.draw_masks(self.train.batch_size, masks_seed)
         size = len(images) // self.train.accumulate
         micro_metrics = []
         for part in range(self.train.accumulate):
@@ -152,11 +158,13 @@ class Trainer:
                 with torch.no_grad():
                     views = self.augment.apply(images[chosen], params[chosen])
                 asked = {"labels": labels[chosen]} if self.method.needs_labels else {}
+                if masks is not None:
+                    asked["hidden"] = masks[self.order.share][chosen].to(self.device)
                 with self._autocast():
                     metrics = engine(views, values, measure, **asked)
                 (metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
-        grad_norm = clip_gradients(self.parameters, self.optim.clip, self.optim.clip_rule)
+        grad_norm = self._clip()
         self.method.before_step(self.step / self.order.steps_per_epoch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -190,7 +198,7 @@ class Trainer:
 
     def _schedules(self, per_epoch: int) -> dict[str, list[float]]:
         o, total = self.optim, self.total_steps
-        lr = o.lr * self.train.batch_size / 256  # linear scaling rule
+        lr = o.lr * (self.train.batch_size / 256) ** LR_SCALINGS[o.lr_scaling]
         warmup = min(round(o.warmup_epochs * per_epoch), total)
         tables = {
             "lr": cosine_schedule(lr, min(o.lr_final, lr), total, warmup),
@@ -209,6 +217,11 @@ class Trainer:
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         ids = [self.processes.local_rank] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+
+    def _clip(self) -> Tensor:
+        if self.optim.clip_rule == "module":
+            return clip_modules(self.modules, self.optim.clip)
+        return clip_gradients(self.parameters, self.optim.clip, self.optim.clip_rule)
 
     def _autocast(self):
         if self.train.precision == "bf16":

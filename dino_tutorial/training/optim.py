@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
 
-CLIP_RULES = ("parameter", "global")
+CLIP_RULES = ("parameter", "module", "global")
+LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # the power of batch / 256 in the learning rate
 OPTIMIZERS = ("adamw", "lars", "sgd")
 
 
@@ -76,7 +77,8 @@ def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tens
     """Scale gradients down to ``max_norm`` and return their global norm before that.
 
     ``"parameter"`` bounds each parameter's own norm (DINO's code); ``"global"`` bounds the norm
-    of all together (the usual rule). ``max_norm=0`` only measures. Nothing waits for the device.
+    of all together (the usual rule); :func:`clip_modules` is between the two. ``max_norm=0``
+    only measures. Nothing waits for the device.
 
     Returns:
         Scalar tensor on the parameters' device.
@@ -93,6 +95,30 @@ def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tens
         scales = (max_norm / (reference + 1e-6)).clamp(max=1.0)
         _scale(gradients, scales)
     return total
+
+
+def clip_modules(modules: list[list[Tensor]], max_norm: float) -> Tensor:
+    """Bound the gradient norm of each sub-module by itself; return the norm of all before that.
+
+    Args:
+        modules: parameters of each sub-module, see :func:`split_by_module`.
+        max_norm: for each of them; 0 only measures.
+
+    Source: facebookresearch/dinov2 ``train.py`` (backbone and heads apart).
+    """
+    return torch.stack([clip_gradients(m, max_norm, "global") for m in modules]).norm()
+
+
+def split_by_module(method: nn.Module) -> list[list[Tensor]]:
+    """Trainable parameters of a method's sub-modules: the student's backbone, each of its heads,
+    and what is beside the student (BYOL's predictor)."""
+    modules: dict[str, list[Tensor]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            path = name.split(".")
+            owner = ".".join(path[:2]) if path[0] == "student" else path[0]
+            modules.setdefault(owner, []).append(parameter)
+    return list(modules.values())
 
 
 def _norms(gradients: list[Tensor]) -> Tensor:
@@ -119,9 +145,7 @@ def _block(name: str) -> int | None:
 
 def _lr_mult(name: str, depth: int, layer_decay: float, patch_embed_lr_mult: float) -> float:
     block = _block(name)
-    embedding = re.search(
-        r"\b(patch_embed|pos_embed|cls_token|register_tokens|mask_token)\b", name
-    )
+    embedding = re.search(r"\b(patch_embed|pos_embed|cls_token|register_tokens|mask_token)\b", name)
     outside = depth + 1 if embedding else 0
     power = outside if block is None else depth - block
     return layer_decay**power * (patch_embed_lr_mult if "patch_embed" in name else 1.0)

@@ -8,7 +8,12 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.training import Teacher, clip_gradients, param_groups
 from dino_tutorial.training.health import check_teacher_is_a_copy
-from dino_tutorial.training.optim import build_optimizer, set_learning_rate
+from dino_tutorial.training.optim import (
+    build_optimizer,
+    clip_modules,
+    set_learning_rate,
+    split_by_module,
+)
 
 
 def small_vit(**overrides):
@@ -84,6 +89,38 @@ def test_clipping_bounds_the_right_norm(rule):
     for parameter, old, size in zip(parameters, before, sizes, strict=True):
         limit = min(1.0, 3.0 / (size if rule == "parameter" else expected_total))
         torch.testing.assert_close(parameter.grad, old * limit, rtol=1e-4, atol=1e-6)
+
+
+class Parts(nn.Module):
+    """A method in outline: a student of two modules, something beside it, a frozen teacher."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = nn.ModuleDict(
+            {"backbone": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3)), "head": nn.Linear(3, 2)}
+        )
+        self.predictor = nn.Linear(2, 2)
+        self.teacher = nn.Linear(3, 3).requires_grad_(False)
+
+
+def test_each_module_is_clipped_by_its_own_norm():
+    g = torch.Generator().manual_seed(0)
+    method = Parts()
+    modules = split_by_module(method)
+    owners = [method.student["backbone"], method.student["head"], method.predictor]
+    assert [[id(p) for p in module] for module in modules] == [
+        [id(p) for p in owner.parameters()] for owner in owners
+    ]
+    for module, size in zip(modules, (10.0, 0.5, 4.0), strict=True):
+        for parameter in module:
+            parameter.grad = torch.randn(parameter.shape, generator=g)
+        norm = sum(p.grad.pow(2).sum() for p in module).sqrt()
+        for parameter in module:
+            parameter.grad *= size / norm
+    total = clip_modules(modules, 3.0)
+    assert total.item() == pytest.approx((10**2 + 0.5**2 + 4**2) ** 0.5, rel=1e-5)
+    after = [sum(p.grad.pow(2).sum() for p in module).sqrt().item() for module in modules]
+    assert after == pytest.approx([3.0, 0.5, 3.0], rel=1e-5)
 
 
 def test_zero_clips_nothing():

@@ -14,7 +14,7 @@ from dino_tutorial.models import (
     vit_small,
     vit_tiny,
 )
-from dino_tutorial.models.vit import ConvStem, DropPath, PatchEmbed, SwiGLU
+from dino_tutorial.models.vit import ConvStem, DropPath, DropSamples, PatchEmbed, SwiGLU
 
 VARIANTS = {
     "plain": {},
@@ -23,6 +23,7 @@ VARIANTS = {
     "swiglu": {"ffn": "swiglu", "mlp_ratio": 3.0},
     "convolutional stem": {"stem": "conv"},
     "drop path": {"drop_path_rate": 0.5, "depth": 3},
+    "dropped samples": {"drop_path_rate": 0.5, "drop_path_uniform": True},
     "one block": {"depth": 1},
 }
 
@@ -186,8 +187,9 @@ def test_intermediate_layers_end_with_the_output():
     torch.testing.assert_close(second, shorter.get_intermediate_layers(x)[0])
 
 
-def test_masked_patches_are_not_seen():
-    model = make()
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_masked_patches_are_not_seen(stem):
+    model = make(stem=stem).eval()
     masks = torch.zeros(3, 16, dtype=torch.bool)
     masks[0, 5] = masks[2, [0, 15]] = True
     x = images()
@@ -295,6 +297,40 @@ def test_drop_path_grows_linearly_with_depth():
     blocks = make(depth=5, drop_path_rate=0.4).blocks
     rates = [getattr(block.drop_path, "rate", 0.0) for block in blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_dropped_samples_keep_their_tokens_and_are_not_computed():
+    """At a rate of 0.5, four of eight samples get twice the branch's update, the others none."""
+    torch.manual_seed(0)
+    drop, x = DropSamples(0.5), torch.randn(8, 3, 2)
+    seen = []
+
+    def branch(tokens):
+        seen.append(len(tokens))
+        return tokens[:, :1] + 1
+
+    out = drop.add(x[:, :1], branch, x)
+    change = (out - x[:, :1])[:, 0]
+    updated = change.abs().sum(dim=1) > 0
+    assert updated.sum() == 4 and seen == [4]
+    torch.testing.assert_close(change[updated], 2 * (x[updated, 0] + 1))
+    again = {tuple((drop.add(x, torch.cos, x) != x).any(-1).any(-1).tolist()) for _ in range(20)}
+    assert len(again) > 5  # drawn anew each time
+    single = drop.add(x[:1], torch.cos, x[:1])
+    torch.testing.assert_close(single, x[:1] + x[:1].cos())  # never fewer than one
+    torch.testing.assert_close(drop.eval().add(x, torch.cos, x), x + x.cos())
+
+
+def test_dropped_samples_keep_the_mean():
+    model = make(drop_path_rate=0.4, drop_path_uniform=True, depth=1)
+    x, drop = torch.randn(10, 4, 24), model.blocks[0].drop_path
+    mean = torch.stack([drop.add(x, torch.sin, x) for _ in range(3000)]).mean(dim=0)
+    torch.testing.assert_close(mean, x + x.sin(), atol=0.06, rtol=0)
+
+
+def test_uniform_drop_path_is_the_same_in_all_blocks():
+    blocks = make(depth=3, drop_path_rate=0.4, drop_path_uniform=True).blocks
+    assert [block.drop_path.rate for block in blocks] == [0.4] * 3
 
 
 def test_initialisation():

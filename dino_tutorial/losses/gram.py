@@ -1,0 +1,40 @@
+"""Gram anchoring: the similarities between patches stay those of an earlier teacher."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss, normalize
+
+
+class GramLoss(nn.Module):
+    """Mean squared difference of two images' matrices of cosines between patches.
+
+    The features themselves are free to move as long as their similarities within an image do not:
+    a rotation of all of them costs nothing.
+
+    Source: Siméoni et al. 2025 (DINOv3), section 4.2, as a mean instead of a sum.
+    """
+
+    def forward(self, student_patches: Tensor, anchor_patches: Tensor) -> Tensor:
+        """Return the scalar loss.
+
+        Args:
+            student_patches: (B, N, D).
+            anchor_patches: (B, N, D') from the Gram teacher, which gets no gradient; its width may
+                differ.
+
+        Raises:
+            ValueError: if images or patches differ in number.
+        """
+        if student_patches.dim() != 3 or student_patches.shape[:2] != anchor_patches.shape[:2]:
+            raise ValueError(
+                f"GramLoss wants patches (B, N, D) of the same images, got "
+                f"{tuple(student_patches.shape)} and {tuple(anchor_patches.shape)}"
+            )
+        return mse_loss(_cosines(student_patches), _cosines(anchor_patches.detach()))
+
+
+def _cosines(patches: Tensor) -> Tensor:
+    """(B, N, D) to (B, N, N), in float32 under autocast too."""
+    unit = normalize(patches.float(), dim=-1)
+    with torch.autocast(patches.device.type, enabled=False):
+        return unit @ unit.transpose(1, 2)

@@ -1,0 +1,259 @@
+"""DINOv2: DINO's loss on the image, iBOT's on its patches, KoLeo between images (Oquab et al.)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.collapse import entropy
+from dino_tutorial.losses import KoLeoLoss, iBOTPatchLoss, sinkhorn_knopp
+from dino_tutorial.losses.centering import CenteredLoss
+from dino_tutorial.losses.dino import pair_cross_entropy
+from dino_tutorial.losses.ibot import masked_patch_loss
+from dino_tutorial.methods.base import Network
+from dino_tutorial.methods.dino import DINO, CenterUpdate, DINOOptions, measures
+from dino_tutorial.models import VisionTransformer
+from dino_tutorial.options import option
+from dino_tutorial.views import DrawnMasks, PatchMasks, block_masks
+
+CENTERINGS = ("softmax", "sinkhorn")
+
+
+@dataclass(frozen=True)
+class DINOv2Options(DINOOptions):
+    """DINO's settings with DINOv2's defaults (``ssl_default_config.yaml``), and its own.
+
+    With ``ibot_weight = koleo_weight = 0`` and ``centering = "softmax"`` this is DINO.
+    """
+
+    norm_last_layer: bool = False
+    teacher_temp: float = option(0.07, low=1e-3, high=10)
+    teacher_temp_warmup_epochs: float = option(30, low=0)
+    momentum: float = option(0.992, low=0, high=1)
+    centering: str = option("softmax", among=CENTERINGS)
+    dino_weight: float = option(1.0, low=0)
+    ibot_weight: float = option(1.0, low=0)
+    koleo_weight: float = option(0.1, low=0)
+    patch_out_dim: int = option(65536, low=2)
+    patch_bottleneck_dim: int = option(256, low=1)
+    mask_share: float = option(0.5, low=0.01, high=1)
+    mask_ratio: tuple[float, float] = option((0.1, 0.5), low=0, high=1)
+
+
+class Answer(NamedTuple):
+    """A network's features (V, B, D) and logits (V, B, K), and those (M, K') of hidden patches."""
+
+    features: Tensor
+    logits: Tensor
+    patch_logits: Tensor | None
+
+
+class PatchNetwork(Network):
+    """A vision transformer with one head for class tokens and another for patch tokens."""
+
+    def __init__(self, backbone: VisionTransformer, head: nn.Module, patch_head: nn.Module):
+        super().__init__(backbone, head)
+        self.patch_head = patch_head
+
+    def forward(
+        self, views: list[Tensor], hidden: PatchMasks, masked: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """View groups to features (V, B, D), logits (V, B, K) and patch logits (M, K').
+
+        Args:
+            views: groups (V_g, B, 3, S_g, S_g); the first two views are the global ones.
+            hidden: the patches of the global views that the patch head is asked for.
+            masked: whether the backbone sees the mask token in their place.
+        """
+        batch = views[0].shape[1]
+        local = [views[0][2:], *views[1:]] if len(views[0]) > 2 else views[1:]
+        seen = self.backbone.forward_features(
+            views[0][:2].flatten(0, 1), hidden.masks if masked else None
+        )
+        features = [seen.cls, *(self.backbone(group.flatten(0, 1)) for group in local)]
+        features = torch.cat(features)  # (V·B, D)
+        logits = self.head(features)
+        patches = seen.patches.flatten(0, 1).index_select(0, hidden.indices)  # (M, D)
+        return (
+            features.unflatten(0, (-1, batch)),
+            logits.unflatten(0, (-1, batch)),
+            self.patch_head(patches),
+        )
+
+
+class DINOv2(DINO):
+    """DINO, and the teacher's answer for each patch that is hidden from the student.
+
+    Half of the global crops are masked for the student; the teacher sees all of them. Only hidden
+    patches go through the patch head. KoLeo acts on the student's class tokens before the head,
+    for each global crop by itself, so never between two crops of one image.
+
+    Args:
+        backbone: the student's vision transformer; the teacher starts as a copy.
+        options: see :class:`DINOv2Options`.
+
+    Source: Oquab et al. 2024, section 4; facebookresearch/dinov2 ``ssl_meta_arch.py``.
+    """
+
+    Options = DINOv2Options
+    presets = {
+        "smoke": {
+            **DINO.presets["smoke"],
+            "model.patch_size": 4,
+            "objective.patch_out_dim": 64,
+            "objective.patch_bottleneck_dim": 32,
+            "objective.teacher_temp": 0.04,
+            "objective.teacher_temp_warmup_epochs": 0,
+            "optim.patch_embed_lr_mult": 0.2,
+            "optim.clip_rule": "module",
+        },
+        # DINO's numbers, with as many prototypes for the patches. A step costs a third more than
+        # DINO's, so there are fewer of them. The convolutional stem learns at the full rate.
+        "laptop": {
+            **DINO.presets["laptop"],
+            "objective.patch_out_dim": 512,
+            "objective.patch_bottleneck_dim": 128,
+            "objective.teacher_temp_warmup_epochs": 0,
+            "optim.clip_rule": "module",
+            "train.epochs": 4,
+        },
+        "gpu": {
+            **DINO.presets["gpu"],
+            "objective.patch_out_dim": 4096,
+            "objective.momentum": 0.992,
+            "objective.teacher_temp_warmup_epochs": 30,
+            "optim.clip_rule": "module",
+            "optim.patch_embed_lr_mult": 0.2,
+        },
+        # facebookresearch/dinov2 ssl_default_config.yaml and vitl14.yaml. Its lr is 2e-4 for 1024
+        # images with a square root, so 1e-4 for 256. Its epochs are 1,250 steps of 3,072 images,
+        # or 3.84 M images: three of ImageNet-1k. Lengths below are in such epochs; on a data set
+        # of another size multiply all of them.
+        "paper": {
+            "views.global_scale": [0.32, 1.0],
+            "views.local_scale": [0.05, 0.32],
+            "views.local_size": 98,
+            "model.arch": "vit_large",
+            "model.patch_size": 14,
+            "model.ffn": "swiglu",
+            "model.layer_scale_init": 1e-5,
+            "model.drop_path_rate": 0.4,
+            "model.drop_path_uniform": True,
+            "objective.out_dim": 131072,
+            "objective.head_bottleneck_dim": 384,
+            "objective.patch_out_dim": 131072,
+            "objective.momentum": 0.994,
+            "objective.centering": "sinkhorn",
+            "optim.lr": 1e-4,
+            "optim.lr_scaling": "sqrt",
+            "optim.warmup_epochs": 80,
+            "optim.weight_decay_final": 0.2,
+            "optim.clip_rule": "module",
+            "optim.patch_embed_lr_mult": 0.2,
+            "train.epochs": 500,
+            "train.batch_size": 3072,
+        },
+    }
+
+    def __init__(self, backbone: nn.Module, options: DINOv2Options = DINOv2Options()):  # noqa: B008
+        super().__init__(backbone, options)
+        self.koleo = KoLeoLoss()
+        if self.masks_patches:
+            self.patch_loss = iBOTPatchLoss(
+                options.patch_out_dim, options.student_temp, options.center_momentum
+            )
+            self._patch_center = CenterUpdate(self.patch_loss)
+
+    @property
+    def masks_patches(self) -> bool:
+        return self.options.ibot_weight > 0
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        return [*super().heads, self.student.patch_head] if self.masks_patches else super().heads
+
+    def _network(self, backbone: nn.Module) -> Network:
+        if not self.masks_patches:
+            return super()._network(backbone)
+        if not isinstance(backbone, VisionTransformer):
+            raise UserError(
+                "DINOv2 hides patches, which only a vision transformer has: choose a model.arch "
+                "that begins with vit, or objective.ibot_weight=0"
+            )
+        backbone.mask_token.requires_grad_()
+        o, width = self.options, backbone.embed_dim
+        return PatchNetwork(
+            backbone,
+            self._head(width, o.out_dim, o.head_bottleneck_dim),
+            self._head(width, o.patch_out_dim, o.patch_bottleneck_dim),
+        )
+
+    def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
+        if not self.masks_patches:
+            return None
+        o, grid = self.options, self.student.backbone.grid_size
+        masks = block_masks(2 * batch_size, grid, generator, o.mask_ratio, o.mask_share)
+        return DrawnMasks(masks.unflatten(0, (2, batch_size)))
+
+    def forward(self, views, values, measure, hidden: PatchMasks | None = None):
+        o, temp = self.options, values["teacher_temp"]
+        teacher, student = self._answers(views, hidden)
+        targets = self._targets(self.loss, self._center, teacher.logits, temp)
+        parts = {"dino_loss": pair_cross_entropy(student.logits, targets, o.student_temp)}
+        measured = measures(targets, teacher.features) if measure else {}
+        if self.masks_patches:
+            patch_targets = self._targets(
+                self.patch_loss, self._patch_center, teacher.patch_logits, temp
+            )
+            parts["ibot_loss"] = masked_patch_loss(
+                student.patch_logits,
+                patch_targets,
+                hidden.weights,
+                len(hidden.masks),
+                o.student_temp,
+            )
+            if measure:
+                measured["patch_entropy"] = _mean_entropy(patch_targets, hidden.weights)
+        if o.koleo_weight > 0:
+            parts["koleo_loss"] = sum(self.koleo(crop) for crop in student.features[:2])
+        weights = {
+            "dino_loss": o.dino_weight,
+            "ibot_loss": o.ibot_weight,
+            "koleo_loss": o.koleo_weight,
+        }
+        loss = sum(weights[name] * part for name, part in parts.items())
+        return {"loss": loss} | (parts | measured if measure else {})
+
+    def after_step(self, values: dict[str, float]) -> None:
+        if self.masks_patches:
+            self._patch_center.apply()
+        super().after_step(values)
+
+    def _answers(self, views: list[Tensor], hidden: PatchMasks | None) -> tuple[Answer, Answer]:
+        """The teacher's for the global views, and the student's for all, who sees less of them."""
+        whole = [views[0][:2]]
+        if not self.masks_patches:
+            return Answer(*self.teacher(whole), None), Answer(*self.student(views), None)
+        if hidden is None:
+            raise ValueError("DINOv2 with ibot_weight > 0 wants masks: give those of draw_masks")
+        return (
+            Answer(*self.teacher(whole, hidden, masked=False)),
+            Answer(*self.student(views, hidden, masked=True)),
+        )
+
+    def _targets(
+        self, loss: CenteredLoss, center: CenterUpdate, teacher_logits: Tensor, temp: float
+    ) -> Tensor:
+        """The teacher's probabilities (…, K): centred by the running mean, or balanced."""
+        if self.options.centering == "sinkhorn":
+            rows = teacher_logits.flatten(0, -2)
+            return sinkhorn_knopp(rows, temp).view(teacher_logits.shape)
+        center.add(teacher_logits)
+        return loss.teacher_probabilities(teacher_logits, temp)
+
+
+def _mean_entropy(targets: Tensor, weights: Tensor) -> Tensor:
+    """The mean over masked images of the mean entropy of their hidden patches."""
+    return (entropy(targets) * weights).sum() / weights.sum().clamp(min=1)
