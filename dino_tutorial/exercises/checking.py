@@ -161,7 +161,11 @@ def _difference(observed: Observation, expected: Observation) -> str:
     ratio = _common_ratio(observed, expected)
     if ratio is not None:
         return f"everything is {ratio:.4g} times what it should be"
-    name = next(name for name in expected if not _close(observed[name], expected[name]))
+    wrong = [name for name in expected if not _close(observed[name], expected[name])]
+    for name in wrong:
+        if not expected[name].any():
+            return f"{name} should be zero, and it is not"
+    name = wrong[0]
     got, want = observed[name].double(), expected[name].double()
     if got.shape != want.shape:
         return f"{name} has shape {tuple(got.shape)}, and it should have {tuple(want.shape)}"

@@ -224,6 +224,8 @@ def test_an_unknown_mistake_is_a_number_that_differs():
     assert said == "everything is 3 times what it should be."
     said = check("byol_loss", lambda p, z: distance(p, z) + 0.25).message
     assert "the loss for shape (6, 4) is" in said and "should be" in said
+    said = check("byol_loss", F.mse_loss).message  # three mistakes at once
+    assert said == "the target's gradient for shape (6, 4) should be zero, and it is not."
     said = check("byol_loss", lambda p, z: distance(p, z) * float("inf")).message
     assert "not finite" in said
     said = check("entropy", lambda p: scipy_like_entropy(p)[None]).message
