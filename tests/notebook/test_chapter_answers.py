@@ -50,6 +50,7 @@ def functions_of(chapter: str) -> dict:
         ("momentum-teacher", "half_life", "half_life", None),
         ("momentum-teacher", "debiased_ema", "debiased_ema", None),
         ("momentum-teacher", "momentum_by_hand", "momentum_at", None),
+        ("measuring-features", "knn_by_hand", "knn_classify", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
