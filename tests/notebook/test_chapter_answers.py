@@ -35,6 +35,7 @@ def functions_of(chapter: str) -> dict:
 @pytest.mark.parametrize(
     "chapter, function, exercise, mistake",
     [
+        ("contrast-and-cluster", "sinkhorn", "sinkhorn", None),
         ("byol", "distance", "byol_loss", "no-stop-gradient"),
         ("byol", "both_directions", "both_directions", None),
         ("byol", "follow", "ema_update", "buffers-forgotten"),
