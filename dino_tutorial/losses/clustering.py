@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dino_tutorial.losses.dino import pair_cross_entropy
 from dino_tutorial.training.distributed import logsumexp_over_processes
 
 
@@ -64,8 +65,4 @@ def swapped_prediction_loss(logits: Tensor, assignments: Tensor, temp: float) ->
             f"swapped_prediction_loss wants logits (V ≥ 2, B, K) and assignments (2, B, K), "
             f"got {tuple(logits.shape)} and {tuple(assignments.shape)}"
         )
-    log_p = (logits.float() / temp).log_softmax(dim=-1)
-    # A cross-entropy is linear in its target: a local view's two targets can be added first.
-    both = assignments.sum(dim=0, keepdim=True).expand(views - 2, -1, -1)
-    targets = torch.cat([assignments.flip(0), both]).detach()
-    return -(targets * log_p).sum() / (batch * (2 * views - 2))
+    return pair_cross_entropy(logits, assignments.float(), temp)
