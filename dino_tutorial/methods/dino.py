@@ -65,10 +65,10 @@ class DINO(Method):
             "objective.freeze_last_layer_epochs": 0.5,
             "objective.teacher_temp": 0.03,
             "objective.teacher_temp_start": 0.03,
-            "optim.lr": 4e-3,
+            "optim.lr": 5e-3,
             "optim.warmup_epochs": 1,
             "optim.weight_decay_final": 0.04,
-            "train.epochs": 6,
+            "train.epochs": 5,
         },
         "gpu": {
             "views.global_scale": [0.3, 1.0],

@@ -48,8 +48,9 @@ class PatchEmbed(nn.Module):
 class ConvStem(nn.Module):
     """Patch tokens from stride-2 3x3 convolutions, for small images (Xiao et al., 2021).
 
-    Channels double from one convolution to the next, each with batch norm and GELU; a last 1x1
-    projection gives (B, N, D). Batch norm, not layer norm: on the scenes it learns faster.
+    Channels double from one convolution to the next and end at D, each with a group norm of one
+    group and GELU; a last 1x1 projection gives (B, N, D). The norm is of each image by itself, so
+    nothing depends on the batch, in training or after, on one process or many.
     Neighbouring tokens see overlapping pixels, so a masked patch is painted over before the stem.
     """
 
@@ -61,10 +62,10 @@ class ConvStem(nn.Module):
                 f"stem='conv' halves the image several times, so patch_size must be a power of "
                 f"two, not {patch_size}; use 2, 4, 8 or 16, or stem='patch'."
             )
-        channels = [in_chans, *(max(16, embed_dim >> (steps - i)) for i in range(steps))]
+        channels = [in_chans, *(max(16, embed_dim >> (steps - 1 - i)) for i in range(steps))]
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairs)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(o) for _, o in pairs)
+        self.norms = nn.ModuleList(nn.GroupNorm(1, o) for _, o in pairs)
         self.proj = nn.Linear(channels[-1], embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:

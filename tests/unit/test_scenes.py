@@ -20,19 +20,19 @@ from dino_tutorial.datasets.scenes import (
 from dino_tutorial.datasets.scenes.factors import RANGES, splitmix64
 from dino_tutorial.errors import UserError
 
-FACTOR_CHECKSUM = 53784036680924
+FACTOR_CHECKSUM = 55395093614627
 # (scene, row, column): RGB at 32 pixels
 PIXELS: dict[tuple[int, int, int], tuple[int, int, int]] = {
-    (0, 5, 5): (169, 178, 187),
-    (1, 16, 16): (93, 91, 85),
-    (2, 26, 9): (49, 151, 57),
-    (3, 9, 25): (166, 183, 209),
-    (4, 20, 20): (72, 250, 64),
-    (5, 12, 18): (122, 120, 128),
-    (6, 28, 28): (174, 182, 192),
-    (7, 16, 10): (105, 142, 102),
-    (8, 3, 30): (93, 90, 90),
-    (9, 22, 6): (71, 68, 62),
+    (0, 5, 5): (103, 108, 110),
+    (1, 16, 16): (25, 24, 20),
+    (2, 26, 9): (44, 140, 46),
+    (3, 9, 25): (162, 167, 171),
+    (4, 20, 20): (93, 252, 89),
+    (5, 12, 18): (91, 92, 93),
+    (6, 28, 28): (169, 170, 173),
+    (7, 16, 10): (141, 174, 142),
+    (8, 3, 30): (59, 71, 69),
+    (9, 22, 6): (137, 136, 131),
 }
 
 
@@ -135,13 +135,13 @@ def test_masks_boxes_depth_and_instances_agree():
 def test_the_mask_is_where_the_object_changes_the_picture():
     factors = sample_factors(torch.arange(20), "train", 0)
     scenes = render(factors, 96)
-    repainted = render({**factors, "hue": (factors["hue"] + 20000) % 65536}, 96)
+    repainted = render({**factors, "value": 65535 - factors["value"]}, 96)
     change = (scenes.images.int() - repainted.images.int()).abs().sum(1)
     near = torch.nn.functional.max_pool2d(scenes.mask.float(), 3, 1, 1).bool()
     # Elsewhere nothing changes, but for tips of arms and fins that are narrower than a pixel.
     assert ((change > 3) & ~near).sum() <= 5 and change[~near].max() < 30
     inner = torch.nn.functional.avg_pool2d(scenes.mask.float(), 3, 1, 1) == 1
-    assert (change[inner] > 3).float().mean() > 0.8  # gray paints do not change
+    assert (change[inner] > 3).float().mean() > 0.8  # a value in the middle hardly changes
 
 
 def test_clips_move_smoothly_and_keep_their_object():

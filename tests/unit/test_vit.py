@@ -274,11 +274,11 @@ def test_convolutional_stem_by_channels_first_operations():
     y = x
     for conv, norm in zip(stem.convs, stem.norms, strict=True):
         y = F.conv2d(y, conv.weight, conv.bias, stride=2, padding=1)
-        mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), False, keepdim=True)
+        mean, variance = y.mean((1, 2, 3), keepdim=True), y.var((1, 2, 3), False, keepdim=True)
         y = (y - mean) / (variance + 1e-5).sqrt()
         y = F.gelu(y * norm.weight[:, None, None] + norm.bias[:, None, None])
     y = F.conv2d(y, stem.proj.weight[..., None, None], stem.proj.bias)
-    assert [conv.out_channels for conv in stem.convs] == [16, 32]
+    assert [conv.out_channels for conv in stem.convs] == [32, 64]
     torch.testing.assert_close(stem(x), y.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
 
 

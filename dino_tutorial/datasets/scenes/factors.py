@@ -32,6 +32,7 @@ CLASSES = (
 )
 SURFACES = ("sand", "wood", "cloth", "tiles", "stone")
 CLUTTER = 3  # small plain objects in a scene: the last one lies on top, the others below
+PATCHES = 4  # parts of the table, each in its own colour
 FULL = 1 << 16  # a continuous factor is an integer in [0, FULL)
 LATTICE = 24  # the surface's relief is interpolated from LATTICE x LATTICE hashed integers
 
@@ -59,19 +60,20 @@ RANGES: dict[str, int] = {
     "tilt_x": FULL,
     "tilt_y": FULL,
     "surface": len(SURFACES),
-    "surface_hue": FULL,
-    "surface_value": FULL,
     "surface_contrast": FULL,
     "surface_angle": FULL,
     "surface_scale": FULL,
-    "mat_hue": FULL,
-    "mat_saturation": FULL,
-    "mat_value": FULL,
-    "mat_angle": FULL,
-    "mat_offset": FULL,
+    "inlay": 2,
+    "seam_angle": FULL,
+    "seam_bend": FULL,
+    "seam_x": FULL,
+    "seam_y": FULL,
     "dapple": FULL,
     "lattice": 1 << 31,
 }
+for _i in range(PATCHES):
+    for _name in ("hue", "saturation", "value"):
+        RANGES[f"patch{_i}_{_name}"] = FULL
 for _i in range(CLUTTER):
     for _name in ("hue", "saturation", "value", "x", "y", "scale", "angle", "roundness", "aspect"):
         RANGES[f"clutter{_i}_{_name}"] = FULL

@@ -54,9 +54,9 @@ def ladybird(u: Tensor, v: Tensor, edge: Tensor) -> Figure:
     w = v.abs()
     body = circle(u, v, -0.08, 0, 0.82)
     head = circle(u, v, 0.68, 0, 0.33)
-    spots = torch.minimum(circle(u, w, 0.3, 0.36, 0.17), circle(u, w, -0.13, 0.5, 0.19))
-    spots = torch.minimum(spots, circle(u, w, -0.52, 0.27, 0.17))
-    spots = torch.minimum(spots, w - 0.035)
+    spots = torch.minimum(circle(u, w, 0.3, 0.38, 0.23), circle(u, w, -0.2, 0.52, 0.24))
+    spots = torch.minimum(spots, circle(u, w, -0.55, 0.2, 0.2))
+    spots = torch.minimum(spots, w - 0.05)
     black = torch.minimum(spots, -body)
     eyes = circle(u, w, 0.82, 0.17, 0.08)
     return Figure(torch.minimum(body, head), inside(black, edge), inside(eyes, edge))
@@ -66,15 +66,15 @@ def starfish(u: Tensor, v: Tensor, edge: Tensor) -> Figure:
     x, y = fold(u, v, 5)
     outline = (x - 0.92) * 0.35 + y * 0.936 - 0.06
     outline = torch.maximum(outline, x - 0.98)
-    bumps = torch.hypot(torch.remainder(x, 0.2) - 0.1, y) - 0.055
-    ridge = torch.hypot(torch.remainder(x + 0.1, 0.2) - 0.1, y - 0.13) - 0.035
+    bumps = torch.hypot(torch.remainder(x, 0.2) - 0.1, y) - 0.075
+    ridge = torch.hypot(torch.remainder(x + 0.1, 0.2) - 0.1, y - 0.14) - 0.045
     return Figure(outline, inside(torch.minimum(bumps, ridge), edge), torch.zeros_like(u))
 
 
 def gift(u: Tensor, v: Tensor, edge: Tensor) -> Figure:
     a, b = u.abs(), v.abs()
     corner = torch.hypot((a - 0.64).clamp(min=0), (b - 0.64).clamp(min=0)) - 0.08
-    ribbon = torch.minimum(a, b) - 0.12
+    ribbon = torch.minimum(a, b) - 0.19
     bow = torch.hypot(a - 0.2, b - 0.2) - 0.2
     knot = (torch.hypot(a - 0.2, b - 0.2) - 0.1).abs() - 0.025
     return Figure(corner, inside(torch.minimum(ribbon, bow), edge), inside(knot, edge) * 0.8)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_tutorial.datasets.scenes.factors import CLUTTER, FULL, lattice_values
+from dino_tutorial.datasets.scenes.factors import CLUTTER, FULL, PATCHES, lattice_values
 from dino_tutorial.datasets.scenes.figures import FIGURES, inside
 from dino_tutorial.datasets.scenes.surfaces import SURFACE_PAINTS, surface_tone
 from dino_tutorial.errors import UserError
@@ -32,24 +32,10 @@ OBJECT_RADIUS = (0.65, 1.0)  # smallest and largest, in canvas units
 CLUTTER_RADIUS = (0.14, 0.3)
 CAMERA_HEIGHT = 4.0  # distance of the camera from the middle of the table, in canvas units
 
-# Per class: hue of the first paint (turns), then what the second and the third paint are: another
-# shade of that hue, or a gray of any brightness. Hues are shared by several classes and both other
-# paints vary from scene to scene, so that a colour histogram cannot tell the classes apart.
-RED, YELLOW, GREEN, BLUE = 0.99, 0.125, 0.33, 0.59
-SHADE, GRAY = "shade", "gray"
-WARM_GRAY = (1.0, 0.97, 0.9)
-PAINTS: tuple[tuple[float, str, str], ...] = (
-    (RED, GRAY, GRAY),  # ladybird
-    (RED, SHADE, SHADE),  # starfish
-    (RED, GRAY, SHADE),  # gift
-    (YELLOW, GRAY, GRAY),  # bee
-    (YELLOW, GRAY, SHADE),  # sunflower
-    (GREEN, SHADE, SHADE),  # leaf
-    (GREEN, SHADE, SHADE),  # melon
-    (GREEN, SHADE, SHADE),  # turtle
-    (BLUE, SHADE, GRAY),  # fish
-    (BLUE, SHADE, SHADE),  # button
-)
+# Hue of each class's first paint, in turns. Most hues are shared by several classes, and the two
+# other paints are dark or pale whatever the class, so that colour alone cannot tell classes apart.
+RED, YELLOW, GREEN, BLUE, PURPLE = 0.99, 0.125, 0.33, 0.59, 0.8
+HUES = (RED, PURPLE, RED, YELLOW, YELLOW, GREEN, GREEN, GREEN, BLUE, BLUE)
 
 
 class RenderedScenes(NamedTuple):
@@ -147,8 +133,7 @@ def object_layer(factors: Factors, x: Tensor, y: Tensor, light: Tensor, pixel: f
     edge = pixel / pose.radius
     soft = 0.12 / pose.radius
     distance, second, third, shadow = (torch.empty_like(u) for _ in range(4))
-    paints = torch.empty(len(kind), 3, 3)
-    hue_jitter = between(factors["hue"], -0.05, 0.05)
+    hue_jitter = between(factors["hue"], -0.02, 0.02)
     saturation = between(factors["saturation"], 0.6, 0.95)
     value = between(factors["value"], 0.6, 0.9)
     for c, draw in enumerate(FIGURES):
@@ -158,18 +143,19 @@ def object_layer(factors: Factors, x: Tensor, y: Tensor, light: Tensor, pixel: f
         figure = draw(u[rows], v[rows], edge[rows])
         distance[rows], second[rows], third[rows] = figure
         shadow[rows] = inside(draw(su[rows], sv[rows], edge[rows]).distance, soft[rows])
-        hue, *others = PAINTS[c]
-        paints[rows, 0] = hsv_to_rgb(hue + hue_jitter[rows], saturation[rows], value[rows])
-        for p, kind_of_paint in enumerate(others, start=1):
-            tone = factors[f"paint{p}_tone"][rows]
-            if kind_of_paint == GRAY:
-                paints[rows, p] = between(tone, 0.1, 0.95)[:, None] * torch.tensor(WARM_GRAY)
-            else:
-                paler = saturation[rows] * between(factors[f"paint{p}_purity"][rows], 0.3, 1.1)
-                brighter = value[rows] * between(tone, 0.4, 1.4)
-                paints[rows, p] = hsv_to_rgb(
-                    hue + hue_jitter[rows], paler.clamp(max=1), brighter.clamp(max=1)
-                )
+    hue = torch.tensor(HUES)[kind] + hue_jitter
+    # The pattern is dark on any kind of object, or pale on any: its colour tells nothing.
+    dark = (factors["inlay"] == 0).float()
+    second_value = dark * value * 0.16 + (1 - dark) * (value * 1.2).clamp(max=1)
+    third_value = dark * (value * 1.2).clamp(max=1) + (1 - dark) * value * 0.16
+    paints = torch.stack(
+        (
+            hsv_to_rgb(hue, saturation, value),
+            hsv_to_rgb(hue, saturation * 0.25, second_value),
+            hsv_to_rgb(hue, saturation * 0.25, third_value),
+        ),
+        1,
+    )
     visible = (factors["present"] == 0).view(-1, 1, 1)
     first = (1 - second) * (1 - third)
     return Layer(
@@ -203,7 +189,7 @@ def clutter_layer(
     paint = hsv_to_rgb(
         *(
             between(factors[f"clutter{i}_{name}"], low, high)
-            for name, low, high in (("hue", 0, 1), ("saturation", 0.0, 0.2), ("value", 0.4, 0.95))
+            for name, low, high in (("hue", 0, 1), ("saturation", 0.0, 1.0), ("value", 0.4, 0.95))
         )
     )
     return Layer(
@@ -252,11 +238,8 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
 
     tone, bumps, dapple = surface_tone(factors, lattice_values(factors["lattice"]), x, y, pixel)
     bright = visible * lit
-    mat = mat_cover(factors, x, y, pixel)
-    for share, (low, high) in (
-        (bright - bright * mat, surface_paints(factors)),
-        (bright * mat, mat_paints(factors)),
-    ):
+    for cover, (low, high) in zip(quilt(factors, x, y, pixel), patch_paints(factors), strict=True):
+        share = bright * cover
         light_part = share * tone
         shares += [share - light_part, light_part]
         paints += [low, high]
@@ -274,12 +257,13 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     half = ((1 + 0.45 * facing) * norm * 0.912).clamp_(0, 1)
     shine = half.pow_(24) * gloss
 
-    exposure = between(factors["exposure"], 0.6, 1.2).view(-1, 1, 1)
-    warmth = between(factors["light_warmth"], -0.1, 0.1)
+    exposure = between(factors["exposure"], 0.8, 1.1).view(-1, 1, 1)
+    warmth = between(factors["light_warmth"], -0.04, 0.04)
     tint = torch.stack((1 + warmth, torch.ones(n), 1 - warmth), 1)
     table = torch.stack(paints, 2) * tint[:, :, None]  # (n, 3, paints)
     weights = (torch.stack(shares, 1) * (shade * exposure)[:, None]).flatten(2)
-    images = torch.bmm(table, weights).view(n, 3, side, side) + shine[:, None]
+    images = torch.bmm(table, weights).view(n, 3, side, side)
+    images += shine[:, None]
 
     slant_x = between(factors["tilt_x"], -0.35, 0.35).view(-1, 1, 1)
     slant_y = between(factors["tilt_y"], -0.35, 0.35).view(-1, 1, 1)
@@ -287,34 +271,36 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     return images.clamp_(0, 1), depth, torch.stack(seen, 1)
 
 
-def surface_paints(factors: Factors) -> tuple[Tensor, Tensor]:
-    """The dark and the light paint of the table, (n, 3) each."""
+def quilt(factors: Factors, x: Tensor, y: Tensor, pixel: float) -> list[Tensor]:
+    """The table's patches: two seams divide it into PATCHES parts; covers (n, H, W) sum to 1."""
+    f = {n: factors[f"seam_{n}"].view(-1, 1, 1) for n in ("angle", "bend", "x", "y")}
+    at_x, at_y = between(f["x"], -0.6, 0.6), between(f["y"], -0.6, 0.6)
+    first = between(f["angle"], 0, 2 * math.pi)
+    second = first + between(f["bend"], 0.3 * math.pi, 0.7 * math.pi)
+    sides = [
+        (0.5 + ((x - at_x) * turn.cos() + (y - at_y) * turn.sin()) / pixel).clamp_(0, 1)
+        for turn in (first, second)
+    ]
+    both = sides[0] * sides[1]
+    return [both, sides[0] - both, sides[1] - both, 1 - sides[0] - sides[1] + both]
+
+
+def patch_paints(factors: Factors) -> list[tuple[Tensor, Tensor]]:
+    """For each patch of the table, its dark and its light paint, (n, 3) each."""
     hue, spread, saturation = torch.tensor(SURFACE_PAINTS)[factors["surface"]].unbind(1)
-    hue = hue + spread * between(factors["surface_hue"], -1, 1)
-    value = between(factors["surface_value"], 0.35, 0.85)
     contrast = between(factors["surface_contrast"], 0.15, 0.4)
-    return (
-        hsv_to_rgb(hue, saturation, value * (1 - contrast)),
-        hsv_to_rgb(hue, saturation * 0.8, (value * (1 + contrast)).clamp(max=1)),
-    )
-
-
-def mat_cover(factors: Factors, x: Tensor, y: Tensor, pixel: float) -> Tensor:
-    """The part of the table, beyond a straight edge, that is covered in a second colour."""
-    angle = factors["mat_angle"].view(-1, 1, 1) * (2 * math.pi / FULL)
-    offset = between(factors["mat_offset"], -0.5, 0.5).view(-1, 1, 1)
-    return (0.5 + (x * angle.cos() + y * angle.sin() - offset) / pixel).clamp_(0, 1)
-
-
-def mat_paints(factors: Factors) -> tuple[Tensor, Tensor]:
-    """The dark and the light paint of the second part of the table, (n, 3) each."""
-    hue = between(factors["mat_hue"], 0, 1)
-    saturation = between(factors["mat_saturation"], 0.0, 0.1)
-    value = between(factors["mat_value"], 0.25, 0.9)
-    return (
-        hsv_to_rgb(hue, saturation, value * 0.75),
-        hsv_to_rgb(hue, saturation * 0.8, (value * 1.2).clamp(max=1)),
-    )
+    paints = []
+    for i in range(PATCHES):
+        h = hue + spread * between(factors[f"patch{i}_hue"], -1, 1)
+        s = saturation * between(factors[f"patch{i}_saturation"], 0.2, 0.7)
+        v = between(factors[f"patch{i}_value"], 0.3, 0.9)
+        paints.append(
+            (
+                hsv_to_rgb(h, s, v * (1 - contrast)),
+                hsv_to_rgb(h, s * 0.8, (v * (1 + contrast)).clamp(max=1)),
+            )
+        )
+    return paints
 
 
 def render(factors: Factors, size: int) -> RenderedScenes:
