@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("run_folder", metavar="RUN", type=Path)
     record.add_argument("--into", type=Path, default=Path("data/results"))
     record.add_argument("--name", help="name of the record (default: the run's)")
+    record.add_argument("--weights", action="store_true", help="with the backbone and its card")
     record.set_defaults(run=_record)
 
     report = commands.add_parser("report", help="write a finished run's report again")
@@ -150,7 +151,7 @@ def _record(options: argparse.Namespace) -> int:
     from dino_tutorial.experiment import record
     from dino_tutorial.runs import load_run
 
-    target = record(load_run(options.run_folder), options.into, options.name)
+    target = record(load_run(options.run_folder), options.into, options.name, options.weights)
     print(f"recorded in {target}")
     return 0
 
