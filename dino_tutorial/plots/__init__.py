@@ -3,6 +3,7 @@
 Nothing here knows a model or a data set. Every figure has ``alt_text``, written from its data.
 """
 
+from dino_tutorial.plots.comparison import method_dots
 from dino_tutorial.plots.curves import (
     entropy_curves,
     knn_curve,
@@ -38,6 +39,7 @@ __all__ = [
     "knn_curve",
     "loss_curve",
     "mask_overlay",
+    "method_dots",
     "neighbour_rows",
     "patch_pca_pictures",
     "phases_from_metrics",
