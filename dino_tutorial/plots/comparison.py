@@ -8,6 +8,9 @@ from matplotlib.ticker import FuncFormatter
 from dino_tutorial.plots.style import DescribedFigure, colour, counted, new_figure, percent, styled
 
 
+DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2))
+
+
 @styled
 def method_dots(
     values: Mapping[str, Sequence[float]],
@@ -35,10 +38,8 @@ def method_dots(
             before, [row] * len(before), s=26, facecolors="none", edgecolors=colour("muted")
         )
         axes.scatter(after, [row] * len(after), s=26, color=colour("blue"))
-    for index, (name, level) in enumerate(levels.items()):
-        axes.axvline(
-            level, color=colour("muted"), linewidth=1.2, linestyle=(0, ((4, 2), (1, 1.5))[index % 2])
-        )
+    for (name, level), dashes in zip(levels.items(), DASHES, strict=False):
+        axes.axvline(level, color=colour("muted"), linewidth=1.2, linestyle=(0, dashes))
         axes.text(level, -0.75, name, ha="center", va="bottom", color=colour("muted"), fontsize=9)
     axes.set_yticks(range(len(order)), order)
     axes.set_ylim(len(order) - 0.5, -0.6)
