@@ -7,7 +7,6 @@ from matplotlib.ticker import FuncFormatter
 
 from dino_tutorial.plots.style import DescribedFigure, colour, counted, new_figure, percent, styled
 
-
 DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2))
 
 
