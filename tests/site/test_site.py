@@ -45,9 +45,7 @@ def test_every_chapter_has_a_page(pages):
 
 
 def test_every_link_inside_the_site_arrives(pages):
-    targets = {
-        page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in pages.items()
-    }
+    targets = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in pages.items()}
     dead, followed = [], 0
     for page, soup in pages.items():
         for link in soup.select("article a[href], nav a[href]"):
