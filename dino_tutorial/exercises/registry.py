@@ -25,6 +25,7 @@ CHAPTERS = (
     "centering-sharpening",
     "momentum-teacher",
     "training-dino",
+    "measuring-features",
 )
 _MODULES = (
     tokens,
