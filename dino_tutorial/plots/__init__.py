@@ -3,7 +3,9 @@
 Nothing here knows a model or a data set. Every figure has ``alt_text``, written from its data.
 """
 
+from dino_tutorial.plots.answers import answer_figure
 from dino_tutorial.plots.curves import (
+    collapse_curves,
     entropy_curves,
     knn_curve,
     loss_curve,
@@ -15,6 +17,7 @@ from dino_tutorial.plots.curves import (
 )
 from dino_tutorial.plots.images import (
     attention_heads,
+    attention_map,
     crop_figure,
     denormalize,
     image_grid,
@@ -22,6 +25,7 @@ from dino_tutorial.plots.images import (
     neighbour_rows,
     patch_pca_pictures,
 )
+from dino_tutorial.plots.interactive import InteractiveFigure
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.plots.style import COLOURS, PALETTE, STYLE, to_png, to_svg, use_style
 
@@ -29,8 +33,12 @@ __all__ = [
     "COLOURS",
     "PALETTE",
     "STYLE",
+    "InteractiveFigure",
     "ReportData",
+    "answer_figure",
     "attention_heads",
+    "attention_map",
+    "collapse_curves",
     "crop_figure",
     "denormalize",
     "entropy_curves",
