@@ -4,6 +4,7 @@ Nothing here knows a model or a data set. Every figure has ``alt_text``, written
 """
 
 from dino_tutorial.plots.answers import answer_figure
+from dino_tutorial.plots.comparison import method_dots
 from dino_tutorial.plots.curves import (
     collapse_curves,
     entropy_curves,
@@ -46,6 +47,7 @@ __all__ = [
     "knn_curve",
     "loss_curve",
     "mask_overlay",
+    "method_dots",
     "neighbour_rows",
     "patch_pca_pictures",
     "phases_from_metrics",

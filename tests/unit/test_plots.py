@@ -214,6 +214,22 @@ def test_knn_stands_beside_its_baselines():
     assert "49 % raw pixels" in texts(figure) and "71 % trained" in texts(figure)
 
 
+def test_methods_are_ranked_with_a_dot_for_each_seed():
+    figure = plots.method_dots(
+        {"weak": [0.3, 0.4], "strong": [0.8, 0.7]},
+        {"weak": [0.2, 0.2], "strong": [0.3, 0.1]},
+        {"raw pixels": 0.44},
+    )
+    assert figure.alt_text == (
+        "k-NN accuracy of 2 methods, means of 2 seeds, best first: strong 75.0 %, untrained"
+        " 20.0 %; weak 35.0 %, untrained 20.0 %. Baselines: raw pixels 44.0 %."
+    )
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["strong", "weak"]
+    places = [tuple(dots.get_offsets()[:, 0]) for dots in axes.collections]
+    assert places == [(0.3, 0.1), (0.8, 0.7), (0.2, 0.2), (0.3, 0.4)]
+
+
 def test_schedules_have_a_panel_each_and_name_the_peak():
     rows = [
         {"step": step, "lr": lr, "momentum": momentum}
