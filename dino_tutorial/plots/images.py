@@ -153,7 +153,7 @@ def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
     """
     (picture,) = _pictures(image[None])
     attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
-    figure, ((left, right),) = _panels(1, 2, picture.shape, widest=2.2)
+    figure, ((left, right),) = _panels(1, 2, picture.shape, widest=WIDTH)
     _show(left, picture)
     glow, weight = _glow(attention.numpy())
     _show(right, np.repeat(_dimmed(picture), 3, axis=-1))
@@ -165,8 +165,8 @@ def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
     row, column = divmod(int(share.argmax()), share.shape[1])
     figure.alt_text = (
         f"A picture and the attention over its {share.shape[0]} by {share.shape[1]} patches. The"
-        f" patch in row {row + 1}, column {column + 1} gets most, {percent(share.max().item())};"
-        f" if all got the same it would be {percent(1 / share.numel())}. The strongest tenth of"
+        f" patch in row {row + 1}, column {column + 1} gets most, {percent(share.max().item())},"
+        f" {share.max().item() * share.numel():.2f} times the even share. The strongest tenth of"
         f" the patches gets {100 * _share_of_top_tenth(attention[None, None]).item():.0f} %."
     )
     return figure

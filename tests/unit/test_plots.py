@@ -444,10 +444,7 @@ def test_one_map_lies_over_its_picture_and_its_peak_is_named():
     assert overlay.shape == (4, 8, 4)
     assert np.unravel_index(overlay[..., 3].argmax(), (4, 8)) == (1, 6)
     assert overlay[1, 6, 3] == pytest.approx(0.95)
-    assert (
-        "row 2, column 7 gets most, 22.5 %; if all got the same it would be 3.1 %"
-        in figure.alt_text
-    )
+    assert "row 2, column 7 gets most, 22.5 %, 7.20 times the even share" in figure.alt_text
     assert "strongest tenth of the patches gets 28 %" in figure.alt_text  # 3 of 32: 11 / 40
 
 
