@@ -3,8 +3,10 @@
 Nothing here knows a model or a data set. Every figure has ``alt_text``, written from its data.
 """
 
+from dino_tutorial.plots.answers import answer_figure
 from dino_tutorial.plots.comparison import method_dots
 from dino_tutorial.plots.curves import (
+    collapse_curves,
     entropy_curves,
     knn_curve,
     loss_curve,
@@ -16,6 +18,7 @@ from dino_tutorial.plots.curves import (
 )
 from dino_tutorial.plots.images import (
     attention_heads,
+    attention_map,
     crop_figure,
     denormalize,
     image_grid,
@@ -23,6 +26,7 @@ from dino_tutorial.plots.images import (
     neighbour_rows,
     patch_pca_pictures,
 )
+from dino_tutorial.plots.interactive import InteractiveFigure
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.plots.style import COLOURS, PALETTE, STYLE, to_png, to_svg, use_style
 
@@ -30,8 +34,12 @@ __all__ = [
     "COLOURS",
     "PALETTE",
     "STYLE",
+    "InteractiveFigure",
     "ReportData",
+    "answer_figure",
     "attention_heads",
+    "attention_map",
+    "collapse_curves",
     "crop_figure",
     "denormalize",
     "entropy_curves",
