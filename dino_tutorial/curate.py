@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.curation.descriptors import copy_descriptors
-from dino_tutorial.curation.embed import embed
+from dino_tutorial.curation.embedding import embed
 from dino_tutorial.curation.measure import class_balance, duplicate_scores, purity
 from dino_tutorial.curation.neighbours import nearest
 from dino_tutorial.curation.pipeline import (
@@ -75,6 +75,8 @@ def curate_pool(
     Raises:
         UserError: for anything that the caller can mend.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1 image, not {limit}")
     out, options = Path(out), options or CurationOptions()
     torch_device = choose_device(device)
     with process_group(torch_device.type) as processes:

@@ -8,9 +8,9 @@ is a few bytes an image.
 
 from dino_tutorial.curation.balance import balanced_sample, even_shares
 from dino_tutorial.curation.clusters import Hierarchy, cluster_hierarchy
-from dino_tutorial.curation.deduplicate import Components, Deduplication, deduplicate
 from dino_tutorial.curation.descriptors import copy_descriptors, perceptual_hash
-from dino_tutorial.curation.embed import embed
+from dino_tutorial.curation.duplicates import Components, Deduplication, deduplicate
+from dino_tutorial.curation.embedding import embed
 from dino_tutorial.curation.measure import class_balance, duplicate_scores, purity
 from dino_tutorial.curation.neighbours import nearest, similar_pairs
 from dino_tutorial.curation.pipeline import Curation, CurationOptions, curate, describers

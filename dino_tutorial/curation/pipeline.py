@@ -14,15 +14,15 @@ import torch.nn.functional as F
 
 from dino_tutorial.curation.balance import balanced_sample
 from dino_tutorial.curation.clusters import Hierarchy, cluster_hierarchy
-from dino_tutorial.curation.deduplicate import (
+from dino_tutorial.curation.descriptors import copy_descriptors, perceptual_hash
+from dino_tutorial.curation.duplicates import (
     EVALUATION_SIMILARITY,
     NEIGHBOURS,
     SIMILARITY,
     Deduplication,
     deduplicate,
 )
-from dino_tutorial.curation.descriptors import copy_descriptors, perceptual_hash
-from dino_tutorial.curation.embed import BATCH, Describe
+from dino_tutorial.curation.embedding import BATCH, Describe
 from dino_tutorial.curation.retrieve import Retrieved, retrieve_clusters, retrieve_nearest
 from dino_tutorial.curation.storage import StoredArray
 from dino_tutorial.curation.whitening import fit_whitening, whiten
@@ -101,7 +101,7 @@ def curate(
     """Choose images of a pool by their descriptions alone.
 
     Args:
-        stored: of :func:`dino_tutorial.curation.embed` with :func:`describers`.
+        stored: of :func:`embed` with :func:`describers`.
         folder: gets the whitened descriptors.
         options: what to choose by.
         seeds: float32 (q, D), unit features of the curated images; None retrieves nothing and

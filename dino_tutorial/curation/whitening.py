@@ -13,7 +13,8 @@ import numpy as np
 from dino_tutorial.curation.storage import StoredArray
 
 DIM = 128
-PER_DIM = 2  # images for each direction kept: from fewer, copies would lie along one of their own
+PER_DIM = 4  # images for each direction kept: with fewer, a copy may get a direction of its own
+FEW = 24  # directions kept of a small pool, if it has twice as many images: in fewer, strangers meet
 SAMPLE = 20_000  # images that the directions are estimated from
 
 
@@ -48,7 +49,8 @@ def fit_whitening(vectors: StoredArray, dim: int = DIM, seed: int = 0) -> Whiten
     mean = sample.mean(axis=0)
     centred = sample - mean
     variance, directions = np.linalg.eigh(centred.T @ centred / max(1, len(sample)))
-    dim = max(1, min(dim, len(sample) // PER_DIM))
+    few = min(FEW, len(sample) // 2)
+    dim = max(1, min(dim, max(few, len(sample) // PER_DIM)))
     scaled = directions[:, -dim:] / np.sqrt(variance[-dim:].clip(0) + variance.mean() + 1e-12)
     return Whitening(mean.astype(np.float32), scaled.astype(np.float32))
 

@@ -459,7 +459,9 @@ def _jaccard(mask: Tensor, truth: Tensor) -> float:
 
 
 def _class_name(label: int, classes: Sequence[str]) -> str:
-    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+    if label < 0:
+        return "none"
+    return classes[label] if label < len(classes) else f"class {label}"
 
 
 def _shorten(name: str, longest: int = 9) -> str:
