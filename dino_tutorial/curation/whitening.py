@@ -14,7 +14,7 @@ from dino_tutorial.curation.storage import StoredArray
 
 DIM = 128
 PER_DIM = 4  # images for each direction kept: with fewer, a copy may get a direction of its own
-FEW = 24  # directions kept of a small pool, if it has twice as many images: in fewer, strangers meet
+FEW = 24  # directions kept of a small pool of twice as many images: in fewer, strangers meet
 SAMPLE = 20_000  # images that the directions are estimated from
 
 
