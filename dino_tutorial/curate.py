@@ -277,7 +277,7 @@ def _add_found(
 
 
 def _add_balance(report: CurationReport, result: Curation, images: ImageDataset) -> None:
-    """How many images of each class, and of each fine cluster, there are at each stage."""
+    """How many images of each class, and of each coarse cluster, there are at each stage."""
     if len(images.classes) > 1:
         labels = images.labels.numpy()
         stages = {"pool": np.ones(len(labels), bool), "kept": result.duplicates.kept}
@@ -285,7 +285,7 @@ def _add_balance(report: CurationReport, result: Curation, images: ImageDataset)
         for stage, ids in stages.items():
             shown = labels[ids][labels[ids] >= 0]
             report.class_counts[stage] = np.bincount(shown, minlength=len(images.classes))
-    clusters = result.hierarchy.assignment
+    clusters = result.hierarchy.level(len(result.hierarchy.parents))
     chosen = clusters[np.isin(result.retrieved, result.selected)]
     most = int(clusters.max()) + 1
     report.cluster_counts = {

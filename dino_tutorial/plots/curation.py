@@ -172,8 +172,8 @@ def _balance_cards(report: CurationReport) -> Iterator[Card]:
     if report.cluster_counts:
         yield Card(
             "Clusters",
-            "The share of each cluster, the largest first. Sampling cannot make a small cluster"
-            " larger, so the curve stays high only as far as there are images.",
+            "The share of each coarse cluster, the largest first. The sample is divided evenly"
+            " among them, but a small cluster cannot give more images than it has.",
             share_curves(report.cluster_counts, (), "cluster"),
         )
 
