@@ -1,6 +1,7 @@
 """The command line. It parses, calls one function, prints; every mistake is one sentence."""
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -34,17 +35,16 @@ def _parser() -> argparse.ArgumentParser:
         "compare with: supervised",
     )
     train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
-    train.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
-    train.add_argument("--name", help="the run's name (default: method-data-preset)")
-    train.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    train.add_argument("--resume", action="store_true", help="continue the newest such run")
-    train.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
-    )  # fmt: skip
+    _add_training_options(train, "method-data-preset")
     train.set_defaults(run=_train)
+
+    distill = commands.add_parser("distill", help="train a small student on a frozen teacher")
+    distill.add_argument(
+        "teacher", metavar="RUN", type=Path, help="the folder of a finished run of dino or dinov2"
+    )
+    distill.add_argument("--data", help="another data set or folder (default: the teacher's)")
+    _add_training_options(distill, "distill-data-preset")
+    distill.set_defaults(run=_distill)
 
     evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
@@ -83,6 +83,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
+    command.add_argument("--name", help=f"the run's name (default: {name})")
+    command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--resume", action="store_true", help="continue the newest such run")
+    command.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
+    )  # fmt: skip
+
+
 # Each command imports what it needs when it runs: torch takes seconds, --help should not.
 
 
@@ -113,6 +126,15 @@ def _train(options: argparse.Namespace) -> int:
         print(_table(run.summary))
         print(f"run     {run.folder}\nreport  {run.report}")
     return 0
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from dino_tutorial.runs import load_run
+
+    options.data = options.data or load_run(options.teacher).config.source
+    options.changes.insert(0, f"objective.teacher={json.dumps(str(options.teacher))}")
+    options.method = "distill"
+    return _train(options)
 
 
 def _repeat(options: argparse.Namespace) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dino_tutorial.build import build_method, start_from
 from dino_tutorial.config import Config, configure, read_config
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.base import ImageDataset
@@ -24,7 +25,6 @@ from dino_tutorial.evaluation import (
     knn_classify,
     linear_probe,
 )
-from dino_tutorial.methods import METHODS
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.report import report_on
 from dino_tutorial.runs import (
@@ -37,7 +37,7 @@ from dino_tutorial.runs import (
     write_text,
 )
 from dino_tutorial.training.batches import mix
-from dino_tutorial.training.checkpoint import load_checkpoint
+from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 from dino_tutorial.training.distributed import process_group
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.views import Augment
@@ -60,7 +60,12 @@ def train(config: Config, resume: bool = False) -> Run:
         device = choose_device(config.device, processes.local_rank)
         folder = find_folder(config, resume)
         images = Images.open(config)
-        method = build_method(config, len(images.train.classes)).to(device)
+        n_classes = len(images.train.classes)
+        method = build_method(config, n_classes)
+        resumes = resume and (folder / CURRENT).exists()
+        if config.train.init is not None and not resumes:
+            start_from(method, config.train.init, n_classes)
+        method.to(device)
         augment = Augment(method.view_specs(config.views))
         trainer = Trainer(
             method=method,
@@ -78,26 +83,13 @@ def train(config: Config, resume: bool = False) -> Run:
         )
         if processes.is_main:
             _prepare(folder, config, device, resume)
-        if resume and (folder / "checkpoint.pt").exists():
+        if resumes:
             trainer.restore(load_checkpoint(folder, warn=trainer.warn))
         if trainer.step < trainer.total_steps:
             trainer.fit()
         if processes.is_main:
             _finish(folder, config, trainer, images)
     return load_run(folder)
-
-
-def build_method(config: Config, n_classes: int = 0) -> nn.Module:
-    """The configured method with fresh weights, all drawn from the run's seed.
-
-    Args:
-        n_classes: of the labelled images; only a method that needs labels is told.
-    """
-    encoder, method = new_encoder(config), METHODS[config.method]
-    labels = {"n_classes": n_classes} if method.needs_labels else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(config.seed, 4))
-        return method(encoder, config.objective, **labels)
 
 
 def evaluate(
@@ -280,6 +272,9 @@ def record(run: Run, destination: Path, name: str | None = None) -> Path:
         shutil.copyfile(run.folder / file, target / file)
     # Where things lay on this machine is nobody's business.
     public = {"folder": "runs", "source": Path(run.config.source).name, "data.root": None}
+    for key in ("train.init", "objective.teacher"):
+        other = flatten(run.config).get(key)
+        public |= {key: f"runs/{Path(other).name}"} if other else {}
     config = replace_options(run.config, public)
     write_text(target / "config.yaml", config.dump())
     write_text(target / "command.txt", command_line(config) + "\n")

@@ -403,7 +403,7 @@ class VisionTransformer(nn.Module):
                 x = self._paint_over(x, masks.view(-1, 1, height, width))
             x = self.patch_embed(x)
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype), x)
-        positions = self._positions(height, width)
+        positions = self.positions(height, width)
         prefix = self.cls_token + positions[:, :1]
         if self.register_tokens is not None:
             prefix = torch.cat([prefix, self.register_tokens], dim=1)
@@ -418,8 +418,12 @@ class VisionTransformer(nn.Module):
         first = 1 + self.num_register_tokens
         return x[:, 0], x[:, 1:first], x[:, first:]
 
-    def _positions(self, height: int, width: int) -> Tensor:
-        """Position embeddings of the class token and of a grid of patches, (1, 1 + N, D)."""
+    def positions(self, height: int, width: int) -> Tensor:
+        """Position embeddings of the class token and of a grid of patches, (1, 1 + N, D).
+
+        Args:
+            height, width: of the grid, in patches; interpolated if it is not the learned one.
+        """
         if (height, width) == self.grid_size:
             return self.pos_embed
         rows, columns = self.grid_size

@@ -187,6 +187,8 @@ class Trainer:
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
+        except UserError:
+            raise
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(
@@ -208,9 +210,8 @@ class Trainer:
 
     def _engine(self) -> nn.Module:
         if self.train.compile:
-            self.method.student.compile()
-            if self.method.teacher is not None:
-                self.method.teacher.network.compile()
+            for network in self.method.networks:
+                network.compile()
         if self.processes.world == 1:
             return self.method
         if self.device.type == "cuda":  # there is no synchronised batch norm on the CPU
