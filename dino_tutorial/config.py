@@ -104,6 +104,7 @@ class TrainConfig:
     epochs: float = option(100, low=0.001)
     batch_size: int = option(256, low=2)
     accumulate: int = option(1, low=1)
+    checkpoint_activations: bool = False
     precision: str = option("auto", among=("auto", "fp32", "bf16"))
     compile: bool = False
     workers: int = option(4, low=0)
