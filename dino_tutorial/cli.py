@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
     evaluate.add_argument("--temperature", type=float, default=0.07)
     evaluate.add_argument("--linear", action="store_true", help="also train a linear probe")
+    evaluate.add_argument("--dense", action="store_true", help="also segmentation and depth")
     evaluate.add_argument("--limit", type=int, help="at most this many images of each split")
     evaluate.add_argument("--device", default="auto")
     evaluate.set_defaults(run=_evaluate)
@@ -161,6 +162,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         k=options.k,
         temperature=options.temperature,
         probe=options.linear,
+        dense=options.dense,
         device=options.device,
         limit=options.limit,
     )
@@ -223,6 +225,7 @@ def _table(summary: dict) -> str:
         ("k-NN, colour histogram", _percent(summary.get("knn_color_histogram"))),
         ("k-NN, raw pixels", _percent(summary.get("knn_raw_pixels"))),
         ("linear probe", _percent(summary.get("linear_top1"))),
+        *_dense_rows(summary),
         ("final loss", _number(summary.get("final_loss"))),
         ("ln K", _number(summary.get("ln_k"))),
         ("teacher entropy", _number(summary.get("teacher_entropy"))),
@@ -231,6 +234,21 @@ def _table(summary: dict) -> str:
     ]
     shown = [(name, value) for name, value in rows if value]
     return "\n".join(f"{name:<26}{value:>10}" for name, value in shown)
+
+
+def _dense_rows(summary: dict) -> list[tuple[str, str]]:
+    baselines = {
+        "learned": "", "untrained": "_random_init", "pixels": "_raw_pixels", "mean": "_mean",
+    }  # fmt: skip
+    rows = []
+    for measure, name, show in (
+        ("mIoU", "miou", _percent),
+        ("depth RMSE", "depth_rmse", _number),
+        ("depth delta1", "depth_delta1", _percent),
+    ):
+        rows += [(f"{measure}, {who}", show(summary.get(name + key)))
+                 for who, key in baselines.items()]  # fmt: skip
+    return rows
 
 
 def _percent(value: float | None) -> str:

@@ -20,6 +20,7 @@ from dino_tutorial.environment import choose_device, choose_precision, describe_
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
     accuracy,
+    evaluate_dense,
     evaluate_knn,
     extract_features,
     knn_classify,
@@ -41,6 +42,8 @@ from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 from dino_tutorial.training.distributed import process_group
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.views import Augment
+
+DENSE_IMAGES = 2000  # that linear segmentation and depth are fitted to
 
 
 def train(config: Config, resume: bool = False) -> Run:
@@ -99,6 +102,7 @@ def evaluate(
     k: int = 20,
     temperature: float = 0.07,
     probe: bool = False,
+    dense: bool = False,
     device: str = "auto",
     limit: int | None = None,
     image_size: int | None = None,
@@ -112,6 +116,9 @@ def evaluate(
         data: a data set's name or folder; by default the one that the run was trained on.
         k, temperature: of the k-NN classifier (Wu et al. 2018; DINO: 20, 0.07).
         probe: also train a linear classifier on the training split's features.
+        dense: also measure patches, by linear segmentation and linear depth, see
+            :func:`dino_tutorial.evaluation.evaluate_dense`; fitted to at most 2,000 images. The
+            data have to come with masks and depth, as the scenes do.
         limit: at most this many images of each split.
         image_size: canvas in pixels; by default the run's global view size.
 
@@ -132,12 +139,20 @@ def evaluate(
             raise UserError("evaluate needs data: name a data set or a folder of images")
     bank = open_dataset(data, "train", image_size=image_size, limit=limit)
     queries = open_dataset(data, "test", image_size=bank.image_size, limit=limit)
+    if dense and not (hasattr(bank, "masks") and hasattr(bank, "depth")):
+        raise UserError(f"{bank.name} has no masks and depth to measure patches with: use scenes")
     results = {"data": bank.name}
     results |= _measure(encoder, untrained, bank, queries, k, temperature, torch_device)
     if probe:
         train_x, train_y = extract_features(encoder, bank, device=torch_device)
         test_x, test_y = extract_features(encoder, queries, device=torch_device)
         results["linear_top1"] = linear_probe(train_x, train_y, test_x, test_y).test_accuracy
+    if dense:
+        few = min(len(bank), DENSE_IMAGES)
+        fitted = open_dataset(data, "train", image_size=bank.image_size, limit=few)
+        results |= evaluate_dense(
+            encoder, fitted, queries, untrained=untrained, device=torch_device
+        )
     return results
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dino_tutorial.evaluation.baselines import patch_pixels
 from dino_tutorial.evaluation.depth import linear_depth
 from dino_tutorial.evaluation.features import LabelledImages
-from dino_tutorial.evaluation.patches import extract_patches
+from dino_tutorial.evaluation.patches import extract_patches, patch_size_of
 from dino_tutorial.evaluation.segmentation import class_maps, linear_segmentation
 
 
@@ -42,14 +42,15 @@ def evaluate_dense(
         test_set: images that are looked at once.
         untrained: the same encoder at initialisation, for ``…_random_init``.
         steps, seed: of :func:`linear_segmentation`; the seed also splits the images for depth.
-        device: where the encoder is, and where the maps are fitted.
+        device: where the encoder is, and where segmenters are trained; depth is fitted on the CPU,
+            in float64.
 
     Returns:
         ``miou``, ``depth_rmse`` and ``depth_delta1`` of the encoder; the same names with
         ``_raw_pixels`` for the pixels of each patch and, if ``untrained`` is given, with
         ``_random_init``; ``depth_rmse_mean`` and ``depth_delta1_mean`` for the mean depth.
     """
-    patch = encoder.patch_size
+    patch = patch_size_of(encoder)
     tokens = {"": encoder, "_raw_pixels": None}
     if untrained is not None:
         tokens["_random_init"] = untrained
@@ -64,11 +65,10 @@ def evaluate_dense(
             else patch_pixels(images.images(), patch)
             for images in (train_set, test_set)
         )
-        train_x = train_x.to(device)
-        segmented = linear_segmentation(
-            train_x, classes[0], test_x, classes[1], grid, steps=steps, seed=seed
-        )
         measured = linear_depth(train_x, depths[0], test_x, depths[1], grid, seed=seed)
+        segmented = linear_segmentation(
+            train_x.to(device), classes[0], test_x, classes[1], grid, steps=steps, seed=seed
+        )
         results[f"miou{name}"] = segmented.miou
         results[f"depth_rmse{name}"] = measured.rmse
         results[f"depth_delta1{name}"] = measured.delta1

@@ -25,14 +25,20 @@ def extract_patches(
     Raises:
         UserError: the encoder has no patch tokens, or the data set is empty.
     """
-    if not hasattr(encoder, "forward_features"):
+    patch_size_of(encoder)
+    flat = _FlatPatches(encoder, with_cls)
+    features, _ = extract_features(flat, dataset, **options)
+    return features.unflatten(1, (-1, flat.width))
+
+
+def patch_size_of(encoder: nn.Module) -> int:
+    """The side of a patch in pixels; a UserError for an encoder without patches."""
+    if not (hasattr(encoder, "forward_features") and hasattr(encoder, "patch_size")):
         raise UserError(
             f"{type(encoder).__name__} has no patch tokens: use a vision transformer for dense "
             f"evaluations"
         )
-    flat = _FlatPatches(encoder, with_cls)
-    features, _ = extract_features(flat, dataset, **options)
-    return features.unflatten(1, (-1, flat.width))
+    return encoder.patch_size
 
 
 class _FlatPatches(nn.Module):

@@ -207,6 +207,8 @@ def test_patches_of_a_data_set_are_the_encoders():
         torch.testing.assert_close(beside[:, i, 24:], expected.cls, atol=1e-5, rtol=1e-4)
     with pytest.raises(UserError, match="ConvNet has no patch tokens"):
         extract_patches(ConvNet("resnet18"), scenes)
+    with pytest.raises(UserError, match="ConvNet has no patch tokens"):
+        evaluate_dense(ConvNet("resnet18"), scenes, scenes)
 
 
 def test_on_scenes_tokens_that_know_the_class_beat_raw_pixels():
