@@ -143,6 +143,7 @@ def step(name: str, model: VisionTransformer, views: list[Tensor]) -> None:
 
 def compare(rounds: int) -> dict:
     """Seconds and MiB of each contender, and their ratios to one pass for each resolution."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model, views = vit_small(), crops()
     for parameter in model.parameters():
@@ -197,7 +198,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each contender")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     path = HERE / "results.json"
     machine = {"machine": describe_environment(torch.device("cpu"))}
     found = machine | compare(options.rounds)

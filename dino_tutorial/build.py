@@ -8,7 +8,8 @@ from dino_tutorial.config import Config
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models import VisionTransformer
-from dino_tutorial.runs import load_run, new_encoder
+from dino_tutorial.models.pretrained import RELEASED
+from dino_tutorial.runs import Run, load_run, new_encoder
 from dino_tutorial.training.batches import mix
 from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 
@@ -26,10 +27,31 @@ def build_method(config: Config, n_classes: int = 0) -> Method:
     encoder, method = new_encoder(config), METHODS[config.method]
     given = {"n_classes": n_classes} if method.needs_labels else {}
     if method.needs_teacher:
-        given["teacher"] = _teacher(config, n_classes)
+        teacher = teacher_run(config.objective.teacher)
+        given["teacher"] = trained_method(teacher.folder, n_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(config.seed, 4))
         return method(encoder, config.objective, **given)
+
+
+def teacher_run(name: str | Path | None) -> Run:
+    """The run whose networks are to teach.
+
+    Raises:
+        UserError: nothing is named, or no run, or an encoder's weights alone.
+    """
+    hint = "the folder of a finished run of dino or dinov2"
+    if name is None:
+        raise UserError(
+            f"distillation needs a teacher: set objective.teacher to {hint}, or say "
+            f"dino-tutorial distill FOLDER"
+        )
+    if str(name) in RELEASED or Path(name).is_file():
+        raise UserError(
+            f"{name} holds an encoder without the heads over whose prototypes teacher and student "
+            f"are compared: name {hint}"
+        )
+    return load_run(name)
 
 
 def trained_method(folder: str | Path, n_classes: int = 0) -> Method:
@@ -81,15 +103,6 @@ def start_from(method: Method, folder: str | Path, n_classes: int = 0) -> None:
             rows, columns = modules[name].grid_size
             state[f"{name}.pos_embed"] = module.positions(rows, columns).detach()
     _load(method, state, f"train.init = {folder}")
-
-
-def _teacher(config: Config, n_classes: int) -> Method:
-    if config.objective.teacher is None:
-        raise UserError(
-            f"{config.method} needs a teacher: set objective.teacher to the folder of a finished "
-            f"run of dino or dinov2, or say dino-tutorial distill FOLDER"
-        )
-    return trained_method(config.objective.teacher, n_classes)
 
 
 def _load(method: Method, state: dict, where: str) -> None:

@@ -130,9 +130,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _distill(options: argparse.Namespace) -> int:
-    from dino_tutorial.runs import load_run
+    from dino_tutorial.build import teacher_run
 
-    options.data = options.data or load_run(options.teacher).config.source
+    options.data = options.data or teacher_run(options.teacher).config.source
     options.changes.insert(0, f"objective.teacher={json.dumps(str(options.teacher))}")
     options.method = "distill"
     return _train(options)

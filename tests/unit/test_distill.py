@@ -268,7 +268,9 @@ def test_teachers_that_are_not_there_are_one_sentence(teacher, tmp_path):
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (weightless / name).unlink()
     for folder, sentence in (
-        (None, "distill needs a teacher"),
+        (None, "distillation needs a teacher"),
+        ("dinov2_vits14", "an encoder without the heads"),
+        (str(teacher.folder / "backbone.safetensors"), "an encoder without the heads"),
         (str(tmp_path / "nowhere"), "is not a run's folder"),
         (str(half), "is not finished"),
         (str(weightless), "has no checkpoint.pt, which holds the heads"),
