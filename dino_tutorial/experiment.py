@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dino_tutorial.build import build_method, start_from
+from dino_tutorial.card import card
 from dino_tutorial.config import Config, configure, read_config
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.base import ImageDataset
@@ -268,13 +269,17 @@ def _finish(folder: Path, config: Config, trainer: Trainer, images: Images) -> N
     report_on(Run(folder), encoder.cpu(), trainer.augment, images.train, images.bank, images.test)
 
 
-def record(run: Run, destination: Path, name: str | None = None) -> Path:
-    """Copy what a book or a reader needs of a finished run: no weights, no checkpoint.
+def record(
+    run: Run, destination: Path, name: str | None = None, weights: bool = False
+) -> Path:
+    """Copy what a book or a reader needs of a finished run: its numbers, not its checkpoint.
 
     Args:
         run: a complete run.
-        destination: usually ``data/results``.
+        destination: usually ``data/results``, or ``data/checkpoints`` with weights.
         name: of the folder in it; the run's own name by default.
+        weights: copy the backbone too, so that ``load_run(target).encoder()`` works, and write
+            the card that says what it is.
 
     Raises:
         UserError: if the run is not complete.
@@ -293,6 +298,9 @@ def record(run: Run, destination: Path, name: str | None = None) -> Path:
     config = replace_options(run.config, public)
     write_text(target / "config.yaml", config.dump())
     write_text(target / "command.txt", command_line(config) + "\n")
+    if weights:
+        shutil.copyfile(run.folder / "backbone.safetensors", target / "backbone.safetensors")
+        write_text(target / "card.md", card(target.name, run.summary, command_line(config)))
     return target
 
 

@@ -6,23 +6,38 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.exercises import (
     byol,
     centering,
+    contrast,
     distillation,
     measuring,
     multi_crop,
     teacher,
+    tokens,
     training,
 )
 from dino_tutorial.exercises.exercise import Exercise
 
 CHAPTERS = (
+    "images-as-tokens",
+    "contrast-and-cluster",
     "byol",
     "self-distillation",
     "multi-crop",
     "centering-sharpening",
     "momentum-teacher",
     "training-dino",
+    "measuring-features",
 )
-_MODULES = (byol, distillation, multi_crop, centering, teacher, training, measuring)
+_MODULES = (
+    tokens,
+    contrast,
+    byol,
+    distillation,
+    multi_crop,
+    centering,
+    teacher,
+    training,
+    measuring,
+)
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for chapter in CHAPTERS

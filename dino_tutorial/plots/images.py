@@ -145,6 +145,34 @@ def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> De
 
 
 @styled
+def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
+    """One picture, and beside it what one token attends to in it, laid over it.
+
+    image: ``(3, H, W)``; attention: ``(h, w)`` over the patches, non-negative, scaled to its own
+    maximum.
+    """
+    (picture,) = _pictures(image[None])
+    attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
+    figure, ((left, right),) = _panels(1, 2, picture.shape, widest=WIDTH)
+    _show(left, picture)
+    glow, weight = _glow(attention.numpy())
+    _show(right, np.repeat(_dimmed(picture), 3, axis=-1))
+    height, width = picture.shape[:2]
+    right.imshow(
+        np.concatenate([glow, weight], axis=-1), extent=(-0.5, width - 0.5, height - 0.5, -0.5)
+    )
+    share = attention / attention.sum().clamp_min(1e-12)
+    row, column = divmod(int(share.argmax()), share.shape[1])
+    figure.alt_text = (
+        f"A picture and the attention over its {share.shape[0]} by {share.shape[1]} patches. The"
+        f" patch in row {row + 1}, column {column + 1} gets most, {percent(share.max().item())},"
+        f" {share.max().item() * share.numel():.2f} times the even share. The strongest tenth of"
+        f" the patches gets {100 * _share_of_top_tenth(attention[None, None]).item():.0f} %."
+    )
+    return figure
+
+
+@styled
 def patch_pca_pictures(
     images: Tensor, components: Tensor, columns: int = 4
 ) -> DescribedFigure:
@@ -286,13 +314,15 @@ def _panels(
     shape: tuple[int, ...],
     titled: bool = False,
     every_row: bool = True,
+    widest: float = 1.6,
 ) -> tuple[DescribedFigure, list[list[Axes]]]:
     """A figure of the usual width, just high enough for rows of pictures of one ``shape``.
 
-    ``titled`` leaves room for a title over the first row, or with ``every_row`` over each.
+    ``titled`` leaves room for a title over the first row, or with ``every_row`` over each. No
+    picture is wider than ``widest`` inches.
     """
     gap, title = 0.06, 0.19 if titled else 0.0  # inches
-    width = min((WIDTH - gap) / columns, 1.6) - gap
+    width = min((WIDTH - gap) / columns, widest) - gap
     height = width * shape[0] / shape[1]
     total = rows * (height + gap) + title * (rows if every_row else 1) + gap
     figure = DescribedFigure(figsize=(WIDTH, total))
@@ -385,11 +415,18 @@ def _tag(axes: Axes, left: float, top: float, view: int, is_global: bool) -> Non
 
 def _heat(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
     """A gray, darkened picture with the attention glowing over it, at ``(H, W)``."""
+    glow, weight = _glow(attention)
+    return (1 - weight) * _dimmed(picture) + weight * glow
+
+
+def _dimmed(picture: np.ndarray) -> np.ndarray:
+    return 0.7 * picture.mean(axis=-1, keepdims=True)
+
+
+def _glow(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour ``(h, w, 3)`` of the attention, and ``(h, w, 1)`` how much of it covers a picture."""
     strength = attention / max(float(attention.max()), 1e-12)
-    gray = 0.7 * picture.mean(axis=-1, keepdims=True)
-    glow = colormaps["inferno"](strength)[..., :3]
-    weight = 0.25 + 0.7 * strength[..., None]
-    return (1 - weight) * gray + weight * glow
+    return colormaps["inferno"](strength)[..., :3], 0.25 + 0.7 * strength[..., None]
 
 
 def _share_of_top_tenth(attention: Tensor) -> np.ndarray:

@@ -35,6 +35,13 @@ def functions_of(chapter: str) -> dict:
 @pytest.mark.parametrize(
     "chapter, function, exercise, mistake",
     [
+        ("images-as-tokens", "to_patches", "to_patches", None),
+        ("images-as-tokens", "attention", "attention", None),
+        ("images-as-tokens", "resized", "resize_positions", None),
+        ("contrast-and-cluster", "line_up", "info_nce", None),
+        ("contrast-and-cluster", "stable_line_up", "info_nce", None),
+        ("contrast-and-cluster", "all_against_all", "nt_xent", None),
+        ("contrast-and-cluster", "swapped", "swapped", None),
         ("contrast-and-cluster", "sinkhorn", "sinkhorn", None),
         ("byol", "distance", "byol_loss", "no-stop-gradient"),
         ("byol", "both_directions", "both_directions", None),
@@ -52,6 +59,7 @@ def functions_of(chapter: str) -> dict:
         ("momentum-teacher", "debiased_ema", "debiased_ema", None),
         ("momentum-teacher", "momentum_by_hand", "momentum_at", None),
         ("measuring-features", "knn_by_hand", "knn_classify", None),
+        ("measuring-features", "map_by_hand", "retrieval_map", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):

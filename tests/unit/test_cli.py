@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_tutorial import experiment
+from dino_tutorial import experiment, load_run
 from dino_tutorial.cli import main
 
 QUICK = ["--preset", "smoke", "--device", "cpu", "--set", "train.epochs=0.25"]
@@ -90,6 +90,18 @@ def test_record_keeps_the_numbers_and_leaves_the_weights(capsys, run_folder, tmp
     command = shlex.split((tmp_path / "kept" / "command.txt").read_text())
     assert command[:3] == ["dino-tutorial", "train", "dino"]
     assert command[-2:] == ["--set", "train.epochs=0.25"]
+
+
+def test_record_with_weights_gives_an_encoder_and_its_card(capsys, run_folder, tmp_path):
+    assert say(capsys, "record", run_folder, "--into", tmp_path, "--name", "w", "--weights")[0] == 0
+    kept = load_run(tmp_path / "w").encoder().state_dict()
+    trained = load_run(run_folder).encoder().state_dict()
+    assert kept.keys() == trained.keys()
+    assert all(torch.equal(kept[key], trained[key]) for key in kept)
+    card = (tmp_path / "w" / "card.md").read_text()
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert f"| these features | {summary['knn_top1']:.1%} |" in card
+    assert (tmp_path / "w" / "command.txt").read_text().strip() in card
 
 
 def test_report_is_written_again(capsys, run_folder):

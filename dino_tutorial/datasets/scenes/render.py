@@ -30,6 +30,8 @@ Factors = dict[str, Tensor]
 CHUNK_PIXELS = 1 << 18  # scenes are drawn in chunks of this many pixels: they stay in the cache
 OBJECT_RADIUS = (0.65, 1.0)  # smallest and largest, in canvas units
 CLUTTER_RADIUS = (0.14, 0.3)
+UP = -math.pi / 2  # rows grow downwards
+SWING = 1.0  # radians by which a heading may differ from UP: a picture has a right way round
 CAMERA_HEIGHT = 4.0  # distance of the camera from the middle of the table, in canvas units
 
 # Hue of each class's first paint, in turns. Most hues are shared by several classes, and the two
@@ -89,7 +91,7 @@ def object_pose(factors: Factors) -> Pose:
         between(f["x"], -1, 1) * reach,
         between(f["y"], -1, 1) * reach,
         radius,
-        between(f["angle"], 0, 2 * math.pi),
+        UP + SWING * torch.sin(between(f["angle"], 0, 2 * math.pi)),
     )
 
 
