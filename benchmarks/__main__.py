@@ -184,10 +184,13 @@ def measure_memory(name: str, clone: Path | None) -> None:
 
 def multi_crop_forward(rounds: int) -> dict:
     """All crops in one pass against one pass for each size, in a process with one thread."""
-    code = f"import json, packing; print(json.dumps(packing.compare({rounds})))"
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=HERE)
-    return json.loads(done.stdout.splitlines()[-1])
+    results = {}
+    for batch in (1, 2):
+        code = f"import json, packing; print(json.dumps(packing.compare({rounds}, {batch})))"
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=HERE)
+        results[f"batch_{batch}"] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def _ratio(values: dict[str, float]) -> dict:
