@@ -1,6 +1,7 @@
 """The command line. It parses, calls one function, prints; every mistake is one sentence."""
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -34,17 +35,16 @@ def _parser() -> argparse.ArgumentParser:
         "compare with: supervised",
     )
     train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
-    train.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
-    train.add_argument("--name", help="the run's name (default: method-data-preset)")
-    train.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    train.add_argument("--resume", action="store_true", help="continue the newest such run")
-    train.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
-    )  # fmt: skip
+    _add_training_options(train, "method-data-preset")
     train.set_defaults(run=_train)
+
+    distill = commands.add_parser("distill", help="train a small student on a frozen teacher")
+    distill.add_argument(
+        "teacher", metavar="RUN", type=Path, help="the folder of a finished run of dino or dinov2"
+    )
+    distill.add_argument("--data", help="another data set or folder (default: the teacher's)")
+    _add_training_options(distill, "distill-data-preset")
+    distill.set_defaults(run=_distill)
 
     evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
     evaluate.add_argument("--temperature", type=float, default=0.07)
     evaluate.add_argument("--linear", action="store_true", help="also train a linear probe")
+    evaluate.add_argument("--dense", action="store_true", help="also segmentation and depth")
     evaluate.add_argument("--limit", type=int, help="at most this many images of each split")
     evaluate.add_argument("--device", default="auto")
     evaluate.set_defaults(run=_evaluate)
@@ -117,6 +118,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
+    command.add_argument("--name", help=f"the run's name (default: {name})")
+    command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--resume", action="store_true", help="continue the newest such run")
+    command.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
+    )  # fmt: skip
+
+
 # Each command imports what it needs when it runs: torch takes seconds, --help should not.
 
 
@@ -149,6 +163,15 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _distill(options: argparse.Namespace) -> int:
+    from dino_tutorial.build import teacher_run
+
+    options.data = options.data or teacher_run(options.teacher).config.source
+    options.changes.insert(0, f"objective.teacher={json.dumps(str(options.teacher))}")
+    options.method = "distill"
+    return _train(options)
+
+
 def _repeat(options: argparse.Namespace) -> list[str]:
     """The options of a train command that were not left at their defaults."""
     words = []
@@ -173,6 +196,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         k=options.k,
         temperature=options.temperature,
         probe=options.linear,
+        dense=options.dense,
         device=options.device,
         limit=options.limit,
     )
@@ -290,6 +314,7 @@ def _table(summary: dict) -> str:
         ("k-NN, colour histogram", _percent(summary.get("knn_color_histogram"))),
         ("k-NN, raw pixels", _percent(summary.get("knn_raw_pixels"))),
         ("linear probe", _percent(summary.get("linear_top1"))),
+        *_dense_rows(summary),
         ("final loss", _number(summary.get("final_loss"))),
         ("ln K", _number(summary.get("ln_k"))),
         ("teacher entropy", _number(summary.get("teacher_entropy"))),
@@ -298,6 +323,21 @@ def _table(summary: dict) -> str:
     ]
     shown = [(name, value) for name, value in rows if value]
     return "\n".join(f"{name:<26}{value:>10}" for name, value in shown)
+
+
+def _dense_rows(summary: dict) -> list[tuple[str, str]]:
+    baselines = {
+        "learned": "", "untrained": "_random_init", "pixels": "_raw_pixels", "mean": "_mean",
+    }  # fmt: skip
+    rows = []
+    for measure, name, show in (
+        ("mIoU", "miou", _percent),
+        ("depth RMSE", "depth_rmse", _number),
+        ("depth delta1", "depth_delta1", _percent),
+    ):
+        rows += [(f"{measure}, {who}", show(summary.get(name + key)))
+                 for who, key in baselines.items()]  # fmt: skip
+    return rows
 
 
 def _percent(value: float | None) -> str:
