@@ -342,7 +342,7 @@ class VisionTransformer(nn.Module):
             UserError: H or W is not a multiple of the patch size.
         """
         if not isinstance(x, Tensor):
-            # One pass for each size. One for all, attention kept apart, gains a few per cent at most
+            # One pass for each size. One for all, attention kept apart, gains little
             # (benchmarks/packing.py), and drop path would have to know which token is whose.
             return torch.cat([self.forward(batch) for batch in x])
         x = self._tokens(x)
