@@ -238,7 +238,7 @@ def _package_positions(pos_embed: Tensor, n: int, height: int, width: int) -> Te
     model = VisionTransformer(n, 1, embed_dim=pos_embed.shape[-1], depth=1, num_heads=1)
     model.pos_embed = nn.Parameter(pos_embed)
     model.pos_embed_mode = "offset"
-    return model._positions(height, width)
+    return model.positions(height, width)
 
 
 def _observe_positions(answer: Answer) -> Observation:
