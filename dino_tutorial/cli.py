@@ -90,6 +90,24 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--memory", type=float, default=4, help="GiB each (default: 4)")
     grade.set_defaults(run=_grade)
 
+    curate = commands.add_parser("curate", help="choose images of a pool: no copies, balanced")
+    curate.add_argument("--pool", required=True, help="scenes, a folder of images, or a data set")
+    curate.add_argument("--seeds", help="curated images to retrieve around: scenes, folder, set")
+    curate.add_argument("--evaluation", help="images to keep out: a folder or a set's test split")
+    curate.add_argument(
+        "--weights", default="pixels",
+        help="features to retrieve with: a run's folder, a released model, or pixels (default)",
+    )  # fmt: skip
+    curate.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    curate.add_argument("--limit", type=int, help="at most this many images of the pool")
+    curate.add_argument("--shards", action="store_true", help="also write the images chosen")
+    curate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    curate.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="e.g. --set size=5000 --set similarity=0.8",
+    )  # fmt: skip
+    curate.set_defaults(run=_curate)
+
     settings = commands.add_parser("settings", help="print a preset's complete settings")
     settings.add_argument("method")
     settings.add_argument("--preset", default="laptop")
@@ -229,6 +247,42 @@ def _grade(options: argparse.Namespace) -> int:
     for one in graded:
         print(f"{one.submission:<40} {one.score:>3}  {one.status:<11}{one.reason}")
     print(f"grades of {len(graded)} notebooks written to {options.out}")
+    return 0
+
+
+def _curate(options: argparse.Namespace) -> int:
+    from dino_tutorial.curate import curate_pool, describe_summary
+    from dino_tutorial.curation import CurationOptions
+    from dino_tutorial.options import parse_assignments, replace_options
+
+    words = ["dino-tutorial", "curate"]
+    for name in ("pool", "seeds", "evaluation", "weights", "out", "limit"):
+        value = getattr(options, name)
+        words += [f"--{name}", str(value)] if value is not None else []
+    for change in options.changes:
+        words += ["--set", change]
+    try:
+        summary = curate_pool(
+            options.pool,
+            options.out,
+            seeds=options.seeds,
+            weights=options.weights,
+            evaluation=options.evaluation,
+            limit=options.limit,
+            shards=options.shards,
+            device=options.device,
+            options=replace_options(CurationOptions(), parse_assignments(options.changes)),
+            command=shlex.join(words),
+        )
+    except KeyboardInterrupt:
+        print(
+            "dino-tutorial: stopped; what is described stays. Continue with the same command.",
+            file=sys.stderr,
+        )
+        return 130
+    if summary:
+        print(describe_summary(summary))
+        print(f"chosen  {options.out / 'selected.txt'}\nreport  {options.out / 'report.html'}")
     return 0
 
 

@@ -22,7 +22,13 @@ from nbformat import NotebookNode
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 # One thread and no progress bars, as in `make test`: the order of a sum decides its last digit.
-QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONHASHSEED": "0",
+    # Figures belong into the notebook, also where the environment asks for no display.
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
 CELL_TIMEOUT = 300  # seconds
 # Live widgets have random ids and no kernel behind them on the site.
 LIVE = {"application/vnd.jupyter.widget-view+json"}
@@ -150,6 +156,9 @@ def _cell_problems(cell: NotebookNode) -> Iterator[str]:
     alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
     if pictures and not alt.strip():
         yield "a figure without alt text (cell metadata mystnb.image.alt)"
+    widgets = any("text/html" in o.get("data", {}) for o in cell.outputs)
+    if alt.strip() and not pictures and not widgets:
+        yield "an alt text, but no figure"
     if pictures > 1:
         yield "more than one figure, so that one alt text cannot describe them"
 

@@ -138,8 +138,9 @@ def spread_curve(rows: Rows, reference: float | None = None) -> DescribedFigure:
 def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFigure:
     """Loss, entropies (nats) and feature spread of one run, on axes that all runs share.
 
-    In a collapse the two entropies meet, at 0, at ln K or between them, and the spread is small.
-    ``healthy`` holds the rows of a run to compare with, drawn thin and gray.
+    Only a loss far above ln K makes its axis longer. In a collapse the two entropies meet, at 0,
+    at ln K or between them, and the spread is small. ``healthy`` holds the rows of a run to
+    compare with, drawn thin and gray.
     """
     figure = new_figure(4.6)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
@@ -161,13 +162,15 @@ def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFig
             height, _, text_tint = _line(axes, steps, values, tint, "", smooth=False)
             labels.append((height, short, text_tint))
             told.append(_tell(name, steps, values) + "." + _not_finite(values))
-        if top == ln_k:
+        if key != "feature_spread":
             axes.axhline(ln_k, color=colour("muted"), linestyle=(0, (4, 2)), linewidth=1.2)
             labels.append((ln_k, "ln K", "muted"))
         axes.set_title(title, fontsize=10, pad=3)
         axes.grid(False, axis="x")
         axes.yaxis.set_major_locator(MaxNLocator(3))
-        axes.set_ylim(-0.05 * top, 1.12 * top)
+        heights = np.concatenate([line.get_ydata() for line in axes.lines] or [[]])
+        highest = heights[np.isfinite(heights)].max(initial=0)
+        axes.set_ylim(-0.05 * top, max(1.12 * top, 1.04 * highest))
         label_at_right(axes, labels)
     _time_axis(panels[-1], series(rows, "loss")[0])
     figure.alt_text = " ".join([*told, f"ln K is {number(ln_k)}."])

@@ -296,6 +296,56 @@ def mask_overlay(
     return figure
 
 
+@styled
+def removed_pairs(
+    kept: Tensor, removed: Tensor, similarity: Tensor, right: Tensor | None = None
+) -> DescribedFigure:
+    """Images that were kept, each beside one that was removed for it.
+
+    kept and removed: ``(n, 3, H, W)``; similarity: ``(n,)``; right: bool ``(n,)``, whether they
+    are true copies.
+    """
+    left, beside = _pictures(kept), _pictures(removed)
+    per_row = 3
+    rows = -(-len(left) // per_row)
+    figure, panels = _panels(rows, 2 * per_row, left[0].shape, titled=True, every_row=True)
+    for index, (one, other) in enumerate(zip(left, beside, strict=True)):
+        row, column = divmod(index, per_row)
+        pair = panels[row][2 * column : 2 * column + 2]
+        sure = right is None or bool(right[index])
+        edge = None if right is None else colour("blue" if sure else "vermillion")
+        _show(pair[0], one, edge=edge, dashed=not sure)
+        _show(pair[1], other, edge=edge, dashed=not sure)
+        mark = "" if right is None else " ✓" if sure else " ✗"
+        pair[1].set_title(f"{float(similarity[index]):.2f}{mark}", fontsize=8.5, loc="right", pad=3)
+        pair[0].set_title("kept", fontsize=8.5, loc="left", pad=3)
+    figure.alt_text = (
+        f"{counted(len(left), 'pair')} of an image kept and an image removed as its copy, with"
+        f" similarities from {float(min(similarity)):.2f} to {float(max(similarity)):.2f}"
+    )
+    if right is not None:
+        figure.alt_text += f"; {int(right.sum())} of {len(right)} are true copies"
+    figure.alt_text += "."
+    return figure
+
+
+@styled
+def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
+    """Some images of each cluster, a row each: ``(c, k, 3, H, W)``, and the clusters' sizes."""
+    figure, panels = _panels(
+        len(images), images.shape[1], images.shape[-2:], titled=True, every_row=True
+    )
+    for row, (cluster, size) in enumerate(zip(images, sizes, strict=True)):
+        for axes, picture in zip(panels[row], _pictures(cluster), strict=True):
+            _show(axes, picture)
+        panels[row][0].set_title(counted(size, "image"), fontsize=8.5, loc="left", pad=3)
+    figure.alt_text = (
+        f"{counted(len(images), 'cluster')} with {counted(images.shape[1], 'example')} each; they"
+        f" hold {min(sizes):,} to {max(sizes):,} images."
+    )
+    return figure
+
+
 def _pictures(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
     """``(n, 3, H, W)`` as n arrays ``(H, W, 3)`` in [0, 1], none longer than ``longest``."""
     images = torch.as_tensor(images).detach().cpu()
@@ -446,7 +496,9 @@ def _jaccard(mask: Tensor, truth: Tensor) -> float:
 
 
 def _class_name(label: int, classes: Sequence[str]) -> str:
-    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+    if label < 0:
+        return "none"
+    return classes[label] if label < len(classes) else f"class {label}"
 
 
 def _shorten(name: str, longest: int = 9) -> str:

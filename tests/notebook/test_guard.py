@@ -70,6 +70,8 @@ def test_letters_of_a_picture_in_html_are_not_read_as_words():
          "has no text output"),
         (picture(tags=["nbval-check-output"]), "has no text output"),
         (picture(), "without alt text"),
+        (new_code_cell("plot()", execution_count=1, outputs=[],
+                       metadata={"mystnb": {"image": {"alt": "a curve"}}}), "but no figure"),
         (markup('<img src="data:image/png;base64,iVBORw0KGgo=">'), "without alt text"),
         (markup("." * 600_001), "600 kB"),
         (new_markdown_cell("![](cat.png)"), "without alt text"),

@@ -269,6 +269,9 @@ def test_collapse_curves_share_their_axes_and_tell_all_four_series():
     assert limits[0] == limits[1]
     low, high = limits[0][0]
     assert low < 0 and high > LN_K
+    above = [{"step": 2, "loss": 40.0}, {"step": 3, "loss": math.inf}]
+    far = plots.collapse_curves(run(5.0) + above, LN_K)
+    assert far.axes[0].get_ylim()[1] > 40 and far.axes[1].get_ylim() == limits[0][1]
     gray, batch, gray_too, each, ln_k = (line[:, 1].tolist() for line in drawn(figures[0], 1))
     assert (gray, batch, gray_too, each, ln_k) == ([4, 4], [1, 1], [3, 3], [0, 0], [LN_K] * 2)
     assert figures[1].alt_text == (
