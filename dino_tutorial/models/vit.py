@@ -342,8 +342,8 @@ class VisionTransformer(nn.Module):
             UserError: H or W is not a multiple of the patch size.
         """
         if not isinstance(x, Tensor):
-            # One pass for each size. One for all, attention kept apart, gains little
-            # (benchmarks/packing.py), and drop path would have to know which token is whose.
+            # One pass for each size. One for all, attention kept apart, gains a few per cent at
+            # most (benchmarks/packing.py), and drop path would have to know whose a token is.
             return torch.cat([self.forward(batch) for batch in x])
         x = self._tokens(x)
         for block in self.blocks[:-1]:
