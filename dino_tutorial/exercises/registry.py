@@ -10,6 +10,7 @@ from dino_tutorial.exercises import (
     distillation,
     measuring,
     multi_crop,
+    pretext,
     teacher,
     tokens,
     training,
@@ -17,6 +18,7 @@ from dino_tutorial.exercises import (
 from dino_tutorial.exercises.exercise import Exercise
 
 CHAPTERS = (
+    "why-labels-run-out",
     "images-as-tokens",
     "contrast-and-cluster",
     "byol",
@@ -28,6 +30,7 @@ CHAPTERS = (
     "measuring-features",
 )
 _MODULES = (
+    pretext,
     tokens,
     contrast,
     byol,

@@ -35,6 +35,9 @@ def functions_of(chapter: str) -> dict:
 @pytest.mark.parametrize(
     "chapter, function, exercise, mistake",
     [
+        ("why-labels-run-out", "labelled", "labelled", None),
+        ("why-labels-run-out", "rotation_batch", "rotation_batch", None),
+        ("why-labels-run-out", "shuffle_tiles", "shuffle_tiles", None),
         ("images-as-tokens", "to_patches", "to_patches", None),
         ("images-as-tokens", "attention", "attention", None),
         ("images-as-tokens", "resized", "resize_positions", None),
