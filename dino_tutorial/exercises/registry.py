@@ -7,6 +7,7 @@ from dino_tutorial.exercises import (
     byol,
     centering,
     distillation,
+    emerging,
     measuring,
     multi_crop,
     teacher,
@@ -21,8 +22,9 @@ CHAPTERS = (
     "centering-sharpening",
     "momentum-teacher",
     "training-dino",
+    "what-emerges",
 )
-_MODULES = (byol, distillation, multi_crop, centering, teacher, training, measuring)
+_MODULES = (byol, distillation, multi_crop, centering, teacher, training, measuring, emerging)
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for chapter in CHAPTERS
