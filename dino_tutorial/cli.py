@@ -67,6 +67,21 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_folder", metavar="RUN", type=Path)
     report.set_defaults(run=_report)
 
+    show = commands.add_parser("show", help="attention, components, crops or neighbours as a file")
+    show.add_argument("run_folder", metavar="RUN", type=Path)
+    show.add_argument("what", choices=("attention", "pca", "crops", "neighbours"))
+    show.add_argument("--data", help="another data set or folder (default: the run's)")
+    show.add_argument("--n", type=int, default=4, help="number of pictures (default: 4)")
+    show.add_argument("--size", type=int, help="side of a picture in pixels (default: the run's)")
+    show.add_argument("--out", type=Path, help=".png, .svg, .pdf or .html (default: WHAT.png)")
+    show.set_defaults(run=_show)
+
+    export = commands.add_parser("export", help="the backbone for timm, safetensors or ONNX")
+    export.add_argument("run_folder", metavar="RUN", type=Path)
+    export.add_argument("--to", choices=("timm", "safetensors", "onnx"), default="safetensors")
+    export.add_argument("--out", type=Path, required=True, help="the file to write")
+    export.set_defaults(run=_export)
+
     grade = commands.add_parser("grade", help="run submitted notebooks, grade their exercises")
     grade.add_argument("folder", metavar="FOLDER", type=Path, help="searched for *.ipynb")
     grade.add_argument("--out", type=Path, default=Path("grades.csv"), help="(default: grades.csv)")
@@ -161,6 +176,25 @@ def _report(options: argparse.Namespace) -> int:
     from dino_tutorial.runs import load_run
 
     print(report_again(load_run(options.run_folder)))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from dino_tutorial.runs import load_run
+    from dino_tutorial.show import show
+
+    path = options.out or Path(f"{options.what}.png")
+    run = load_run(options.run_folder)
+    figure = show(run, options.what, path, options.data, options.n, options.size)
+    print(f"{figure.alt_text}\n{path}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from dino_tutorial.export import export
+    from dino_tutorial.runs import load_run
+
+    print(export(load_run(options.run_folder), options.to, options.out))
     return 0
 
 

@@ -63,8 +63,16 @@ class Jigsaw(Method):
             "optim.lr": 4e-3,
         },
         # All 24 permutations of 2 × 2: windows of 14 pixels, shown nearly at the scale at which the
-        # encoder is used. Optimizer and encoder as for DINO at this scale; no jitter.
+        # encoder is used. A convolutional encoder, as in the paper: a transformer of four patches
+        # solves the puzzle by where the object ends, and knows less of its kind than untrained
+        # (k-NN .19 against .40; this one .47 against .25). No jitter.
         "laptop": {
+            "model.arch": "resnet10",
+            "model.patch_size": None,
+            "model.embed_dim": None,
+            "model.depth": None,
+            "model.num_heads": None,
+            "model.stem": None,
             "views.local_crops": 0,
             "views.jitter_p": 0.0,
             "objective.grid": 2,
@@ -75,7 +83,7 @@ class Jigsaw(Method):
             "optim.lr": 4e-3,
             "optim.warmup_epochs": 1,
             "optim.weight_decay_final": 0.04,
-            "train.epochs": 12,
+            "train.epochs": 3,
         },
         "gpu": {
             "views.local_crops": 0,

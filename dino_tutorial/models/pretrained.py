@@ -128,27 +128,10 @@ def to_timm(model: VisionTransformer) -> "timm.models.VisionTransformer":
 
     if not isinstance(model.patch_embed, PatchEmbed):
         raise UserError("a model with stem='conv' has no counterpart in timm: use stem='patch'.")
-    block, state = model.blocks[0], model.state_dict()
-    gated = isinstance(block.mlp, SwiGLU)
-    hidden = block.mlp.w12.out_features if gated else block.mlp.fc1.out_features
+    state = model.state_dict()
+    gated = isinstance(model.blocks[0].mlp, SwiGLU)
     ffn = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
-    donee = timm.models.VisionTransformer(
-        img_size=tuple(side * model.patch_size for side in model.grid_size),
-        patch_size=model.patch_size,
-        in_chans=model.patch_embed.proj.in_channels,
-        num_classes=0,
-        global_pool="token",
-        embed_dim=model.embed_dim,
-        depth=len(model.blocks),
-        num_heads=model.num_heads,
-        mlp_ratio=(hidden + 0.5) / model.embed_dim,  # timm rounds the product down
-        qkv_bias=block.attn.qkv.bias is not None,
-        init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
-        reg_tokens=model.num_register_tokens,
-        no_embed_class=True,
-        dynamic_img_size=True,
-        **ffn,
-    )
+    donee = timm.models.VisionTransformer(**timm_arguments(model), **ffn)
     del state["mask_token"]
     # timm gives the class token no position, so it takes it along.
     positions = state.pop("pos_embed")
@@ -160,6 +143,32 @@ def to_timm(model: VisionTransformer) -> "timm.models.VisionTransformer":
         state = _rename(state, {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."})
     donee.load_state_dict(state)
     return donee.train(model.training)
+
+
+def timm_arguments(model: VisionTransformer) -> dict[str, Any]:
+    """What ``timm.models.VisionTransformer`` is built with to hold the model's weights.
+
+    A gated feed-forward layer needs ``mlp_layer=SwiGLUPacked`` and ``act_layer=nn.SiLU`` besides.
+    """
+    block = model.blocks[0]
+    gated = isinstance(block.mlp, SwiGLU)
+    hidden = block.mlp.w12.out_features if gated else block.mlp.fc1.out_features
+    return {
+        "img_size": tuple(side * model.patch_size for side in model.grid_size),
+        "patch_size": model.patch_size,
+        "in_chans": model.patch_embed.proj.in_channels,
+        "num_classes": 0,
+        "global_pool": "token",
+        "embed_dim": model.embed_dim,
+        "depth": len(model.blocks),
+        "num_heads": block.attn.num_heads,
+        "mlp_ratio": (hidden + 0.5) / model.embed_dim,  # timm rounds the product down
+        "qkv_bias": block.attn.qkv.bias is not None,
+        "init_values": 1.0 if "ls1.gamma" in block.state_dict() else None,
+        "reg_tokens": model.num_register_tokens,
+        "no_embed_class": True,
+        "dynamic_img_size": True,
+    }
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -6,18 +6,22 @@ refers to CSS variables, so the page that holds it decides which of the two is d
 4.6 inches wide with ten-point text, so that a phone shows them at about their own size.
 """
 
+import base64
 import functools
 import html
 import io
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ParamSpec
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from dino_tutorial.errors import UserError
 
 WIDTH = 4.6  # inches, of every figure
 P = ParamSpec("P")
@@ -139,6 +143,48 @@ def to_png(figure: Figure, dpi: int = 160) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+  :root {{ color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }}
+  figure {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem }} img {{ width: 100% }}
+</style>
+<figure>
+  <img alt="{alt}" src="data:image/png;base64,{picture}">
+  <figcaption>{alt}</figcaption>
+</figure>
+</html>
+"""
+
+
+def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure") -> Path:
+    """Write a figure as .png, .svg, .pdf, or as an .html page that carries its alt text too.
+
+    Raises:
+        UserError: another ending, or a folder that is missing or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise UserError(f"{path} has to end in .png, .svg, .pdf or .html")
+    if path.suffix == ".html":
+        alt, name = html.escape(figure.alt_text), html.escape(title)
+        picture = base64.b64encode(to_png(figure)).decode()
+        content = PAGE.format(title=name, alt=alt, picture=picture).encode()
+    elif path.suffix == ".png":
+        content = to_png(figure)
+    else:
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(buffer, format=path.suffix[1:])
+        content = buffer.getvalue()
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another") from None
+    return path
 
 
 def to_svg(figure: DescribedFigure, prefix: str) -> str:
