@@ -64,6 +64,10 @@ def measure(film: Film, encoders: dict, patch_size: int, reach: int) -> dict[str
     return scores
 
 
+def rounded(scores: dict[str, float]) -> dict[str, float]:
+    return {measure: round(scores[measure], 4) for measure in ("J", "F")}
+
+
 def averaged(by_film: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Means over films, by features and measure."""
     films = list(by_film.values())
@@ -105,7 +109,7 @@ def main() -> None:
             "patch_size": patch_size,
             "scores": averaged(by_film),
             "by_film": {
-                name: {features: {m: round(row[m], 4) for m in ("J", "F")} for features, row in rows.items()}
+                name: {features: rounded(row) for features, row in rows.items()}
                 for name, rows in by_film.items()
             },
         }
