@@ -8,6 +8,7 @@ from dino_tutorial.exercises import (
     centering,
     contrast,
     distillation,
+    emerging,
     measuring,
     multi_crop,
     pretext,
@@ -28,6 +29,7 @@ CHAPTERS = (
     "momentum-teacher",
     "training-dino",
     "measuring-features",
+    "what-emerges",
 )
 _MODULES = (
     pretext,
@@ -40,6 +42,7 @@ _MODULES = (
     teacher,
     training,
     measuring,
+    emerging,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

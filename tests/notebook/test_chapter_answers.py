@@ -63,6 +63,10 @@ def functions_of(chapter: str) -> dict:
         ("momentum-teacher", "momentum_by_hand", "momentum_at", None),
         ("measuring-features", "knn_by_hand", "knn_classify", None),
         ("measuring-features", "map_by_hand", "retrieval_map", None),
+        ("what-emerges", "attention_mask", "attention_mask", None),
+        ("what-emerges", "region_similarity", "region_similarity", None),
+        ("what-emerges", "lost_mask", "lost_mask", None),
+        ("what-emerges", "carry_labels", "carry_labels", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
