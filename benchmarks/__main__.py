@@ -182,6 +182,17 @@ def measure_memory(name: str, clone: Path | None) -> None:
     print(next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line) / 1024)
 
 
+def multi_crop_forward(rounds: int) -> dict:
+    """All crops in one pass against one pass for each size, in a process with one thread."""
+    results = {}
+    for batch in (1, 2):
+        code = f"import json, packing; print(json.dumps(packing.compare({rounds}, {batch})))"
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=HERE)
+        results[f"batch_{batch}"] = json.loads(done.stdout.splitlines()[-1])
+    return results
+
+
 def _ratio(values: dict[str, float]) -> dict:
     return {"ratio": {name: values[name] / values["ours"] for name in values if name != "ours"}}
 
@@ -202,6 +213,7 @@ def main() -> None:
         "loss_k65536": loss_at_k65536(clone, rounds),
         "clip_and_average": clip_and_average(clone, rounds),
         "peak_memory": peak_memory(clone),
+        "multi_crop_forward": multi_crop_forward(rounds),
     }
     if native_bf16(torch.device("cpu")):
         results["step_bf16"] = training_step(clone, rounds, bf16=True)

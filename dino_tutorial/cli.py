@@ -1,6 +1,7 @@
 """The command line. It parses, calls one function, prints; every mistake is one sentence."""
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -34,17 +35,16 @@ def _parser() -> argparse.ArgumentParser:
         "compare with: supervised",
     )
     train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
-    train.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
-    train.add_argument("--name", help="the run's name (default: method-data-preset)")
-    train.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    train.add_argument("--resume", action="store_true", help="continue the newest such run")
-    train.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
-    )  # fmt: skip
+    _add_training_options(train, "method-data-preset")
     train.set_defaults(run=_train)
+
+    distill = commands.add_parser("distill", help="train a small student on a frozen teacher")
+    distill.add_argument(
+        "teacher", metavar="RUN", type=Path, help="the folder of a finished run of dino or dinov2"
+    )
+    distill.add_argument("--data", help="another data set or folder (default: the teacher's)")
+    _add_training_options(distill, "distill-data-preset")
+    distill.set_defaults(run=_distill)
 
     evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
     evaluate.add_argument("--temperature", type=float, default=0.07)
     evaluate.add_argument("--linear", action="store_true", help="also train a linear probe")
+    evaluate.add_argument("--dense", action="store_true", help="also segmentation and depth")
     evaluate.add_argument("--limit", type=int, help="at most this many images of each split")
     evaluate.add_argument("--device", default="auto")
     evaluate.set_defaults(run=_evaluate)
@@ -89,6 +90,24 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--memory", type=float, default=4, help="GiB each (default: 4)")
     grade.set_defaults(run=_grade)
 
+    curate = commands.add_parser("curate", help="choose images of a pool: no copies, balanced")
+    curate.add_argument("--pool", required=True, help="scenes, a folder of images, or a data set")
+    curate.add_argument("--seeds", help="curated images to retrieve around: scenes, folder, set")
+    curate.add_argument("--evaluation", help="images to keep out: a folder or a set's test split")
+    curate.add_argument(
+        "--weights", default="pixels",
+        help="features to retrieve with: a run's folder, a released model, or pixels (default)",
+    )  # fmt: skip
+    curate.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    curate.add_argument("--limit", type=int, help="at most this many images of the pool")
+    curate.add_argument("--shards", action="store_true", help="also write the images chosen")
+    curate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    curate.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="e.g. --set size=5000 --set similarity=0.8",
+    )  # fmt: skip
+    curate.set_defaults(run=_curate)
+
     settings = commands.add_parser("settings", help="print a preset's complete settings")
     settings.add_argument("method")
     settings.add_argument("--preset", default="laptop")
@@ -97,6 +116,19 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, device, memory: for a bug report")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
+    command.add_argument("--name", help=f"the run's name (default: {name})")
+    command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--resume", action="store_true", help="continue the newest such run")
+    command.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
+    )  # fmt: skip
 
 
 # Each command imports what it needs when it runs: torch takes seconds, --help should not.
@@ -131,6 +163,15 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _distill(options: argparse.Namespace) -> int:
+    from dino_tutorial.build import teacher_run
+
+    options.data = options.data or teacher_run(options.teacher).config.source
+    options.changes.insert(0, f"objective.teacher={json.dumps(str(options.teacher))}")
+    options.method = "distill"
+    return _train(options)
+
+
 def _repeat(options: argparse.Namespace) -> list[str]:
     """The options of a train command that were not left at their defaults."""
     words = []
@@ -155,6 +196,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         k=options.k,
         temperature=options.temperature,
         probe=options.linear,
+        dense=options.dense,
         device=options.device,
         limit=options.limit,
     )
@@ -208,6 +250,42 @@ def _grade(options: argparse.Namespace) -> int:
     return 0
 
 
+def _curate(options: argparse.Namespace) -> int:
+    from dino_tutorial.curate import curate_pool, describe_summary
+    from dino_tutorial.curation import CurationOptions
+    from dino_tutorial.options import parse_assignments, replace_options
+
+    words = ["dino-tutorial", "curate"]
+    for name in ("pool", "seeds", "evaluation", "weights", "out", "limit"):
+        value = getattr(options, name)
+        words += [f"--{name}", str(value)] if value is not None else []
+    for change in options.changes:
+        words += ["--set", change]
+    try:
+        summary = curate_pool(
+            options.pool,
+            options.out,
+            seeds=options.seeds,
+            weights=options.weights,
+            evaluation=options.evaluation,
+            limit=options.limit,
+            shards=options.shards,
+            device=options.device,
+            options=replace_options(CurationOptions(), parse_assignments(options.changes)),
+            command=shlex.join(words),
+        )
+    except KeyboardInterrupt:
+        print(
+            "dino-tutorial: stopped; what is described stays. Continue with the same command.",
+            file=sys.stderr,
+        )
+        return 130
+    if summary:
+        print(describe_summary(summary))
+        print(f"chosen  {options.out / 'selected.txt'}\nreport  {options.out / 'report.html'}")
+    return 0
+
+
 def _settings(options: argparse.Namespace) -> int:
     from dino_tutorial.config import configure
 
@@ -236,6 +314,7 @@ def _table(summary: dict) -> str:
         ("k-NN, colour histogram", _percent(summary.get("knn_color_histogram"))),
         ("k-NN, raw pixels", _percent(summary.get("knn_raw_pixels"))),
         ("linear probe", _percent(summary.get("linear_top1"))),
+        *_dense_rows(summary),
         ("final loss", _number(summary.get("final_loss"))),
         ("ln K", _number(summary.get("ln_k"))),
         ("teacher entropy", _number(summary.get("teacher_entropy"))),
@@ -244,6 +323,21 @@ def _table(summary: dict) -> str:
     ]
     shown = [(name, value) for name, value in rows if value]
     return "\n".join(f"{name:<26}{value:>10}" for name, value in shown)
+
+
+def _dense_rows(summary: dict) -> list[tuple[str, str]]:
+    baselines = {
+        "learned": "", "untrained": "_random_init", "pixels": "_raw_pixels", "mean": "_mean",
+    }  # fmt: skip
+    rows = []
+    for measure, name, show in (
+        ("mIoU", "miou", _percent),
+        ("depth RMSE", "depth_rmse", _number),
+        ("depth delta1", "depth_delta1", _percent),
+    ):
+        rows += [(f"{measure}, {who}", show(summary.get(name + key)))
+                 for who, key in baselines.items()]  # fmt: skip
+    return rows
 
 
 def _percent(value: float | None) -> str:

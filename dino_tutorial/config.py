@@ -97,11 +97,14 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length and machinery. ``batch_size`` is global; ``*_every`` count steps."""
+    """Length and machinery. ``batch_size`` is global; ``*_every`` count steps; ``init`` names the
+    folder of a finished run of the same method, whose weights are where this one begins."""
 
+    init: str | None = None
     epochs: float = option(100, low=0.001)
     batch_size: int = option(256, low=2)
     accumulate: int = option(1, low=1)
+    checkpoint_activations: bool = False
     precision: str = option("auto", among=("auto", "fp32", "bf16"))
     compile: bool = False
     workers: int = option(4, low=0)

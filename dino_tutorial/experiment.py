@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dino_tutorial.build import build_method, start_from
 from dino_tutorial.card import card
 from dino_tutorial.config import Config, configure, read_config
 from dino_tutorial.datasets import open_dataset
@@ -20,12 +21,12 @@ from dino_tutorial.environment import choose_device, choose_precision, describe_
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
     accuracy,
+    evaluate_dense,
     evaluate_knn,
     extract_features,
     knn_classify,
     linear_probe,
 )
-from dino_tutorial.methods import METHODS
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.report import report_on
 from dino_tutorial.runs import (
@@ -38,10 +39,12 @@ from dino_tutorial.runs import (
     write_text,
 )
 from dino_tutorial.training.batches import mix
-from dino_tutorial.training.checkpoint import load_checkpoint
+from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 from dino_tutorial.training.distributed import process_group
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.views import Augment
+
+DENSE_IMAGES = 2000  # that linear segmentation and depth are fitted to
 
 
 def train(config: Config, resume: bool = False) -> Run:
@@ -61,7 +64,12 @@ def train(config: Config, resume: bool = False) -> Run:
         device = choose_device(config.device, processes.local_rank)
         folder = find_folder(config, resume)
         images = Images.open(config)
-        method = build_method(config, len(images.train.classes)).to(device)
+        n_classes = len(images.train.classes)
+        method = build_method(config, n_classes)
+        resumes = resume and (folder / CURRENT).exists()
+        if config.train.init is not None and not resumes:
+            start_from(method, config.train.init, n_classes)
+        method.to(device)
         augment = Augment(method.view_specs(config.views))
         trainer = Trainer(
             method=method,
@@ -79,26 +87,13 @@ def train(config: Config, resume: bool = False) -> Run:
         )
         if processes.is_main:
             _prepare(folder, config, device, resume)
-        if resume and (folder / "checkpoint.pt").exists():
+        if resumes:
             trainer.restore(load_checkpoint(folder, warn=trainer.warn))
         if trainer.step < trainer.total_steps:
             trainer.fit()
         if processes.is_main:
             _finish(folder, config, trainer, images)
     return load_run(folder)
-
-
-def build_method(config: Config, n_classes: int = 0) -> nn.Module:
-    """The configured method with fresh weights, all drawn from the run's seed.
-
-    Args:
-        n_classes: of the labelled images; only a method that needs labels is told.
-    """
-    encoder, method = new_encoder(config), METHODS[config.method]
-    labels = {"n_classes": n_classes} if method.needs_labels else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(config.seed, 4))
-        return method(encoder, config.objective, **labels)
 
 
 def evaluate(
@@ -108,6 +103,7 @@ def evaluate(
     k: int = 20,
     temperature: float = 0.07,
     probe: bool = False,
+    dense: bool = False,
     device: str = "auto",
     limit: int | None = None,
     image_size: int | None = None,
@@ -121,6 +117,9 @@ def evaluate(
         data: a data set's name or folder; by default the one that the run was trained on.
         k, temperature: of the k-NN classifier (Wu et al. 2018; DINO: 20, 0.07).
         probe: also train a linear classifier on the training split's features.
+        dense: also measure patches, by linear segmentation and linear depth, see
+            :func:`dino_tutorial.evaluation.evaluate_dense`; fitted to at most 2,000 images. The
+            data have to come with masks and depth, as the scenes do.
         limit: at most this many images of each split.
         image_size: canvas in pixels; by default the run's global view size.
 
@@ -141,12 +140,20 @@ def evaluate(
             raise UserError("evaluate needs data: name a data set or a folder of images")
     bank = open_dataset(data, "train", image_size=image_size, limit=limit)
     queries = open_dataset(data, "test", image_size=bank.image_size, limit=limit)
+    if dense and not (hasattr(bank, "masks") and hasattr(bank, "depth")):
+        raise UserError(f"{bank.name} has no masks and depth to measure patches with: use scenes")
     results = {"data": bank.name}
     results |= _measure(encoder, untrained, bank, queries, k, temperature, torch_device)
     if probe:
         train_x, train_y = extract_features(encoder, bank, device=torch_device)
         test_x, test_y = extract_features(encoder, queries, device=torch_device)
         results["linear_top1"] = linear_probe(train_x, train_y, test_x, test_y).test_accuracy
+    if dense:
+        few = min(len(bank), DENSE_IMAGES)
+        fitted = open_dataset(data, "train", image_size=bank.image_size, limit=few)
+        results |= evaluate_dense(
+            encoder, fitted, queries, untrained=untrained, device=torch_device
+        )
     return results
 
 
@@ -285,6 +292,9 @@ def record(
         shutil.copyfile(run.folder / file, target / file)
     # Where things lay on this machine is nobody's business.
     public = {"folder": "runs", "source": Path(run.config.source).name, "data.root": None}
+    for key in ("train.init", "objective.teacher"):
+        other = flatten(run.config).get(key)
+        public |= {key: f"runs/{Path(other).name}"} if other else {}
     config = replace_options(run.config, public)
     write_text(target / "config.yaml", config.dump())
     write_text(target / "command.txt", command_line(config) + "\n")

@@ -51,7 +51,7 @@ def _write_onnx(encoder: torch.nn.Module, size: int, path: Path) -> None:
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise UserError("ONNX needs two more packages: pip install "dino-tutorial[export]"") from None
+        raise UserError("ONNX needs more: pip install 'dino-tutorial[export]'") from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

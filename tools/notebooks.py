@@ -22,7 +22,13 @@ from nbformat import NotebookNode
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 # One thread and no progress bars, as in `make test`: the order of a sum decides its last digit.
-QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONHASHSEED": "0",
+    # Figures belong into the notebook, also where the environment asks for no display.
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
 CELL_TIMEOUT = 300  # seconds
 # Live widgets have random ids and no kernel behind them on the site.
 LIVE = {"application/vnd.jupyter.widget-view+json"}
@@ -38,6 +44,8 @@ UNSEEN = {
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 # A picture in Markdown or HTML without alt text.
 WORDLESS = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt=)")
+DATA = re.compile(r"base64,\s*[A-Za-z0-9+/=]+")  # letters by chance, not what a reader sees
+HEAVIEST = 600_000  # bytes of one output in HTML; a phone loads the page as well
 CHECKED = "nbval-check-output"
 
 
@@ -139,10 +147,18 @@ def _cell_problems(cell: NotebookNode) -> Iterator[str]:
         for name, pattern in UNSEEN.items():
             if match := pattern.search(_text(output)):
                 yield f"it prints {name} ({match.group()})"
+        html = output.get("data", {}).get("text/html", "")
+        if WORDLESS.search(html):
+            yield "its HTML has a picture without alt text"
+        if len(html) > HEAVIEST:
+            yield f"its HTML has {len(html) // 1000} kB, more than {HEAVIEST // 1000}"
     pictures = sum(kind in PICTURES for o in cell.outputs for kind in o.get("data", {}))
     alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
     if pictures and not alt.strip():
         yield "a figure without alt text (cell metadata mystnb.image.alt)"
+    widgets = any("text/html" in o.get("data", {}) for o in cell.outputs)
+    if alt.strip() and not pictures and not widgets:
+        yield "an alt text, but no figure"
     if pictures > 1:
         yield "more than one figure, so that one alt text cannot describe them"
 
@@ -151,7 +167,8 @@ def _text(output: NotebookNode) -> str:
     if output.output_type == "stream":
         return output.text
     data = output.get("data", {})
-    return "\n".join(data[kind] for kind in ("text/plain", "text/html") if kind in data)
+    text = "\n".join(data[kind] for kind in ("text/plain", "text/html") if kind in data)
+    return DATA.sub("", text)
 
 
 def _compared(output: NotebookNode) -> bool:

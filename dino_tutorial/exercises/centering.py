@@ -16,7 +16,7 @@ from dino_tutorial.exercises.exercise import (
     as_tensor,
     randn,
 )
-from dino_tutorial.losses import DINOLoss
+from dino_tutorial.losses import DINOLoss, sinkhorn_knopp
 
 
 def _package_answer(teacher_logits: Tensor, center: Tensor, teacher_temp: float) -> Tensor:
@@ -422,7 +422,7 @@ SINKHORN = Exercise(
     call="sinkhorn(logits, temp, n_iters)",
     task="(B, K) logits to (B, K) answers: exp(logits / τ), then `n_iters` times columns and rows "
     "divided by their sums, rows last.",
-    solution=_sinkhorn,
+    solution=sinkhorn_knopp,
     variant=_sinkhorn,
     observe=_observe_sinkhorn,
     checked="3 and 5 iterations, and logits of 40 at temperature 0.05",

@@ -1,4 +1,4 @@
-"""Measuring: entropy, the information in the answers, and the k-nearest-neighbour vote."""
+"""Measuring: entropy, information, the k-nearest-neighbour vote, average precision."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_tutorial.evaluation import entropy, knn_classify
+from dino_tutorial.evaluation import entropy, knn_classify, retrieval_map
 from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Mistaken, Observation, randn
 
 
@@ -192,7 +192,7 @@ def _observe_knn(answer: Answer) -> Observation:
 
 KNN_CLASSIFY = Exercise(
     name="knn_classify",
-    chapter="training-dino",
+    chapter="measuring-features",
     call="knn_classify(train_x, train_y, test_x, k, temperature)",
     task="bank (N, D), its classes (N,) and queries (n_test, D) to votes (n_test, C), each "
     "neighbour's weight exp(cosine / temperature); rows may have any sum.",
@@ -261,4 +261,108 @@ KNN_CLASSIFY = Exercise(
     ),
 )
 
-EXERCISES = (ENTROPY, INFORMATION, KNN_CLASSIFY)
+
+def _retrieval_map(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    unit: bool = True,
+    itself: bool = False,
+    sign: int = 1,
+    ties: str = "together",
+    over: str = "hits",
+    measure: str = "precision",
+    pooled: bool = False,
+) -> float:
+    x = F.normalize(features, dim=-1) if unit else features
+    similarity = sign * (x @ x.T)
+    ranked = ~torch.eye(len(x), dtype=torch.bool) | itself  # (query, image)
+    right = (labels[:, None] == labels) & ranked
+    i, j = similarity[:, :, None], similarity[:, None]  # above: image j is not below image i
+    before = torch.ones(len(x), len(x), dtype=torch.bool).tril()  # j is stored before i
+    above = (i <= j if ties == "together" else (i < j) | ((i == j) & before)) & ranked[:, None]
+    found = (above & right[:, None]).sum(dim=-1)
+    if measure == "recall":
+        value = found / right.sum(dim=1, keepdim=True)
+    else:
+        value = found / above.sum(dim=-1).clamp(min=1)  # none is above the query itself
+    if over == "first":
+        first = similarity.masked_fill(~ranked, -torch.inf).argmax(dim=1, keepdim=True)
+        return right.gather(1, first).float().mean().item()
+    counted = right if over == "hits" else ranked
+    if pooled:
+        return value[counted].mean().item()
+    return ((value * counted).sum(dim=1) / counted.sum(dim=1)).mean().item()
+
+
+def _observe_map(answer: Answer) -> Observation:
+    # Signs in four dimensions: cosines are exact in any order of summation, and many are equal.
+    signs = 2 * (randn(12, 4, seed=5) > 0).float() - 1
+    classes = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+    lengths = torch.linspace(0.3, 2, 12)[:, None]
+    return {
+        "the mean average precision of 12 images": answer.tensor(
+            lengths * randn(12, 5, seed=6), classes
+        ).reshape(()),
+        "the mean average precision with ties": answer.tensor(signs, classes).reshape(()),
+    }
+
+
+RETRIEVAL_MAP = Exercise(
+    name="retrieval_map",
+    chapter="measuring-features",
+    call="retrieval_map(features, labels)",
+    task="(Q, D) features and (Q,) classes to the mean average precision by cosine: each image "
+    "ranks all others, and ties count against it.",
+    solution=retrieval_map,
+    variant=_retrieval_map,
+    observe=_observe_map,
+    checked="the value for two sets of images, one of them full of ties",
+    mistakes=(
+        Mistake(
+            "query-in-gallery",
+            "the query is in its own ranking, always first and always right; leave it out",
+            {"itself": True},
+        ),
+        Mistake(
+            "not-normalised",
+            "the features are not scaled to length one; the similarity is the cosine",
+            {"unit": False},
+        ),
+        Mistake(
+            "reversed",
+            "the ranking begins with the least similar image",
+            {"sign": -1},
+        ),
+        Mistake(
+            "ties-in-stored-order",
+            "equally similar images are ranked as they happen to be stored; the precision at an "
+            "image is among all that are at least as similar",
+            {"ties": "stored"},
+        ),
+        Mistake(
+            "every-rank",
+            "the precision is averaged over all ranks; only those of the right images count",
+            {"over": "all"},
+        ),
+        Mistake(
+            "first-only",
+            "this is the share of queries whose first image is right; all right images count",
+            {"over": "first"},
+        ),
+        Mistake(
+            "recall",
+            "this averages the recall at the right images, which depends on their number alone; "
+            "divide by how many images are at least as similar",
+            {"measure": "recall"},
+        ),
+        Mistake(
+            "pooled",
+            "all right images of all queries are averaged at once, so that a large class counts "
+            "for more; average in each query first",
+            {"pooled": True},
+        ),
+    ),
+)
+
+EXERCISES = (ENTROPY, INFORMATION, KNN_CLASSIFY, RETRIEVAL_MAP)

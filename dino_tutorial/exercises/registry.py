@@ -6,25 +6,44 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.exercises import (
     byol,
     centering,
+    contrast,
     distillation,
     emerging,
     measuring,
     multi_crop,
+    pretext,
     teacher,
+    tokens,
     training,
 )
 from dino_tutorial.exercises.exercise import Exercise
 
 CHAPTERS = (
+    "why-labels-run-out",
+    "images-as-tokens",
+    "contrast-and-cluster",
     "byol",
     "self-distillation",
     "multi-crop",
     "centering-sharpening",
     "momentum-teacher",
     "training-dino",
+    "measuring-features",
     "what-emerges",
 )
-_MODULES = (byol, distillation, multi_crop, centering, teacher, training, measuring, emerging)
+_MODULES = (
+    pretext,
+    tokens,
+    contrast,
+    byol,
+    distillation,
+    multi_crop,
+    centering,
+    teacher,
+    training,
+    measuring,
+    emerging,
+)
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for chapter in CHAPTERS

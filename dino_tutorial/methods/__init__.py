@@ -4,6 +4,7 @@ from dino_tutorial.methods.base import Method, Network
 from dino_tutorial.methods.byol import BYOL
 from dino_tutorial.methods.dino import DINO
 from dino_tutorial.methods.dinov2 import DINOv2
+from dino_tutorial.methods.distill import Distill
 from dino_tutorial.methods.jigsaw import Jigsaw
 from dino_tutorial.methods.moco import MoCo
 from dino_tutorial.methods.rotation import Rotation
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
     "dino": DINO,
     "dinov2": DINOv2,
+    "distill": Distill,
     "supervised": Supervised,
 }
 
@@ -28,6 +30,7 @@ __all__ = [
     "DINO",
     "METHODS",
     "DINOv2",
+    "Distill",
     "Jigsaw",
     "Method",
     "MoCo",

@@ -37,12 +37,14 @@ class Method(nn.Module, ABC):
     A subclass declares ``Options`` (its own settings, a dataclass) and ``presets`` (budget →
     dotted keys of the whole configuration), and registers itself in ``methods/__init__.py``. If
     it sets ``needs_labels``, it is built with ``n_classes`` and called with ``labels`` (B,); no
-    other method ever sees a label.
+    other method ever sees a label. If it sets ``needs_teacher``, it is built with ``teacher``, the
+    trained method of the run that ``objective.teacher`` names.
     """
 
     Options: ClassVar[type]
     presets: ClassVar[dict[str, dict[str, Any]]]
     needs_labels: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
 
     student: Network
     teacher: Teacher | None
@@ -80,6 +82,11 @@ class Method(nn.Module, ABC):
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
         """The patches to hide in the two global views of a whole (global) batch, or None."""
         return None
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What a training step runs, and therefore what is worth compiling."""
+        return [self.student] if self.teacher is None else [self.student, self.teacher.network]
 
     @property
     def constants(self) -> dict[str, float]:

@@ -171,6 +171,16 @@ class DINOv2(DINO):
         return self.options.ibot_weight > 0
 
     @property
+    def guide(self) -> nn.Module:
+        """The network whose answers are the targets."""
+        return self.teacher
+
+    @property
+    def hides_patches(self) -> bool:
+        """Whether the student sees the mask token where its answer is asked for."""
+        return self.masks_patches
+
+    @property
     def heads(self) -> list[nn.Module]:
         return [*super().heads, self.student.patch_head] if self.masks_patches else super().heads
 
@@ -202,7 +212,7 @@ class DINOv2(DINO):
         teacher, student = self._answers(views, hidden)
         targets = self._targets(self.loss, self._center, teacher.logits, temp)
         parts = {"dino_loss": pair_cross_entropy(student.logits, targets, o.student_temp)}
-        measured = measures(targets, teacher.features) if measure else {}
+        measured = measures(targets, self._watched(teacher, student)) if measure else {}
         if self.masks_patches:
             patch_targets = self._targets(
                 self.patch_loss, self._patch_center, teacher.patch_logits, temp
@@ -235,13 +245,17 @@ class DINOv2(DINO):
         """The teacher's for the global views, and the student's for all, who sees less of them."""
         whole = [views[0][:2]]
         if not self.masks_patches:
-            return Answer(*self.teacher(whole), None), Answer(*self.student(views), None)
+            return Answer(*self.guide(whole), None), Answer(*self.student(views), None)
         if hidden is None:
             raise ValueError("DINOv2 with ibot_weight > 0 wants masks: give those of draw_masks")
         return (
-            Answer(*self.teacher(whole, hidden, masked=False)),
-            Answer(*self.student(views, hidden, masked=True)),
+            Answer(*self.guide(whole, hidden, masked=False)),
+            Answer(*self.student(views, hidden, masked=self.hides_patches)),
         )
+
+    def _watched(self, teacher: Answer, student: Answer) -> Tensor:
+        """The features (2, B, D) whose spread would tell of a collapse."""
+        return teacher.features
 
     def _targets(
         self, loss: CenteredLoss, center: CenterUpdate, teacher_logits: Tensor, temp: float

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dino_tutorial.errors import UserError
 
@@ -262,6 +263,10 @@ class VisionTransformer(nn.Module):
     gradient, which distributed training refuses. A method that trains with masks thaws it by
     ``model.mask_token.requires_grad_()``.
 
+    With ``checkpoint_activations`` set to True on a model, only the input of each block is kept for
+    the backward pass, which computes the rest again (Chen et al. 2016): less memory, the forward
+    pass of the blocks twice, the same gradients.
+
     Raises:
         UserError: ``embed_dim`` is not a multiple of ``num_heads``, ``img_size`` is not one of
             ``patch_size``, or ``ffn`` or ``stem`` is unknown.
@@ -301,6 +306,7 @@ class VisionTransformer(nn.Module):
         # How position embeddings reach another size: "antialias" here, in timm and in DINOv2 with
         # registers; "offset" in DINO and DINOv2 without. `load_weights` sets what the source does.
         self.pos_embed_mode = "antialias"
+        self.checkpoint_activations = False
 
         num_patches = self.grid_size[0] * self.grid_size[1]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -336,11 +342,13 @@ class VisionTransformer(nn.Module):
             UserError: H or W is not a multiple of the patch size.
         """
         if not isinstance(x, Tensor):
+            # One pass for each size. One for all, attention kept apart, gains a few per cent at
+            # most (benchmarks/packing.py), and drop path would have to know whose a token is.
             return torch.cat([self.forward(batch) for batch in x])
         x = self._tokens(x)
         for block in self.blocks[:-1]:
-            x = block(x)
-        return self.norm(self.blocks[-1](x, cls_only=True)[:, 0])
+            x = self._run(block, x)
+        return self.norm(self._run(self.blocks[-1], x, cls_only=True)[:, 0])
 
     def forward_features(self, x: Tensor, masks: Tensor | None = None) -> Features:
         """All output tokens of images (B, C, H, W).
@@ -354,7 +362,7 @@ class VisionTransformer(nn.Module):
         """
         x = self._tokens(x, masks)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return Features(*self._split(self.norm(x)))
 
     def get_attention(self, x: Tensor, layer: int = -1) -> Tensor:
@@ -392,6 +400,11 @@ class VisionTransformer(nn.Module):
                 outputs.append(self.norm(x))
         return outputs
 
+    def _run(self, block: Block, x: Tensor, cls_only: bool = False) -> Tensor:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(block, x, cls_only, use_reentrant=False)
+        return block(x, cls_only)
+
     def _tokens(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
         height, width = self._grid(*x.shape[-2:])
@@ -403,7 +416,7 @@ class VisionTransformer(nn.Module):
                 x = self._paint_over(x, masks.view(-1, 1, height, width))
             x = self.patch_embed(x)
             x = torch.where(masks.unsqueeze(-1), self.mask_token.to(x.dtype), x)
-        positions = self._positions(height, width)
+        positions = self.positions(height, width)
         prefix = self.cls_token + positions[:, :1]
         if self.register_tokens is not None:
             prefix = torch.cat([prefix, self.register_tokens], dim=1)
@@ -418,8 +431,12 @@ class VisionTransformer(nn.Module):
         first = 1 + self.num_register_tokens
         return x[:, 0], x[:, 1:first], x[:, first:]
 
-    def _positions(self, height: int, width: int) -> Tensor:
-        """Position embeddings of the class token and of a grid of patches, (1, 1 + N, D)."""
+    def positions(self, height: int, width: int) -> Tensor:
+        """Position embeddings of the class token and of a grid of patches, (1, 1 + N, D).
+
+        Args:
+            height, width: of the grid, in patches; interpolated if it is not the learned one.
+        """
         if (height, width) == self.grid_size:
             return self.pos_embed
         rows, columns = self.grid_size

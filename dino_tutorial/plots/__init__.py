@@ -3,7 +3,10 @@
 Nothing here knows a model or a data set. Every figure has ``alt_text``, written from its data.
 """
 
+from dino_tutorial.plots.answers import answer_figure
+from dino_tutorial.plots.comparison import method_dots
 from dino_tutorial.plots.curves import (
+    collapse_curves,
     entropy_curves,
     knn_curve,
     loss_curve,
@@ -15,6 +18,7 @@ from dino_tutorial.plots.curves import (
 )
 from dino_tutorial.plots.images import (
     attention_heads,
+    attention_map,
     crop_figure,
     denormalize,
     image_grid,
@@ -22,6 +26,7 @@ from dino_tutorial.plots.images import (
     neighbour_rows,
     patch_pca_pictures,
 )
+from dino_tutorial.plots.interactive import InteractiveFigure
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.plots.style import COLOURS, PALETTE, STYLE, to_png, to_svg, use_style
 
@@ -29,8 +34,12 @@ __all__ = [
     "COLOURS",
     "PALETTE",
     "STYLE",
+    "InteractiveFigure",
     "ReportData",
+    "answer_figure",
     "attention_heads",
+    "attention_map",
+    "collapse_curves",
     "crop_figure",
     "denormalize",
     "entropy_curves",
@@ -38,6 +47,7 @@ __all__ = [
     "knn_curve",
     "loss_curve",
     "mask_overlay",
+    "method_dots",
     "neighbour_rows",
     "patch_pca_pictures",
     "phases_from_metrics",

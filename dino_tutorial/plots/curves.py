@@ -135,6 +135,49 @@ def spread_curve(rows: Rows, reference: float | None = None) -> DescribedFigure:
 
 
 @styled
+def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFigure:
+    """Loss, entropies (nats) and feature spread of one run, on axes that all runs share.
+
+    Only a loss far above ln K makes its axis longer. In a collapse the two entropies meet, at 0,
+    at ln K or between them, and the spread is small. ``healthy`` holds the rows of a run to
+    compare with, drawn thin and gray.
+    """
+    figure = new_figure(4.6)
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+    content = (
+        ("loss", ln_k, (("loss", "Loss", "loss", "blue"),)),
+        ("entropy of the teacher, nats", ln_k, (
+            ("batch_entropy", "Entropy of the batch mean", "batch mean", "green"),
+            ("teacher_entropy", "Teacher entropy per image", "one image", "blue"),
+        )),
+        ("feature spread", 1.0, (("feature_spread", "Feature spread", "spread", "purple"),)),
+    )  # fmt: skip
+    told = []
+    for axes, (title, top, lines) in zip(panels, content, strict=True):
+        labels = []
+        for key, name, short, tint in lines:
+            if has(healthy, key):
+                axes.plot(*series(healthy, key), color=colour("muted"), linewidth=0.9, alpha=0.7)
+            steps, values = series(rows, key)
+            height, _, text_tint = _line(axes, steps, values, tint, "", smooth=False)
+            labels.append((height, short, text_tint))
+            told.append(_tell(name, steps, values) + "." + _not_finite(values))
+        if key != "feature_spread":
+            axes.axhline(ln_k, color=colour("muted"), linestyle=(0, (4, 2)), linewidth=1.2)
+            labels.append((ln_k, "ln K", "muted"))
+        axes.set_title(title, fontsize=10, pad=3)
+        axes.grid(False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+        heights = np.concatenate([line.get_ydata() for line in axes.lines] or [[]])
+        highest = heights[np.isfinite(heights)].max(initial=0)
+        axes.set_ylim(-0.05 * top, max(1.12 * top, 1.04 * highest))
+        label_at_right(axes, labels)
+    _time_axis(panels[-1], series(rows, "loss")[0])
+    figure.alt_text = " ".join([*told, f"ln K is {number(ln_k)}."])
+    return figure
+
+
+@styled
 def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> DescribedFigure:
     """k-NN accuracy (``knn_top1``, a fraction) over training, with baselines as level lines."""
     steps, values = series(rows, "knn_top1")

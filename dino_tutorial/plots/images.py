@@ -145,6 +145,34 @@ def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> De
 
 
 @styled
+def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
+    """One picture, and beside it what one token attends to in it, laid over it.
+
+    image: ``(3, H, W)``; attention: ``(h, w)`` over the patches, non-negative, scaled to its own
+    maximum.
+    """
+    (picture,) = _pictures(image[None])
+    attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
+    figure, ((left, right),) = _panels(1, 2, picture.shape, widest=WIDTH)
+    _show(left, picture)
+    glow, weight = _glow(attention.numpy())
+    _show(right, np.repeat(_dimmed(picture), 3, axis=-1))
+    height, width = picture.shape[:2]
+    right.imshow(
+        np.concatenate([glow, weight], axis=-1), extent=(-0.5, width - 0.5, height - 0.5, -0.5)
+    )
+    share = attention / attention.sum().clamp_min(1e-12)
+    row, column = divmod(int(share.argmax()), share.shape[1])
+    figure.alt_text = (
+        f"A picture and the attention over its {share.shape[0]} by {share.shape[1]} patches. The"
+        f" patch in row {row + 1}, column {column + 1} gets most, {percent(share.max().item())},"
+        f" {share.max().item() * share.numel():.2f} times the even share. The strongest tenth of"
+        f" the patches gets {100 * _share_of_top_tenth(attention[None, None]).item():.0f} %."
+    )
+    return figure
+
+
+@styled
 def patch_pca_pictures(
     images: Tensor, components: Tensor, columns: int = 4
 ) -> DescribedFigure:
@@ -268,6 +296,56 @@ def mask_overlay(
     return figure
 
 
+@styled
+def removed_pairs(
+    kept: Tensor, removed: Tensor, similarity: Tensor, right: Tensor | None = None
+) -> DescribedFigure:
+    """Images that were kept, each beside one that was removed for it.
+
+    kept and removed: ``(n, 3, H, W)``; similarity: ``(n,)``; right: bool ``(n,)``, whether they
+    are true copies.
+    """
+    left, beside = _pictures(kept), _pictures(removed)
+    per_row = 3
+    rows = -(-len(left) // per_row)
+    figure, panels = _panels(rows, 2 * per_row, left[0].shape, titled=True, every_row=True)
+    for index, (one, other) in enumerate(zip(left, beside, strict=True)):
+        row, column = divmod(index, per_row)
+        pair = panels[row][2 * column : 2 * column + 2]
+        sure = right is None or bool(right[index])
+        edge = None if right is None else colour("blue" if sure else "vermillion")
+        _show(pair[0], one, edge=edge, dashed=not sure)
+        _show(pair[1], other, edge=edge, dashed=not sure)
+        mark = "" if right is None else " ✓" if sure else " ✗"
+        pair[1].set_title(f"{float(similarity[index]):.2f}{mark}", fontsize=8.5, loc="right", pad=3)
+        pair[0].set_title("kept", fontsize=8.5, loc="left", pad=3)
+    figure.alt_text = (
+        f"{counted(len(left), 'pair')} of an image kept and an image removed as its copy, with"
+        f" similarities from {float(min(similarity)):.2f} to {float(max(similarity)):.2f}"
+    )
+    if right is not None:
+        figure.alt_text += f"; {int(right.sum())} of {len(right)} are true copies"
+    figure.alt_text += "."
+    return figure
+
+
+@styled
+def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
+    """Some images of each cluster, a row each: ``(c, k, 3, H, W)``, and the clusters' sizes."""
+    figure, panels = _panels(
+        len(images), images.shape[1], images.shape[-2:], titled=True, every_row=True
+    )
+    for row, (cluster, size) in enumerate(zip(images, sizes, strict=True)):
+        for axes, picture in zip(panels[row], _pictures(cluster), strict=True):
+            _show(axes, picture)
+        panels[row][0].set_title(counted(size, "image"), fontsize=8.5, loc="left", pad=3)
+    figure.alt_text = (
+        f"{counted(len(images), 'cluster')} with {counted(images.shape[1], 'example')} each; they"
+        f" hold {min(sizes):,} to {max(sizes):,} images."
+    )
+    return figure
+
+
 def _pictures(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
     """``(n, 3, H, W)`` as n arrays ``(H, W, 3)`` in [0, 1], none longer than ``longest``."""
     images = torch.as_tensor(images).detach().cpu()
@@ -286,13 +364,15 @@ def _panels(
     shape: tuple[int, ...],
     titled: bool = False,
     every_row: bool = True,
+    widest: float = 1.6,
 ) -> tuple[DescribedFigure, list[list[Axes]]]:
     """A figure of the usual width, just high enough for rows of pictures of one ``shape``.
 
-    ``titled`` leaves room for a title over the first row, or with ``every_row`` over each.
+    ``titled`` leaves room for a title over the first row, or with ``every_row`` over each. No
+    picture is wider than ``widest`` inches.
     """
     gap, title = 0.06, 0.19 if titled else 0.0  # inches
-    width = min((WIDTH - gap) / columns, 1.6) - gap
+    width = min((WIDTH - gap) / columns, widest) - gap
     height = width * shape[0] / shape[1]
     total = rows * (height + gap) + title * (rows if every_row else 1) + gap
     figure = DescribedFigure(figsize=(WIDTH, total))
@@ -385,11 +465,18 @@ def _tag(axes: Axes, left: float, top: float, view: int, is_global: bool) -> Non
 
 def _heat(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
     """A gray, darkened picture with the attention glowing over it, at ``(H, W)``."""
+    glow, weight = _glow(attention)
+    return (1 - weight) * _dimmed(picture) + weight * glow
+
+
+def _dimmed(picture: np.ndarray) -> np.ndarray:
+    return 0.7 * picture.mean(axis=-1, keepdims=True)
+
+
+def _glow(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour ``(h, w, 3)`` of the attention, and ``(h, w, 1)`` how much of it covers a picture."""
     strength = attention / max(float(attention.max()), 1e-12)
-    gray = 0.7 * picture.mean(axis=-1, keepdims=True)
-    glow = colormaps["inferno"](strength)[..., :3]
-    weight = 0.25 + 0.7 * strength[..., None]
-    return (1 - weight) * gray + weight * glow
+    return colormaps["inferno"](strength)[..., :3], 0.25 + 0.7 * strength[..., None]
 
 
 def _share_of_top_tenth(attention: Tensor) -> np.ndarray:
@@ -409,7 +496,9 @@ def _jaccard(mask: Tensor, truth: Tensor) -> float:
 
 
 def _class_name(label: int, classes: Sequence[str]) -> str:
-    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+    if label < 0:
+        return "none"
+    return classes[label] if label < len(classes) else f"class {label}"
 
 
 def _shorten(name: str, longest: int = 9) -> str:

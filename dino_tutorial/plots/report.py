@@ -82,8 +82,12 @@ def write_report(path: str | Path, data: ReportData) -> Path:
 
     Raises UserError when the folder is missing or cannot be written.
     """
+    return write_page(path, render_report(data))
+
+
+def write_page(path: str | Path, page: str) -> Path:
+    """Write the text of a page, whole or not at all, and return where."""
     path = Path(path)
-    page = render_report(data)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -109,14 +113,7 @@ def render_report(data: ReportData) -> str:
         ("What the networks see", "pictures", list(_picture_cards(data))),
         ("How it was trained", "training", list(_training_cards(data))),
     ]
-    environment = Environment(
-        loader=PackageLoader("dino_tutorial.plots", "."), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    prefixes = (f"f{index}" for index in range(100))
-    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
-    environment.filters["svg"] = lambda figure: Markup(to_svg(figure, next(prefixes)))
-    return environment.get_template("report.html").render(
+    return render_page(
         title=_title(summary),
         method=_method_name(summary),
         verdict=verdict(summary),
@@ -125,10 +122,21 @@ def render_report(data: ReportData) -> str:
         facts=_facts(summary, data.timings),
         command=data.command or _command(summary),
         groups=[group for group in groups if group[2]],
-        config=_flatten(data.config),
-        environment=_flatten(data.environment),
-        colours=COLOURS,
+        config=flatten_settings(data.config),
+        environment=flatten_settings(data.environment),
     )
+
+
+def render_page(**content: object) -> str:
+    """Fill in the template that all reports share."""
+    environment = Environment(
+        loader=PackageLoader("dino_tutorial.plots", "."), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    prefixes = (f"f{index}" for index in range(100))
+    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.filters["svg"] = lambda figure: Markup(to_svg(figure, next(prefixes)))
+    return environment.get_template("report.html").render(colours=COLOURS, **content)
 
 
 def verdict(summary: Mapping[str, object]) -> str:
@@ -348,12 +356,12 @@ def _command(summary: Mapping[str, object]) -> str | None:
     return shlex.join(str(word) for word in words)
 
 
-def _flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+def flatten_settings(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """A nested configuration as (dotted name, text) pairs in its own order."""
     rows = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            rows += _flatten(value, f"{prefix}{key}.")
+            rows += flatten_settings(value, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", _plain(value)))
     return rows

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.models import VisionTransformer
 from dino_tutorial.training.batches import BatchOrder, batches, mix
 from dino_tutorial.training.checkpoint import save_checkpoint
 from dino_tutorial.training.distributed import Processes, mean_over_processes
@@ -88,6 +89,8 @@ class Trainer:
         self.optimizer = build_optimizer(self.optim.name, groups, lr=0.0)
         self.parameters = [p for group in groups for p in group["params"]]
         self.modules = split_by_module(self.method)
+        if self.train.checkpoint_activations:
+            self._checkpoint_activations()
         self.rows: list[dict] = []
 
     def fit(self) -> None:
@@ -187,6 +190,8 @@ class Trainer:
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
+        except UserError:
+            raise
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(
@@ -208,15 +213,23 @@ class Trainer:
 
     def _engine(self) -> nn.Module:
         if self.train.compile:
-            self.method.student.compile()
-            if self.method.teacher is not None:
-                self.method.teacher.network.compile()
+            for network in self.method.networks:
+                network.compile()
         if self.processes.world == 1:
             return self.method
         if self.device.type == "cuda":  # there is no synchronised batch norm on the CPU
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         ids = [self.processes.local_rank] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+
+    def _checkpoint_activations(self) -> None:
+        encoder = self.method.student.backbone
+        if not isinstance(encoder, VisionTransformer):
+            raise UserError(
+                "train.checkpoint_activations is for vision transformers: leave it off, or choose "
+                "a model.arch that begins with vit"
+            )
+        encoder.checkpoint_activations = True
 
     def _clip(self) -> Tensor:
         if self.optim.clip_rule == "module":

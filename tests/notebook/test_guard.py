@@ -37,6 +37,11 @@ def printing(text, name="stdout", count=1, tags=(notebooks.CHECKED,)):
     )
 
 
+def markup(html):
+    shown = new_output("display_data", data={"text/html": html, "text/plain": "<Figure>"})
+    return new_code_cell("plot()", execution_count=1, outputs=[shown])
+
+
 def stored(*cells):
     return notebooks.normalise(new_notebook(cells=list(cells)))
 
@@ -46,6 +51,13 @@ def test_a_good_notebook_has_no_problems():
     figure.execution_count = 2
     good = stored(new_markdown_cell("![a cat](cat.png)"), printing("0.93\n"), figure)
     assert notebooks.problems(good) == []
+
+
+def test_letters_of_a_picture_in_html_are_not_read_as_words():
+    html = '<img alt="a cat" src="data:image/png;base64,AB/tmp/0xabcdef/3it/s">'
+    assert [p for p in notebooks.problems(stored(markup(html))) if p.startswith("it prints")] == []
+    seen = notebooks.problems(stored(markup(html + "<p>/tmp/run</p>")))
+    assert any("a temporary folder" in problem for problem in seen)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +70,10 @@ def test_a_good_notebook_has_no_problems():
          "has no text output"),
         (picture(tags=["nbval-check-output"]), "has no text output"),
         (picture(), "without alt text"),
+        (new_code_cell("plot()", execution_count=1, outputs=[],
+                       metadata={"mystnb": {"image": {"alt": "a curve"}}}), "but no figure"),
+        (markup('<img src="data:image/png;base64,iVBORw0KGgo=">'), "without alt text"),
+        (markup("." * 600_001), "600 kB"),
         (new_markdown_cell("![](cat.png)"), "without alt text"),
         (new_markdown_cell('<img src="cat.png">'), "without alt text"),
         (printing("/home/ann/run\n"), "a home folder"),

@@ -4,6 +4,8 @@
 build one, which takes seconds because the notebooks are stored with their outputs.
 """
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -45,9 +47,7 @@ def test_every_chapter_has_a_page(pages):
 
 
 def test_every_link_inside_the_site_arrives(pages):
-    targets = {
-        page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in pages.items()
-    }
+    targets = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in pages.items()}
     dead, followed = [], 0
     for page, soup in pages.items():
         for link in soup.select("article a[href], nav a[href]"):
@@ -94,6 +94,39 @@ def test_formulas_are_typeset_without_a_network(site, pages):
     assert any(soup.select(".math") for soup in pages.values())
     assert (site / "_static/mathjax/tex-mml-chtml.js").stat().st_size > 500_000
     assert len(list((site / "_static/mathjax/output/chtml/fonts").rglob("*.woff"))) > 20
+
+
+def test_interactive_figures_have_labelled_controls_and_words_for_every_frame(pages):
+    seen = 0
+    for page, soup in pages.items():
+        titles = [form["aria-label"] for form in soup.select("form.dino-interactive")]
+        assert len(set(titles)) == len(titles), page.name
+        for form in soup.select("form.dino-interactive"):
+            place, seen = f"{page.name}: {form['aria-label']}", seen + 1
+            assert form.find_parent("figure").select_one("figcaption .caption-text"), place
+            (image,) = form.select("img")
+            assert image["alt"].strip(), place
+            sizes = []
+            for control in form.select(".controls > *"):
+                if slider := control.select_one("input[type=range]"):
+                    assert control.name == "label" and control.text.strip(), place
+                    labels = json.loads(slider["data-labels"])
+                    assert slider["aria-valuetext"] == labels[int(slider["value"])], place
+                    assert int(slider["max"]) == len(labels) - 1, place
+                else:
+                    assert control.legend.text.strip(), place
+                    labels = [label.text.strip() for label in control.select("label:has(input)")]
+                    assert all(labels) and len(control.select("input[checked]")) == 1, place
+                sizes.append(len(labels))
+            stored = json.loads(form.select_one("script").string)
+            assert len(stored["frames"]) == math.prod(sizes) > 1, place
+            words = [
+                BeautifulSoup(stored["lines"][frame[0]] + "</svg>", "html.parser").svg
+                for frame in stored["frames"]
+            ]
+            assert all(svg["role"] == "img" and svg["aria-label"].strip() for svg in words), place
+            assert image["alt"] in [svg["aria-label"] for svg in words], place
+    assert seen >= 4
 
 
 def test_each_figure_of_a_notebook_is_on_its_page(pages):

@@ -4,12 +4,13 @@ import json
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
-from dino_tutorial import load_run
+from dino_tutorial import experiment, load_run
 from dino_tutorial.cli import main
 
 QUICK = ["--preset", "smoke", "--device", "cpu", "--set", "train.epochs=0.25"]
@@ -48,6 +49,26 @@ def test_train_ends_with_a_table_and_the_reports_place(capsys, tmp_path):
 def test_eval_prints_the_probe_and_the_baselines(capsys, run_folder):
     code, out, _ = say(capsys, "eval", run_folder, "--limit", 128, "--linear", "--k", 5)
     assert code == 0 and "linear probe" in out and "k-NN, colour histogram" in out
+
+
+def test_eval_of_patches_prints_each_measure_with_its_baselines(capsys, run_folder, monkeypatch):
+    few_steps = partial(experiment.evaluate_dense, steps=5)
+    monkeypatch.setattr(experiment, "evaluate_dense", few_steps)
+    code, out, _ = say(capsys, "eval", run_folder, "--limit", 40, "--dense", "--k", 5)
+    assert code == 0
+    for words in ("mIoU, learned", "mIoU, untrained", "depth RMSE, pixels", "depth delta1, mean"):
+        assert words in out
+
+
+def test_eval_of_patches_needs_masks_and_depth(capsys, run_folder, tmp_path):
+    for split in ("train", "test"):
+        for kind in ("dark", "light"):
+            folder = tmp_path / split / kind
+            folder.mkdir(parents=True)
+            for index in range(6):
+                Image.new("RGB", (32, 32), (index, 9 * index, 200)).save(folder / f"{index}.png")
+    sentence = refused(capsys, "eval", run_folder, "--data", tmp_path, "--dense", "--k", 2)
+    assert "no masks and depth" in sentence
 
 
 def test_eval_agrees_with_the_summary(capsys, run_folder):

@@ -167,9 +167,31 @@ def scipy_like_entropy(p):
     return -(p * p.clamp_min(1e-12).log()).sum(-1)
 
 
+def turns_picture_by_picture(images):
+    turned = [np.rot90(image, k, (1, 2)).copy() for image in images.numpy() for k in range(4)]
+    return np.stack(turned), [k for _ in images for k in range(4)]
+
+
+def tiles_one_by_one(tiles, permutations, answers):
+    shuffled = torch.empty_like(tiles)
+    for b, answer in enumerate(answers):
+        for t in range(len(tiles)):
+            shuffled[t, b] = tiles[permutations[answer, t], b]
+    return shuffled
+
+
+def labelled_class_by_class(labels, per_class, seed):
+    draw = np.random.default_rng(seed)
+    kinds = np.unique(labels.numpy())
+    return np.concatenate([draw.permutation(np.where(labels == k)[0])[:per_class] for k in kinds])
+
+
 @pytest.mark.parametrize(
     "name, answer",
     [
+        ("rotation_batch", turns_picture_by_picture),
+        ("shuffle_tiles", tiles_one_by_one),
+        ("labelled", labelled_class_by_class),
         ("byol_loss", distance),
         ("dino_loss", einsum_loss),
         ("ema_update", state_dict_update),
@@ -208,6 +230,9 @@ def both_wrong(student_logits, teacher_logits, center, student_temp, teacher_tem
         ("byol_loss", lambda p, z: (2 - 2 * F.cosine_similarity(p, z.detach())), "not-a-scalar"),
         ("dino_loss", both_wrong, "center-added+temperatures-swapped"),
         ("make_teacher", lambda student: student, "aliased"),
+        ("rotation_batch", lambda x: (torch.cat([x.rot90(k, (3, 2)) for k in range(4)]),
+                                      torch.arange(4).repeat_interleave(len(x))), "clockwise"),
+        ("labelled", lambda y, n, seed: torch.randperm(len(y))[: 3 * n], "not-by-class"),
     ],
 )  # fmt: skip
 def test_wrong_answers_of_other_kinds(name, answer, mistake):

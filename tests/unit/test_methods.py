@@ -124,7 +124,7 @@ def test_every_trainable_parameter_gets_a_gradient(method, encoder):
 
 def test_only_supervised_training_sees_labels(tmp_path):
     """With the labels taken away every other method makes the same first step."""
-    for method in METHODS:
+    for method in METHODS.keys() - {"distill"}:  # it would need a teacher first
         run = trainer(method, tmp_path / method, train__epochs=0.5)
         run.dataset.labels.fill_(-1)
         if method == "supervised":

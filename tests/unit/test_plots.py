@@ -129,6 +129,12 @@ def test_svg_is_named_themed_and_can_stand_beside_another():
     assert "DejaVu" not in first and "http" not in first and "<style" not in first
 
 
+def test_paths_are_stored_to_a_hundredth_of_a_point():
+    svg = plots.to_svg(plots.loss_curve(rows_of("loss", [6.0, 5.123456, 3.0]), LN_K), "a")
+    path = re.search(r' d="(M [^"]*)" clip-path', svg)[1]
+    assert re.search(r"\.\d\d\b", path) and not re.search(r"\.\d{3}", path)
+
+
 def test_figure_shows_itself_in_a_notebook_and_a_terminal():
     figure = plots.loss_curve(rows_of("loss", [6.0, 3.0]))
     assert figure._repr_png_().startswith(b"\x89PNG")
@@ -208,6 +214,22 @@ def test_knn_stands_beside_its_baselines():
     assert "49 % raw pixels" in texts(figure) and "71 % trained" in texts(figure)
 
 
+def test_methods_are_ranked_with_a_dot_for_each_seed():
+    figure = plots.method_dots(
+        {"weak": [0.3, 0.4], "strong": [0.8, 0.7]},
+        {"weak": [0.2, 0.2], "strong": [0.3, 0.1]},
+        {"raw pixels": 0.44},
+    )
+    assert figure.alt_text == (
+        "k-NN accuracy of 2 methods, means of 2 seeds, best first: strong 75.0 %, untrained"
+        " 20.0 %; weak 35.0 %, untrained 20.0 %. Baselines: raw pixels 44.0 %."
+    )
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["strong", "weak"]
+    places = [tuple(dots.get_offsets()[:, 0]) for dots in axes.collections]
+    assert places == [(0.3, 0.1), (0.8, 0.7), (0.2, 0.2), (0.3, 0.4)]
+
+
 def test_schedules_have_a_panel_each_and_name_the_peak():
     rows = [
         {"step": step, "lr": lr, "momentum": momentum}
@@ -231,6 +253,51 @@ def test_temperature_curve_sorts_and_marks():
     assert drawn(figure)[0].tolist() == [[0.1, 1.0], [0.5, 2.0], [1.0, 3.0]]
     assert figure.alt_text == (
         "Entropy against temperature: 1 at 0.1, 3 at 1. At the teacher's 0.3 it is 1.50."
+    )
+
+
+def test_collapse_curves_share_their_axes_and_tell_all_four_series():
+    def run(entropy):
+        return [
+            {"step": step, "loss": entropy, "batch_entropy": entropy + 1,
+             "teacher_entropy": entropy, "feature_spread": 0.1 * step}
+            for step in (0, 1)
+        ]  # fmt: skip
+
+    figures = [plots.collapse_curves(run(e), LN_K, healthy=run(3.0)) for e in (0.0, 5.0)]
+    limits = [[axes.get_ylim() for axes in figure.axes] for figure in figures]
+    assert limits[0] == limits[1]
+    low, high = limits[0][0]
+    assert low < 0 and high > LN_K
+    above = [{"step": 2, "loss": 40.0}, {"step": 3, "loss": math.inf}]
+    far = plots.collapse_curves(run(5.0) + above, LN_K)
+    assert far.axes[0].get_ylim()[1] > 40 and far.axes[1].get_ylim() == limits[0][1]
+    gray, batch, gray_too, each, ln_k = (line[:, 1].tolist() for line in drawn(figures[0], 1))
+    assert (gray, batch, gray_too, each, ln_k) == ([4, 4], [1, 1], [3, 3], [0, 0], [LN_K] * 2)
+    assert figures[1].alt_text == (
+        "Loss stays at 5 for 1 step. Entropy of the batch mean stays at 6 for 1 step. Teacher"
+        " entropy per image stays at 5 for 1 step. Feature spread rises from 0 to 0.1 in 1 step."
+        " ln K is 6.93."
+    )
+
+
+def test_answers_are_bars_and_their_entropies_marks():
+    answers = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]], dtype=torch.double)
+    figure = plots.answer_figure(answers)
+    corners = figure.axes[0].patches[0].get_xy()
+    assert corners.tolist() == [
+        [0.5, 1e-4], [0.5, 1e-4], [0.5, 0.5], [1.5, 0.5], [1.5, 0.25], [3.5, 0.25], [3.5, 1e-4],
+        [4.5, 1e-4], [4.5, 1e-4], [0.5, 1e-4],
+    ]  # fmt: skip
+    each = (1.5 * math.log(2) + 2 * math.log(2)) / 2
+    mean = [0.375, 0.25, 0.25, 0.125]
+    batch = -sum(p * math.log(p) for p in mean)
+    marks = [line[0, 0] for line in drawn(figure, 2)[1:]]
+    assert marks == pytest.approx([each, batch])
+    assert figure.alt_text == (
+        "Picture 1: prototype 1 has most, 50.0 %. Picture 2: prototype 1 has most, 25.0 %. Entropy"
+        f" of one answer {each:.2f} on average, of the mean answer {batch:.2f}, difference"
+        f" {batch - each:.3g}; ln K is 1.39."
     )
 
 
@@ -365,6 +432,25 @@ def test_attention_draws_no_more_heads_than_asked():
     assert "3 heads over 2 images" in figure.alt_text
 
 
+def test_one_map_lies_over_its_picture_and_its_peak_is_named():
+    attention = torch.full((4, 8), 1.0)
+    attention[1, 6] = 9.0
+    picture = random_images(1, 32)[0]
+    figure = plots.attention_map(picture, attention)
+    left, right = figure.axes
+    np.testing.assert_allclose(
+        left.images[0].get_array(), picture.permute(1, 2, 0) / 255, atol=1e-6
+    )
+    under, over = right.images
+    assert under.get_extent() == over.get_extent()
+    overlay = np.asarray(over.get_array())
+    assert overlay.shape == (4, 8, 4)
+    assert np.unravel_index(overlay[..., 3].argmax(), (4, 8)) == (1, 6)
+    assert overlay[1, 6, 3] == pytest.approx(0.95)
+    assert "row 2, column 7 gets most, 22.5 %, 7.20 times the even share" in figure.alt_text
+    assert "strongest tenth of the patches gets 28 %" in figure.alt_text  # 3 of 32: 11 / 40
+
+
 def test_components_keep_their_order_and_hide_the_background():
     components = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0))
     components[0, 0, 0] = math.nan
@@ -422,6 +508,7 @@ def test_pictures_survive_awkward_tensors():
         plots.image_grid(one),
         plots.attention_heads(one, torch.zeros(1, 1, 1, 1)),
         plots.attention_heads(one, torch.full((1, 1, 2, 2), math.nan)),
+        plots.attention_map(one[0], torch.full((2, 2), math.nan)),
         plots.patch_pca_pictures(one, torch.zeros(1, 2, 2, 3)),
         plots.patch_pca_pictures(one, torch.full((1, 2, 2, 3), math.nan)),
         plots.mask_overlay(one, torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)),

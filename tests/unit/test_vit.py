@@ -227,17 +227,17 @@ def test_position_embeddings_at_another_size_keep_a_constant_and_a_direction(mod
         model.pos_embed.zero_()
         model.pos_embed[0, 1:, 0] = 3.0
         model.pos_embed[0, 1:, 1] = ramp
-    positions = model._positions(4, 6)[0, 1:].view(4, 6, -1)
+    positions = model.positions(4, 6)[0, 1:].view(4, 6, -1)
     torch.testing.assert_close(positions[..., 0], torch.full((4, 6), 3.0))
     assert (positions[1:, :, 1] > positions[:-1, :, 1]).all()  # grows downwards
     torch.testing.assert_close(positions[:, 0, 1], positions[:, 5, 1])  # not sideways
-    assert model._positions(8, 8) is model.pos_embed
+    assert model.positions(8, 8) is model.pos_embed
 
 
 def test_training_size_may_be_a_rectangle():
     model = make(img_size=(8, 16))
     assert model.grid_size == (2, 4)
-    assert model._positions(2, 4) is model.pos_embed
+    assert model.positions(2, 4) is model.pos_embed
     assert model(images(2, 16, 8)).shape == (2, 24)
 
 

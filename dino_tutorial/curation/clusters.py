@@ -1,0 +1,82 @@
+"""Hierarchical k-means: clusters of images, clusters of those clusters, and so on.
+
+k-means spends its centroids where images are dense. Run again on the centroids, which are spread
+more evenly than the images, it gives clusters of concepts rather than of images (Vo et al. 2024,
+"Automatic data curation for self-supervised learning"; without their resampling rounds).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from dino_tutorial.curation.neighbours import kmeans, train_centroids
+from dino_tutorial.curation.storage import StoredArray
+
+
+class Hierarchy(NamedTuple):
+    """Clusters on several levels, the finest first.
+
+    Attributes:
+        assignment: int32 (n,), the finest cluster of each image.
+        parents: for each level but the last, int (k,): the cluster above each cluster.
+    """
+
+    assignment: np.ndarray
+    parents: list[np.ndarray]
+
+    def level(self, number: int) -> np.ndarray:
+        """The cluster (n,) of each image, ``number`` levels above the finest."""
+        clusters = self.assignment
+        for parent in self.parents[:number]:
+            clusters = parent[clusters]
+        return clusters
+
+
+def assign(
+    vectors: StoredArray, centroids: np.ndarray, block: int, ids: np.ndarray | None = None
+) -> np.ndarray:
+    """The most similar centroid of each image: int32 (N,), or (n,) of the ``ids`` given."""
+    rows = _chosen(vectors, block, ids)
+    return np.concatenate(
+        [faiss.knn(some, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0] for some in rows]
+    ).astype(np.int32)
+
+
+def cluster_hierarchy(
+    vectors: StoredArray,
+    counts: Sequence[int],
+    block: int = 8192,
+    seed: int = 0,
+    ids: np.ndarray | None = None,
+) -> Hierarchy:
+    """Cluster images, then the clusters' centroids, as often as there are counts.
+
+    Args:
+        vectors: (N, D), unit rows.
+        counts: clusters on each level, the finest and largest first.
+        block: rows in memory at a time.
+        ids: int64 (n,), ascending, the images to cluster; None takes all.
+
+    Raises:
+        ValueError: if the counts do not fall from at most the number of images to at least 1.
+    """
+    n = len(vectors) if ids is None else len(ids)
+    steps = [n, *counts]
+    if not counts or counts[-1] < 1 or any(a < b for a, b in zip(steps, steps[1:], strict=False)):
+        raise ValueError(f"counts must fall from at most {n} images to 1 or more, not {counts}")
+    centroids = train_centroids(vectors, counts[0], seed, ids)
+    assignment = assign(vectors, centroids, block, ids)
+    parents = []
+    for count in counts[1:]:
+        above = kmeans(centroids, count, seed)
+        parents.append(faiss.knn(centroids, above, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0])
+        centroids = above
+    return Hierarchy(assignment, parents)
+
+
+def _chosen(vectors: StoredArray, block: int, ids: np.ndarray | None):
+    if ids is None:
+        return (rows for _, rows in vectors.blocks(block))
+    return (vectors.take(some) for some in np.split(ids, range(block, len(ids), block)))

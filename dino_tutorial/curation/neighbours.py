@@ -1,0 +1,181 @@
+"""Nearest neighbours in a pool that stays on disk; faiss does the comparing.
+
+Two searches. Few queries against the whole pool: exact, one pass over its blocks. The pool against
+itself, for duplicates: exact would cost N² comparisons, so the pool is cut into lists around
+centroids (an inverted file, as faiss's IVF, Jégou et al. 2011) and each image is compared with the
+few lists nearest to it. Vectors have unit length; similarity is the cosine.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+from tqdm import tqdm
+
+from dino_tutorial.curation.storage import StoredArray
+from dino_tutorial.curation.whitening import random_ids
+
+LIST_SIZE = 2000  # images in a list, on average; a smaller pool is one list, compared exactly
+PROBES = 4  # lists that an image is compared with
+TRAINED_ON = 64  # images for each centroid
+
+
+class Pairs(NamedTuple):
+    """Pairs of similar images: int64 (m,), int64 (m,), float32 (m,)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    similarity: np.ndarray
+
+
+def nearest(
+    pool: StoredArray,
+    queries: np.ndarray,
+    k: int,
+    block: int,
+    allowed: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k images of the pool that are most similar to each query: exact, in one pass.
+
+    Args:
+        pool: (N, D), unit rows.
+        queries: float32 (q, D), unit rows.
+        k: neighbours of each query.
+        block: rows of the pool in memory at a time.
+        allowed: bool (N,), which images may be found; None allows all.
+
+    Returns:
+        Similarities float32 (q, k) and indices int64 (q, k), most similar first; where fewer than
+        k images are allowed, the rest is −inf and −1.
+    """
+    best = faiss.ResultHeap(len(queries), k, keep_max=True)
+    for start, rows in pool.blocks(block):
+        ids = np.arange(start, start + len(rows))
+        if allowed is not None:
+            ids, rows = ids[allowed[ids]], rows[allowed[ids]]
+        if len(ids):
+            similarity, index = faiss.knn(
+                queries, rows, min(k, len(ids)), metric=faiss.METRIC_INNER_PRODUCT
+            )
+            best.add_result(similarity, ids[index])
+    best.finalize()
+    missing = best.I < 0
+    return np.where(missing, -np.inf, best.D).astype(np.float32), best.I
+
+
+def similar_pairs(
+    pool: StoredArray, threshold: float, k: int, block: int, seed: int = 0
+) -> Iterator[Pairs]:
+    """Pairs of images of the pool with a similarity of at least ``threshold``, piece by piece.
+
+    Every image is compared with the lists of its nearest centroids, and with each block of a list
+    gives at most k pairs. A pair may come twice, once from either side; a pair that lies in lists
+    far from each other is missed, which near-duplicates hardly ever do.
+
+    Args:
+        pool: (N, D), unit rows; a row of zeros is in no pair.
+        threshold: above 0.
+        k: neighbours of an image in a block of a list.
+        block: rows in memory at a time.
+    """
+    with tempfile.TemporaryDirectory(dir=pool.folder) as scratch:
+        lists = _Lists(pool, block, seed, scratch)
+        for number in tqdm(range(lists.count), desc="compare", unit=" lists", disable=None):
+            queries, base = lists.members(number)
+            for some in _pieces(base, block):
+                stored = pool.take(some)
+                for asked in _pieces(queries, block):
+                    yield _above(pool.take(asked), asked, stored, some, threshold, k)
+
+
+def _above(queries, asked, stored, some, threshold, k) -> Pairs:
+    """Of each query's k + 1 nearest stored rows, those above the threshold, itself left out."""
+    similarity, index = faiss.knn(
+        queries, stored, min(k + 1, len(some)), metric=faiss.METRIC_INNER_PRODUCT
+    )
+    first, second = np.broadcast_to(asked[:, None], index.shape), some[index]
+    hit = (similarity >= threshold) & (first != second)
+    return Pairs(first[hit], second[hit], similarity[hit])
+
+
+class _Lists:
+    """For each centroid, which images to compare there: as it is theirs, or as it is near.
+
+    The members are sorted by list in files, not in memory, which holds the centroids and counts.
+    """
+
+    def __init__(self, pool: StoredArray, block: int, seed: int, scratch: str):
+        self.count = max(1, len(pool) // LIST_SIZE)
+        probes = min(PROBES, self.count)
+        centroids = train_centroids(pool, self.count, seed)
+        nearest_lists = _scratch_array(scratch, (len(pool), probes), np.int32)
+        for start, rows in pool.blocks(block):
+            near = faiss.knn(rows, centroids, probes, metric=faiss.METRIC_INNER_PRODUCT)[1]
+            nearest_lists[start : start + len(rows)] = near
+        self._sort(nearest_lists, block, scratch)
+
+    def _sort(self, nearest_lists: np.ndarray, block: int, scratch: str) -> None:
+        """Counting sort of (image, list) by list, a block at a time."""
+        n, probes = nearest_lists.shape
+        starts = range(0, n, block)
+        counts = sum(
+            np.bincount(nearest_lists[start : start + block].ravel(), minlength=self.count)
+            for start in starts
+        )
+        self.ends = np.cumsum(counts)
+        free = self.ends - counts  # the next free place of each list
+        # An image and whether the list is its own in one number: 2 · image + (not its own).
+        self.sorted = _scratch_array(scratch, (n * probes,), np.int64)
+        for start in starts:
+            lists = np.array(nearest_lists[start : start + block]).ravel()
+            order = np.argsort(lists, kind="stable")
+            lists = lists[order]
+            runs = np.bincount(lists, minlength=self.count)
+            within = np.arange(len(lists)) - np.repeat(np.cumsum(runs) - runs, runs)
+            entries = 2 * (start + order // probes) + (order % probes > 0)
+            self.sorted[free[lists] + within] = entries
+            free += runs
+
+    def members(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images to compare with a list, and the list's own images, both ascending."""
+        start = self.ends[number - 1] if number else 0
+        entries = np.array(self.sorted[start : self.ends[number]])
+        return entries >> 1, entries[entries % 2 == 0] >> 1
+
+
+def train_centroids(
+    vectors: StoredArray, count: int, seed: int, allowed: np.ndarray | None = None
+) -> np.ndarray:
+    """Spherical k-means on a sample of 64 vectors a centroid, float32 (count, D).
+
+    Args:
+        vectors: (N, D), unit rows.
+        count: number of centroids, at most the number of vectors.
+        allowed: int64, the rows to draw from, ascending; None takes all.
+    """
+    n = len(vectors) if allowed is None else len(allowed)
+    chosen = random_ids(n, TRAINED_ON * count, seed)
+    return kmeans(vectors.take(chosen if allowed is None else allowed[chosen]), count, seed)
+
+
+def kmeans(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Spherical k-means (Dhillon and Modha 2001) of vectors in memory: (n, D) to (count, D)."""
+    clustering = faiss.Kmeans(
+        vectors.shape[1], count, niter=15, spherical=True, seed=seed + 1,
+        min_points_per_centroid=1, max_points_per_centroid=10**9,
+    )  # fmt: skip
+    clustering.train(vectors)
+    return clustering.centroids
+
+
+def _pieces(ids: np.ndarray, block: int) -> list[np.ndarray]:
+    return np.split(ids, range(block, len(ids), block)) if len(ids) else []
+
+
+def _scratch_array(folder: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array in a file that is gone with its folder."""
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        name = file.name
+    return np.memmap(name, dtype, "w+", shape=shape)

@@ -1,0 +1,117 @@
+"""Arrays on disk in .npy files of so many rows, read a block at a time.
+
+A pool of images is larger than memory; what describes it need not be in memory either. Every
+step of the curation reads blocks of rows and forgets them again.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dino_tutorial.errors import UserError
+
+ROWS = 16384  # in one file
+
+
+class StoredArray:
+    """An array (N, …) in the files ``00000.npy``, ``00001.npy``, … of a folder.
+
+    A file is written whole or not at all, so those that are there after an interruption count.
+
+    Args:
+        folder: where the files are; made when the first is written.
+        n: N, rows of the whole array.
+        rows: rows of each file; the last may have fewer.
+    """
+
+    def __init__(self, folder: Path, n: int, rows: int = ROWS):
+        self.folder, self.n, self.rows = Path(folder), n, rows
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def files(self) -> int:
+        """How many files the complete array has."""
+        return -(-self.n // self.rows)
+
+    @property
+    def width(self) -> int:
+        """D, the length of a row."""
+        return self._open(0).shape[1]
+
+    def span(self, file: int) -> range:
+        """The rows that a file holds."""
+        return range(file * self.rows, min((file + 1) * self.rows, self.n))
+
+    def has(self, file: int) -> bool:
+        return self._path(file).exists()
+
+    def write(self, file: int, values: np.ndarray) -> None:
+        """Store the rows of one file.
+
+        Raises:
+            ValueError: if there are not as many as the file holds.
+            UserError: if the disk is full or the folder cannot be written.
+        """
+        if len(values) != len(self.span(file)):
+            raise ValueError(f"file {file} holds {len(self.span(file))} rows, not {len(values)}")
+        temporary = self._path(file).with_suffix(".tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as opened:
+                np.save(opened, values)
+            os.replace(temporary, self._path(file))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"{self.folder} could not be written ({error.strerror}): make room or choose "
+                "another --out, then run the same command again"
+            ) from error
+
+    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows in order, at most ``size`` at a time: (first row, values)."""
+        for file in range(self.files):
+            span = self.span(file)
+            for start in range(span.start, span.stop, size):
+                stop = min(start + size, span.stop)
+                yield start, np.array(self._open(file)[start - span.start : stop - span.start])
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """The rows at ``ids`` (n,), in that order, copied into memory."""
+        first = self._open(0)
+        taken = np.empty((len(ids), *first.shape[1:]), first.dtype)
+        order = np.argsort(ids, kind="stable")
+        ends = np.searchsorted(ids[order], np.arange(1, self.files + 1) * self.rows)
+        start = 0
+        for file, end in enumerate(ends):
+            if end > start:
+                places = order[start:end]
+                taken[places] = self._open(file)[ids[places] - file * self.rows]
+            start = end
+        return taken
+
+    def _path(self, file: int) -> Path:
+        return self.folder / f"{file:05d}.npy"
+
+    def _open(self, file: int) -> np.ndarray:
+        """A map of a file, closed again when nobody holds it: what was read leaves memory."""
+        try:
+            return np.load(self._path(file), mmap_mode="r")
+        except FileNotFoundError:
+            raise UserError(
+                f"{self._path(file)} is missing: run the same command again to make it"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self._path(file)} cannot be read ({error}): delete it") from None
+
+
+def store(folder: Path, values: np.ndarray, rows: int = ROWS) -> StoredArray:
+    """Write an array that is in memory."""
+    stored = StoredArray(folder, len(values), rows)
+    for file in range(stored.files):
+        span = stored.span(file)
+        stored.write(file, values[span.start : span.stop])
+    return stored

@@ -1,0 +1,80 @@
+"""PCA whitening: directions that all images share count no more than those that tell them apart.
+
+Descriptors of copies are compared by cosine. Unwhitened, most of the cosine comes from the few
+directions along which all pictures vary, and strangers look alike; SSCD and DINO's copy detection
+(section 4.2.2 of the paper) whiten for the same reason.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dino_tutorial.curation.storage import StoredArray
+
+DIM = 128
+PER_DIM = 4  # images for each direction kept: with fewer, a copy may get a direction of its own
+FEW = 24  # directions kept of a small pool of twice as many images: in fewer, strangers meet
+SAMPLE = 20_000  # images that the directions are estimated from
+
+
+class Whitening(NamedTuple):
+    """``x -> normalise((x - mean) @ directions)``.
+
+    Attributes:
+        mean: float32 (D,).
+        directions: float32 (D, d), principal components divided by √(variance + mean variance):
+            the added mean keeps directions of little variance, mostly noise, from growing large.
+    """
+
+    mean: np.ndarray
+    directions: np.ndarray
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """float32 (n, D) to unit rows (n, d); a row of zeros stays one."""
+        projected = (vectors - self.mean) @ self.directions
+        projected[~vectors.any(axis=1)] = 0
+        return unit_rows(projected)
+
+
+def fit_whitening(vectors: StoredArray, dim: int = DIM, seed: int = 0) -> Whitening:
+    """Estimate the whitening of stored vectors from a sample of at most 20,000.
+
+    Args:
+        vectors: (N, D).
+        dim: d, the directions kept; fewer when the sample or D is too small for so many.
+    """
+    sample = vectors.take(random_ids(len(vectors), SAMPLE, seed))
+    sample = sample[sample.any(axis=1)]
+    mean = sample.mean(axis=0)
+    centred = sample - mean
+    variance, directions = np.linalg.eigh(centred.T @ centred / max(1, len(sample)))
+    few = min(FEW, len(sample) // 2)
+    dim = max(1, min(dim, max(few, len(sample) // PER_DIM)))
+    scaled = directions[:, -dim:] / np.sqrt(variance[-dim:].clip(0) + variance.mean() + 1e-12)
+    return Whitening(mean.astype(np.float32), scaled.astype(np.float32))
+
+
+def whiten(vectors: StoredArray, whitening: Whitening, folder: Path, block: int) -> StoredArray:
+    """Store the whitened vectors (N, d), file by file, ``block`` rows in memory at a time."""
+    whitened = StoredArray(folder, len(vectors), vectors.rows)
+    for file in range(whitened.files):
+        ids = np.array(whitened.span(file))
+        parts = np.split(ids, range(block, len(ids), block))
+        parts = [whitening(vectors.take(part)) for part in parts]
+        whitened.write(file, np.concatenate(parts))
+    return whitened
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a row of zeros stays one."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+
+
+def random_ids(n: int, most: int, seed: int) -> np.ndarray:
+    """At most so many of ``0 … n − 1``, ascending, without drawing a permutation of them all."""
+    if n <= most:
+        return np.arange(n)
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(n, most, replace=False, shuffle=False))

@@ -1,0 +1,62 @@
+"""Every image below a folder, as a crawl leaves it: no split, labels only if folders give them."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.decode import decode_many, native_size, report, seeded_subset
+from dino_tutorial.datasets.folder import FileSource, class_names, find_images, label_paths
+
+
+class ImageFiles(ImageDataset):
+    """All images of a folder, decoded when they are asked for.
+
+    Unlike `open_folder`, nothing is held out for a test, and an image that cannot be read is not
+    replaced by another, which would be a duplicate: it comes out black, and is named on stderr.
+
+    Args:
+        folder: searched for images, with its subfolders.
+        image_size: S, the side of the square canvas in pixels; None keeps small square images as
+            they are and takes 256 px for others.
+        limit: at most so many images, a sample seeded with `seed`.
+        seed: of that sample.
+
+    Attributes:
+        paths: of the images, relative to the folder.
+
+    Raises:
+        UserError: there is no such folder, or no image in it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        image_size: int | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        folder = Path(folder).expanduser()
+        self.paths = find_images(folder)
+        chosen = seeded_subset(len(self.paths), limit, seed)
+        if chosen is not None:
+            self.paths = [self.paths[index] for index in chosen.tolist()]
+        self.name = folder.resolve().name
+        classes = class_names(self.paths, 0)
+        kept, labels = label_paths(self.paths, classes, 0)
+        labelled = len(kept) == len(self.paths)
+        self.classes = classes if labelled else ()
+        self.labels = labels if labelled else torch.full((len(self.paths),), -1)
+        self._source = FileSource(folder, self.paths)
+        self.image_size = image_size or native_size(self._source)
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        chosen = list(range(len(self))) if indices is None else indices.tolist()
+        canvas, problems = decode_many(self._source, chosen, self.image_size)
+        for position, reason in problems.items():
+            canvas[position] = 0
+            name = self._source.name(chosen[position])
+            report(f"{self.name}: an image cannot be read", [f"{name} ({reason})"])
+        return torch.from_numpy(canvas)

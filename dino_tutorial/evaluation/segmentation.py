@@ -1,0 +1,253 @@
+"""Linear semantic segmentation: what class each pixel is, told by a linear map of patch tokens.
+
+The protocol is DINOv2's (Oquab et al. 2024, section 7.4, "linear"): frozen patch tokens, one
+linear layer to class logits, these upsampled bilinearly to the pixels, cross-entropy there, mean
+intersection over union. As in the linear probe, the head is chosen on a part of the training
+images, and the test images are looked at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.patches import (
+    check_dense,
+    split_images,
+    standardisation,
+    upsample,
+    upsampling_matrices,
+)
+
+LEARNING_RATES = (0.1, 0.3, 1.0)
+WEIGHT_DECAYS = (0.0, 1e-3)
+MOMENTUM = 0.9
+IGNORED = -1  # pixels of this class neither train nor count
+CHUNK_LOGITS = 2**24  # logits held at once when predicting: 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class LinearSegmentation:
+    """A trained linear segmenter, what it reached, and the sweep that it was chosen from.
+
+    Attributes:
+        weight: (D, C), acts on patch tokens as they came out of the encoder.
+        bias: (C,).
+        grid: rows and columns of patches.
+        learning_rates, weight_decays: (L,), of each head of the sweep.
+        validation_miou: (L,), in 0..1, on the training images that were held out.
+        chosen: the index of the best of them.
+        confusion: (C, C) int64, test pixels by true class (row) and predicted class (column).
+        class_iou: (C,) float64, NaN for a class that neither occurs nor is predicted.
+        miou: their mean, in 0..1, of the chosen setting trained again on all training images.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    grid: tuple[int, int]
+    learning_rates: Tensor
+    weight_decays: Tensor
+    validation_miou: Tensor
+    chosen: int
+    confusion: Tensor
+    class_iou: Tensor
+    miou: float
+
+    def __call__(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (n, C, H, W) of patch tokens (n, N, D), for images of ``size`` pixels."""
+        logits = patches.to(self.weight) @ self.weight + self.bias  # (n, N, C)
+        return upsample(logits.transpose(1, 2).unflatten(2, self.grid), size)
+
+
+def class_maps(masks: Tensor, labels: Tensor) -> Tensor:
+    """Where which class is seen: int64 (n, H, W), 0 the background, 1 + label on the object.
+
+    Args:
+        masks: bool (n, H, W), the labelled object of each image.
+        labels: (n,) int64 from 0.
+    """
+    return masks * (labels.to(masks.device) + 1)[:, None, None]
+
+
+def confusion_matrix(predicted: Tensor, truth: Tensor, n_classes: int) -> Tensor:
+    """How many pixels of each class (row) were taken for which (column): (C, C) int64.
+
+    Args:
+        predicted: int64 of any shape, classes 0..C−1.
+        truth: the same shape; pixels of class −1 do not count.
+
+    Raises:
+        ValueError: if the shapes differ or a class is out of range.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(
+            f"predicted and true classes differ in shape: {tuple(predicted.shape)} and "
+            f"{tuple(truth.shape)}"
+        )
+    counted = truth != IGNORED
+    pairs = truth[counted] * n_classes + predicted[counted]
+    if pairs.numel() and not 0 <= truth[counted].min() <= truth[counted].max() < n_classes:
+        raise ValueError(f"true classes have to lie in 0..{n_classes - 1}, or be {IGNORED}")
+    return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
+
+
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """IoU of each class, (C,) float64, from a confusion matrix (C, C).
+
+    Pixels of a class that were found, over pixels that are of it or were taken for it; NaN where
+    there are none.
+    """
+    found = confusion.diagonal().double()
+    return found / (confusion.sum(dim=0) + confusion.sum(dim=1) - found)
+
+
+def linear_segmentation(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    grid: tuple[int, int],
+    *,
+    n_classes: int | None = None,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+    steps: int = 500,
+    batch_size: int = 16,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> LinearSegmentation:
+    """Train a sweep of linear segmenters, choose one by validation, and test it.
+
+    Tokens are standardised with the training set's mean and standard deviation. SGD with
+    momentum 0.9 and a cosine schedule to 0.
+
+    Args:
+        train_x: (n, N, D) frozen patch tokens, row by row; the heads train on their device.
+        train_y: int64 (n, H, W), a class from 0 for each pixel, −1 for those to leave out.
+        test_x, test_y: the same for the test images.
+        grid: rows and columns of patches, N in all.
+        n_classes: C; by default the largest class plus 1.
+        learning_rates: every one is combined with every weight decay; L heads train together.
+        weight_decays: factors of ½‖weight‖² in the loss; biases are free.
+        steps: of SGD.
+        batch_size: images a step.
+        validation_fraction: part of the training images that chooses, between 0 and 1.
+        seed: of the split and of the batches. The same seed gives the same segmenter.
+
+    Raises:
+        UserError: if shapes do not fit, or there are too few images to give up a validation part.
+    """
+    check_dense(train_x, train_y, grid, "training")
+    check_dense(test_x, test_y, grid, "test")
+    highest = max(int(train_y.max()), int(test_y.max())) + 1
+    n_classes = highest if n_classes is None else n_classes
+    lowest = min(int(train_y.min()), int(test_y.min()))
+    if lowest < IGNORED or highest > n_classes or highest < 1:
+        raise UserError(
+            f"classes of pixels run from {lowest} to {highest - 1}: give classes from 0 to "
+            f"{n_classes - 1}, and {IGNORED} to pixels that do not count"
+        )
+    device = train_x.device
+    train_y, test_x, test_y = (t.to(device) for t in (train_y, test_x, test_y))
+    mean, std = standardisation(train_x.float())
+    x = (train_x.float() - mean) / std
+    settings = torch.cartesian_prod(torch.tensor(learning_rates), torch.tensor(weight_decays))
+    rates, decays = settings.view(-1, 2).unbind(1)
+    schedule = {"steps": steps, "batch_size": batch_size, "seed": seed}
+
+    held_out, kept = (part.to(device) for part in split_images(len(x), validation_fraction, seed))
+    heads = train_heads(
+        x[kept], train_y[kept], grid, n_classes, rates.tolist(), decays.tolist(), **schedule
+    )
+    validation = torch.stack(
+        [
+            _miou(_confusion(x[held_out], train_y[held_out], grid, *head))
+            for head in zip(*heads, strict=True)
+        ]
+    )
+    chosen = int(validation.argmax())
+
+    best = [float(rates[chosen])], [float(decays[chosen])]
+    weight, bias = train_heads(x, train_y, grid, n_classes, *best, **schedule)
+    weight = weight[0] / std[:, None]  # standardisation folded in
+    bias = bias[0] - mean @ weight
+    confusion = _confusion(test_x.float(), test_y, grid, weight, bias)
+    return LinearSegmentation(
+        weight, bias, grid, rates, decays, validation, chosen,
+        confusion, intersection_over_union(confusion), float(_miou(confusion)),
+    )  # fmt: skip
+
+
+def train_heads(
+    x: Tensor,
+    y: Tensor,
+    grid: tuple[int, int],
+    n_classes: int,
+    learning_rates: list[float],
+    weight_decays: list[float],
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """L linear segmenters on the same batches, each with its own rate and decay.
+
+    Args:
+        x: (n, N, D), standardised.
+        y: int64 (n, H, W) in 0..C−1, or −1.
+
+    Returns:
+        Weights (L, D, C) and biases (L, C).
+    """
+    weights = [x.new_zeros(x.shape[-1], n_classes, requires_grad=True) for _ in learning_rates]
+    biases = [x.new_zeros(n_classes, requires_grad=True) for _ in learning_rates]
+    groups = []
+    for weight, bias, rate, decay in zip(
+        weights, biases, learning_rates, weight_decays, strict=True
+    ):
+        groups.append({"params": [weight], "lr": rate, "weight_decay": decay})
+        groups.append({"params": [bias], "lr": rate})
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    rows, columns = upsampling_matrices(grid, y.shape[1:], x)
+    generator = torch.Generator().manual_seed(seed)
+    size = min(batch_size, len(x))
+    batches: list[Tensor] = []
+    for _ in range(steps):
+        if not batches:
+            order = torch.randperm(len(x), generator=generator).to(x.device)
+            batches = list(order[: len(x) - len(x) % size].split(size))
+        batch = batches.pop()
+        with torch.enable_grad():
+            # All heads as one wide layer; each one's loss reaches only its own weights.
+            logits = x[batch] @ torch.cat(weights, dim=1) + torch.cat(biases)  # (B, N, L·C)
+            # As matrix products, whose gradients are matrix products too: faster than upsample.
+            pixels = rows @ logits.transpose(1, 2).unflatten(2, grid) @ columns.T
+            pixels = pixels.unflatten(1, (-1, n_classes)).flatten(0, 1)  # (B·L, C, H, W)
+            truth = y[batch]
+            every = truth.repeat_interleave(len(weights), dim=0)
+            loss = F.cross_entropy(pixels, every, ignore_index=IGNORED, reduction="sum")
+            loss = loss / (truth != IGNORED).sum().clamp(min=1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        cosine.step()
+    return torch.stack(weights).detach(), torch.stack(biases).detach()
+
+
+def _confusion(x: Tensor, y: Tensor, grid: tuple[int, int], weight: Tensor, bias: Tensor) -> Tensor:
+    """The confusion matrix of one head, images in chunks; one that diverged sees only class 0."""
+    n_classes, size = len(bias), y.shape[1:]
+    chunk = max(1, CHUNK_LOGITS // (n_classes * size.numel()))
+    total = torch.zeros(n_classes, n_classes, dtype=torch.int64, device=x.device)
+    for images, truth in zip(x.split(chunk), y.split(chunk), strict=True):
+        logits = (images @ weight + bias).transpose(1, 2).unflatten(2, grid)
+        total += confusion_matrix(upsample(logits, size).argmax(dim=1), truth, n_classes)
+    return total
+
+
+def _miou(confusion: Tensor) -> Tensor:
+    return intersection_over_union(confusion).nanmean()

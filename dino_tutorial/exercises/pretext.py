@@ -1,0 +1,303 @@
+"""Questions that a picture answers itself, and a few labels: turns, puzzles, who is labelled."""
+
+import torch
+from torch import Tensor
+
+from dino_tutorial.evaluation import nested_subsets
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    as_tensor,
+    randn,
+)
+from dino_tutorial.views import permutation_set, rotations
+
+
+def _rotation_batch(
+    images: Tensor,
+    *,
+    direction: int = 1,
+    turn: str = "all",
+    mirror: bool = False,
+    answers: str = "by turn",
+    first: int = 0,
+) -> tuple[Tensor, Tensor]:
+    turned = torch.stack([images.rot90(direction * k, (-2, -1)) for k in range(4)])
+    if mirror:
+        turned = torch.stack([images, images.mT, images.flip(-2), images.mT.flip(-2)])
+    if turn == "none":
+        turned = images.expand(4, *images.shape)
+    right = torch.arange(first, first + 4)
+    batch = len(images)
+    if turn == "one each":
+        which = torch.arange(batch) % 4
+        return turned[which, torch.arange(batch)], which
+    by_turn = right.repeat_interleave(batch)
+    return turned.flatten(0, 1), {"by turn": by_turn, "by picture": right.repeat(batch)}[answers]
+
+
+def _observe_rotation_batch(answer: Answer) -> Observation:
+    seen = {}
+    for batch, size in ((3, 4), (2, 5)):
+        out = answer(randn(batch, 3, size, size, seed=size))
+        if not isinstance(out, tuple | list) or len(out) != 2:
+            raise Mistaken("not-two", "it has to return two things: (pictures, answers)")
+        pictures, answers = (as_tensor(part).detach() for part in out)
+        if len(answers.shape) != 1 or pictures.ndim == 0 or len(pictures) != len(answers):
+            raise Mistaken(
+                "shape",
+                f"there is one answer for each picture: yours have shapes "
+                f"{tuple(pictures.shape)} and {tuple(answers.shape)}",
+            )
+        order = answers.argsort(stable=True)  # turn by turn or picture by picture, both are right
+        where = f"for {batch} pictures of {size} pixels"
+        seen[f"the sorted answers {where}"] = answers[order]
+        seen[f"the pictures, in the order of their answers, {where}"] = pictures[order]
+    return seen
+
+
+ROTATION_BATCH = Exercise(
+    name="rotation_batch",
+    chapter="why-labels-run-out",
+    call="rotation_batch(images)",
+    task="(B, 3, S, S) pictures to all four turns of each, (4B, 3, S, S), and the answers (4B,): "
+    "k for k quarter turns counter-clockwise.",
+    solution=lambda images: (
+        rotations(images).flatten(0, 1),
+        torch.arange(4).repeat_interleave(len(images)),
+    ),
+    variant=_rotation_batch,
+    observe=_observe_rotation_batch,
+    checked="pictures and answers of two batches",
+    mistakes=(
+        Mistake(
+            "clockwise",
+            "the pictures turn clockwise; answer 1 is a quarter turn counter-clockwise",
+            {"direction": -1},
+        ),
+        Mistake(
+            "answers-shuffled",
+            "answers and pictures are in different orders: one goes turn by turn, the other "
+            "picture by picture",
+            {"answers": "by picture"},
+        ),
+        Mistake(
+            "mirrored",
+            "some pictures are mirrored; `transpose` or `flip` alone is no turn, both together are",
+            {"mirror": True},
+        ),
+        Mistake(
+            "not-turned",
+            "all pictures are upright, whatever the answer says",
+            {"turn": "none"},
+        ),
+        Mistake(
+            "one-each",
+            "each picture is there once, in one turn; all four turns of each belong in the batch",
+            {"turn": "one each"},
+        ),
+        Mistake(
+            "from-one", "the answers start at 1; an upright picture has answer 0", {"first": 1}
+        ),
+    ),
+)
+
+
+def _shuffle_tiles(
+    tiles: Tensor,
+    permutations: Tensor,
+    answers: Tensor,
+    *,
+    inverse: bool = False,
+    alike: bool = False,
+    table: bool = True,
+    moved: bool = True,
+    axis: int = 0,
+) -> Tensor:
+    order = permutations[answers]  # (B, T)
+    if not table:
+        order = permutations[: len(answers)]
+    if alike:
+        order = order[:1].expand_as(order)
+    if inverse:
+        order = order.argsort(dim=1)
+    if not moved:
+        return tiles.clone()
+    if axis:
+        return tiles[:, answers % tiles.shape[1]]
+    return tiles[order.T, torch.arange(len(answers))]
+
+
+def _observe_shuffle_tiles(answer: Answer) -> Observation:
+    seen = {}
+    for n_tiles, batch in ((4, 5), (9, 4)):
+        tiles = randn(n_tiles, batch, 3, 2, 2, seed=n_tiles)
+        permutations = permutation_set(n_tiles, 12)
+        answers = torch.tensor([7, 2, 11, 2, 9])[:batch]
+        seen[f"the shuffled tiles of {batch} puzzles with T = {n_tiles}"] = answer.tensor(
+            tiles, permutations, answers
+        )
+    return seen
+
+
+SHUFFLE_TILES = Exercise(
+    name="shuffle_tiles",
+    chapter="why-labels-run-out",
+    call="shuffle_tiles(tiles, permutations, answers)",
+    task="(T, B, 3, s, s) tiles in reading order, a table of permutations (K, T) and answers (B,) "
+    "to tiles (T, B, 3, s, s): at place t of puzzle b lies tile permutations[answers[b], t].",
+    solution=_shuffle_tiles,
+    variant=_shuffle_tiles,
+    observe=_observe_shuffle_tiles,
+    checked="puzzles of 4 and of 9 tiles",
+    mistakes=(
+        Mistake(
+            "inverse",
+            "the permutation is applied backwards: `permutations[answers[b], t]` says which tile "
+            "comes to place t, not where tile t goes",
+            {"inverse": True},
+        ),
+        Mistake(
+            "same-for-all",
+            "the whole batch is shuffled by the first picture's permutation; each has its own",
+            {"alike": True},
+        ),
+        Mistake(
+            "table-in-order",
+            "puzzle b takes row b of the table; take row answers[b]",
+            {"table": False},
+        ),
+        Mistake("not-shuffled", "the tiles lie where they lay", {"moved": False}),
+        Mistake(
+            "pictures-mixed",
+            "whole pictures change places and not the tiles of one; T is the first dimension",
+            {"axis": 1},
+        ),
+    ),
+)
+
+_KINDS = torch.tensor([0, 0, 0, 1, 1, 2]).repeat(20)  # 60, 40 and 20 images of three kinds
+
+
+def _labelled(
+    labels: Tensor,
+    per_class: int,
+    seed: int,
+    *,
+    classes: bool = True,
+    total: bool = False,
+    seeded: bool = True,
+    chance: bool = True,
+    again: bool = False,
+    nested: bool = True,
+    mask: bool = False,
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed if nested else 1000 * seed + per_class)
+    source = generator if seeded else None
+    order = torch.randperm(len(labels), generator=source) if chance else torch.arange(len(labels))
+    n_classes = len(labels.unique())
+    if not classes:
+        return order[: per_class * n_classes]
+    count = per_class // n_classes if total else per_class
+    chosen = [order[labels[order] == kind] for kind in range(n_classes)]
+    if again:
+        chosen = [one[torch.randint(len(one), (count,), generator=source)] for one in chosen]
+    indices = torch.cat([one[:count] for one in chosen])
+    return torch.zeros(len(labels)).index_fill(0, indices, 1).bool() if mask else indices
+
+
+def _observe_labelled(answer: Answer) -> Observation:
+    drawn = {}
+    for per_class, seed in ((6, 0), (6, 0), (18, 0), (6, 1)):
+        indices = answer.tensor(_KINDS, per_class, seed)
+        if indices.shape == _KINDS.shape:
+            raise Mistaken("mask")
+        if indices.ndim != 1 or (indices != indices.double().round()).any():
+            shape = tuple(indices.shape)
+            raise Mistaken("shape", f"it has to return whole numbers (n,), and yours are {shape}")
+        if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(_KINDS):
+            raise Mistaken("range", f"the numbers have to lie in 0..{len(_KINDS) - 1}, the images")
+        indices = indices.long()
+        _check_counts(indices, per_class)
+        chosen = set(indices.tolist())
+        if drawn.setdefault((per_class, seed), chosen) != chosen:
+            raise Mistaken("not-seeded")
+    if drawn[6, 0] == drawn[6, 1]:
+        raise Mistaken("not-random")
+    if not drawn[6, 0] < drawn[18, 0]:
+        raise Mistaken("not-nested")
+    return {}
+
+
+def _check_counts(indices: Tensor, per_class: int) -> None:
+    """Raise what is wrong with how many images of each class there are."""
+    n_classes = len(_KINDS.unique())
+    if len(indices.unique()) < len(indices):
+        raise Mistaken("twice")
+    if len(indices) == per_class:
+        raise Mistaken("total")
+    if len(indices) != per_class * n_classes:
+        raise Mistaken(
+            "number",
+            f"{per_class} labels of each of {n_classes} classes are {per_class * n_classes} "
+            f"images, and it returns {len(indices)}",
+        )
+    if (torch.bincount(_KINDS[indices], minlength=n_classes) != per_class).any():
+        raise Mistaken("not-by-class")
+
+
+LABELLED = Exercise(
+    name="labelled",
+    chapter="why-labels-run-out",
+    call="labelled(labels, per_class, seed)",
+    task="(N,) classes to the numbers (n,) of the images that keep their label: per_class random "
+    "images of each class, decided by the seed, the few among the many.",
+    solution=lambda labels, per_class, seed: nested_subsets(labels, [per_class], seed)[0],
+    variant=_labelled,
+    observe=_observe_labelled,
+    checked="how many of each class, that the seed decides, and that the few are among the many",
+    mistakes=(
+        Mistake(
+            "not-by-class",
+            "images are drawn from all classes together, so that a class gets more or fewer, or "
+            "none; draw within each class",
+            {"classes": False},
+        ),
+        Mistake(
+            "total",
+            "per_class is taken for the number of all labels; it is the number for each class",
+            {"total": True},
+        ),
+        Mistake(
+            "not-seeded",
+            "the same seed gives other images the second time; draw with a generator of that seed",
+            {"seeded": False},
+        ),
+        Mistake(
+            "not-random",
+            "another seed gives the same images; draw them, and do not take the first ones",
+            {"chance": False},
+        ),
+        Mistake(
+            "twice",
+            "an image is drawn twice; draw without putting back",
+            {"again": True},
+        ),
+        Mistake(
+            "not-nested",
+            "the few are not among the many: with the same seed, more labels have to keep those "
+            "that were there",
+            {"nested": False},
+        ),
+        Mistake(
+            "mask",
+            "it returns one value for every image; return the numbers of the chosen ones",
+            {"mask": True},
+        ),
+    ),
+)
+
+EXERCISES = (ROTATION_BATCH, SHUFFLE_TILES, LABELLED)

@@ -1,0 +1,223 @@
+"""Distillation of a large teacher into a small student, by DINOv2's own losses (Oquab et al.)."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.methods.base import Method, Network
+from dino_tutorial.methods.dino import DINO
+from dino_tutorial.methods.dinov2 import CENTERINGS, Answer, DINOv2, DINOv2Options, PatchNetwork
+from dino_tutorial.options import option
+from dino_tutorial.views import DrawnMasks
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """Settings of the objective. What is null is as in the teacher's run, at its end.
+
+    The student gets heads of the teacher's shapes: both answer over the same prototypes.
+    ``teacher`` is the folder of a finished run of dino, dinov2 or distill; its averaged network
+    teaches, heads included. ``momentum`` is that of the student's own average, which is kept.
+    """
+
+    teacher: str | None = None
+    student_temp: float | None = option(None, low=1e-3, high=10)
+    teacher_temp: float | None = option(None, low=1e-3, high=10)
+    centering: str | None = option(None, among=(*CENTERINGS, None))
+    freeze_last_layer_epochs: float = option(1, low=0)
+    momentum: float = option(0.994, low=0, high=1)
+    momentum_final: float = option(1.0, low=0, high=1)
+    dino_weight: float = option(1.0, low=0)
+    ibot_weight: float = option(1.0, low=0)
+    koleo_weight: float = option(0.1, low=0)
+
+
+class Frozen(nn.Module):
+    """A network in evaluation mode for good, without gradients."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.network(*args, **kwargs)
+
+
+class Distill(DINOv2):
+    """DINOv2 with a teacher that has been trained already, and stays as it is.
+
+    Three more things change, as in the paper: nothing is hidden from the student, so the patch
+    loss runs over all patches of both global crops; the student has no stochastic depth (leave
+    ``model.drop_path_rate`` at 0); and what is kept is the moving average of the student, which
+    here teaches nobody.
+
+    Checkpoints hold a fingerprint of the teacher in place of its weights, which lie in its run.
+
+    Args:
+        backbone: the student's encoder; with a patch loss, its patch size is the teacher's.
+        options: see :class:`DistillOptions`.
+        teacher: the trained method whose averaged network teaches.
+
+    Raises:
+        UserError: the teacher has no heads that this student could answer to.
+
+    Source: Oquab et al. 2024, section 5, "Model distillation".
+    """
+
+    Options = DistillOptions
+    needs_teacher = True
+    presets = {
+        "smoke": {
+            "views.local_crops": 2,
+            "model.embed_dim": 16,
+            "model.patch_size": 4,
+            "optim.lr": 4e-3,
+            "optim.patch_embed_lr_mult": 0.2,
+            "optim.clip_rule": "module",
+        },
+        # Half the teacher's width; crops, rates and length are those of dinov2's laptop preset.
+        "laptop": {
+            **{k: v for k, v in DINOv2.presets["laptop"].items() if not k.startswith("objective")},
+            "objective.freeze_last_layer_epochs": 0.5,
+            "objective.momentum": 0.99,
+            "model.embed_dim": 48,
+        },
+        "gpu": {
+            **{k: v for k, v in DINOv2.presets["gpu"].items() if not k.startswith("objective")},
+            "model.embed_dim": 192,
+            "model.num_heads": 3,
+            "model.drop_path_rate": 0.0,
+        },
+        # Learning rate 1e-3 for a batch of 2048, so 3.5e-4 for 256. Lengths are in epochs of
+        # 3.84 M images, as in dinov2's preset.
+        "paper": {
+            "views.global_scale": [0.32, 1.0],
+            "views.local_scale": [0.05, 0.32],
+            "views.local_size": 98,
+            "model.arch": "vit_large",
+            "model.patch_size": 14,
+            "model.layer_scale_init": 1e-5,
+            "optim.lr": 3.54e-4,
+            "optim.lr_scaling": "sqrt",
+            "optim.warmup_epochs": 80,
+            "optim.weight_decay_final": 0.2,
+            "optim.clip_rule": "module",
+            "optim.patch_embed_lr_mult": 0.2,
+            "train.epochs": 500,
+            "train.batch_size": 2048,
+        },
+    }
+
+    def __init__(self, backbone: nn.Module, options: DistillOptions, teacher: Method):
+        _check_teacher(teacher, backbone, options)
+        super().__init__(backbone, _with_teachers_heads(options, teacher))
+        network = teacher.teacher.network
+        if not self.masks_patches:
+            network = Network(network.backbone, network.head)
+        self.frozen = Frozen(network)
+        self.loss.center.copy_(teacher.loss.center)
+        if self.masks_patches:
+            self.patch_loss.center.copy_(teacher.patch_loss.center)
+        mark = fingerprint(network)
+        self.register_buffer("teacher_fingerprint", mark.clone())
+        self.register_state_dict_post_hook(_leave_out_frozen)
+        self.register_load_state_dict_post_hook(_check_same_teacher(mark))
+
+    def _network(self, backbone: nn.Module) -> Network:
+        network = super()._network(backbone)
+        if self.masks_patches:
+            backbone.mask_token.requires_grad_(False)  # never seen: nothing is masked
+        return network
+
+    def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
+        """All patches of both global crops: each is compared with the teacher's."""
+        if not self.masks_patches:
+            return None
+        rows, columns = self.student.backbone.grid_size
+        return DrawnMasks(torch.ones(2, batch_size, rows * columns, dtype=torch.bool))
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.student, self.frozen.network]
+
+    @property
+    def guide(self) -> nn.Module:
+        return self.frozen
+
+    @property
+    def hides_patches(self) -> bool:
+        return False
+
+    def _watched(self, teacher: Answer, student: Answer) -> Tensor:
+        """The student's: the teacher cannot collapse any more."""
+        return student.features[:2].detach()
+
+
+def fingerprint(network: nn.Module) -> Tensor:
+    """(32,) uint8: the SHA-256 of all weights and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8).clone()
+
+
+def _check_teacher(teacher: Method, student: nn.Module, options: DistillOptions) -> None:
+    """Say in one sentence why a teacher cannot teach this student."""
+    if not isinstance(teacher, DINO):
+        raise UserError(
+            f"the teacher {options.teacher} was trained by {type(teacher).__name__}, whose head "
+            f"has no prototypes to answer over: name a run of dino, dinov2 or distill"
+        )
+    if not options.ibot_weight:
+        return
+    if not isinstance(teacher.teacher.network, PatchNetwork):
+        raise UserError(
+            f"the teacher {options.teacher} has no head for patches: teach with a run of dinov2, "
+            f"or set objective.ibot_weight=0"
+        )
+    theirs = teacher.teacher.network.backbone.patch_size
+    ours = getattr(student, "patch_size", theirs)
+    if ours != theirs:
+        raise UserError(
+            f"the teacher {options.teacher} has patches of {theirs} pixels and the student of "
+            f"{ours}, so they cannot be compared: set model.patch_size={theirs}, or "
+            f"objective.ibot_weight=0"
+        )
+
+
+def _with_teachers_heads(options: DistillOptions, teacher: DINO) -> DINOv2Options:
+    """The teacher's objective at its end, with what the student's settings replace."""
+    inherited = {f.name: getattr(teacher.options, f.name) for f in fields(teacher.options)}
+    own = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "teacher"}
+    own = {name: value for name, value in own.items() if value is not None}
+    return DINOv2Options(**{**inherited, "teacher_temp_warmup_epochs": 0, **own})
+
+
+def _leave_out_frozen(module: Distill, state: dict, prefix: str, local_metadata: dict) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}frozen.")]:
+        del state[name]
+
+
+def _check_same_teacher(mark: Tensor):
+    """A hook that does not miss the frozen weights, as long as they are those of before."""
+
+    def check(module: Distill, incompatible) -> None:
+        keys = incompatible.missing_keys
+        keys[:] = [name for name in keys if not name.startswith("frozen.")]
+        if not torch.equal(module.teacher_fingerprint.cpu(), mark):
+            raise UserError(
+                "the checkpoint was distilled from another teacher than the one that lies in its "
+                "folder now: give the first one back, or start a new run"
+            )
+
+    return check

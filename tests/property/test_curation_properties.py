@@ -1,0 +1,72 @@
+"""What holds for any pool: components partition it, shares add up, samples are samples."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from dino_tutorial.curation import Components, duplicate_scores, even_shares
+from dino_tutorial.curation.retrieve import sample_of_each
+
+sizes = arrays.arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 50))
+
+
+@given(sizes, st.integers(0, 400))
+def test_even_shares_fill_up_to_one_limit(sizes, total):
+    shares = even_shares(sizes, total)
+    assert shares.sum() == min(total, sizes.sum())
+    assert (shares >= 0).all() and (shares <= sizes).all()
+    # A group with room left has no less than any other, but for the indivisible rest.
+    room = shares < sizes
+    if room.any():
+        assert shares[room].min() >= shares.max() - 1
+
+
+edges = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=40)
+
+
+@given(edges, st.integers(1, 6))
+def test_components_are_those_of_the_graph(edges, piece):
+    components = Components(20)
+    for start in range(0, len(edges), piece):
+        first, second = np.array(edges[start : start + piece]).T
+        components.add(first, second)
+        if start % 2:
+            components.settle()
+    labels = components.settle()
+    first, second = np.array(edges, dtype=int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges)), (first, second)), (20, 20))
+    count, expected = connected_components(graph, directed=False)
+    for component in range(count):
+        members = np.flatnonzero(expected == component)
+        assert (labels[members] == members.min()).all()
+
+
+@given(
+    arrays.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 5)),
+    arrays.arrays(np.int64, 6, elements=st.integers(0, 20)),
+    st.integers(0, 1000),
+)
+def test_a_sample_of_each_group_has_the_wanted_size(groups, amounts, seed):
+    chosen = sample_of_each(groups, amounts, seed)
+    assert len(np.unique(chosen)) == len(chosen)
+    sizes = np.bincount(groups, minlength=6)
+    counts = np.bincount(groups[chosen], minlength=6)
+    assert counts.tolist() == np.minimum(sizes, amounts).tolist()
+
+
+groupings = arrays.arrays(np.int64, 15, elements=st.integers(0, 14))
+
+
+@settings(max_examples=50)
+@given(groupings, groupings)
+def test_pair_scores_against_counting_every_pair(found, true):
+    scores = duplicate_scores(found, true, np.ones(15, bool))
+    upper = np.triu(np.ones((15, 15), bool), 1)
+    ours, theirs = (upper & (g[:, None] == g[None]) for g in (found, true))
+    both = (ours & theirs).sum()
+    for name, whole in (("pair_precision", ours.sum()), ("pair_recall", theirs.sum())):
+        assert scores[name] == (both / whole if whole else 1)
+    assert scores["removed_precision"] == 1
