@@ -1,0 +1,55 @@
+"""What is recorded can be made again: its command gives its settings, its weights have a card."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dino_tutorial import configure, load_run
+from dino_tutorial.options import flatten, parse_assignments
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+RECORDS = sorted(path.parent for path in DATA.glob("*/*/config.yaml"))
+CHECKPOINTS = sorted((DATA / "checkpoints").iterdir())
+LARGEST = 12 * 2**20  # bytes
+
+
+def settings_of(command: str) -> dict:
+    """What a ``dino-tutorial train`` command asks for, in full."""
+    program, verb, method, *words = shlex.split(command)
+    assert (program, verb) == ("dino-tutorial", "train")
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    options, changes = dict(pairs), [value for flag, value in pairs if flag == "--set"]
+    config = configure(method, options["--data"], options["--preset"], parse_assignments(changes))
+    return flatten(config) | {"seed": int(options["--seed"])}
+
+
+def test_there_are_records():
+    assert len(RECORDS) > 20 and len(CHECKPOINTS) >= 2
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_a_records_command_makes_its_settings(folder):
+    stored = flatten(load_run(folder).config)
+    asked = settings_of((folder / "command.txt").read_text())
+    own = {"name", "device", "folder"}  # of one run, not of its result
+    assert {k: v for k, v in asked.items() if k not in own} == {
+        k: v for k, v in stored.items() if k not in own
+    }
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_a_record_says_on_what_it_was_made(folder):
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["torch"] and environment["device"]
+    assert environment["commit"] and not environment["commit"].endswith("+")
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
+def test_a_checkpoint_is_small_has_a_card_and_loads(folder):
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= LARGEST
+    card = (folder / "card.md").read_text()
+    run = load_run(folder)
+    assert f"{run.summary['knn_top1']:.1%}" in card
+    assert sum(p.numel() for p in run.encoder().parameters()) == run.summary["parameters"]
