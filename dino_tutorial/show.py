@@ -33,8 +33,11 @@ def show(
             the run's own canvas.
 
     Raises:
-        UserError: the encoder has no patches to show, or the file cannot be written.
+        UserError: no picture is asked for, the encoder has no patches to show, or the file cannot
+            be written.
     """
+    if n < 1:
+        raise UserError(f"there is nothing to show with --n {n}: ask for at least one picture")
     figure = _FIGURES[what](run, data or run.config.source, n, size)
     save_figure(figure, path, title=f"{what} of {run.folder.name}")
     return figure
@@ -65,7 +68,6 @@ def _neighbours(run: Run, data: str, n: int, size: int | None) -> DescribedFigur
 
 
 _FIGURES = {"attention": _attention, "pca": _pca, "crops": _crops, "neighbours": _neighbours}
-PICTURES = tuple(_FIGURES)
 
 
 def _transformer(run: Run) -> VisionTransformer:

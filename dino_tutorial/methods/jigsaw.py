@@ -64,8 +64,8 @@ class Jigsaw(Method):
         },
         # All 24 permutations of 2 × 2: windows of 14 pixels, shown nearly at the scale at which the
         # encoder is used. A convolutional encoder, as in the paper: a transformer of four patches
-        # solves the puzzle by where the object ends, and knows less of its kind than untrained
-        # (k-NN .19 against .40; this one .47 against .25). No jitter.
+        # solves the puzzle by where the object ends, and in a trial knew less of its kind
+        # afterwards than untrained. No jitter.
         "laptop": {
             "model.arch": "resnet10",
             "model.patch_size": None,

@@ -85,6 +85,8 @@ def test_the_nearest_picture_of_a_picture_of_the_bank_is_itself():
     [
         (["show", TRAINED, "pca", "--out", "p.gif"], "has to end in .png"),
         (["show", TRAINED, "crops", "--out", "no/such/p.png"], "cannot be written"),
+        (["show", TRAINED, "pca", "--n", "0"], "at least one picture"),
+        (["show", TRAINED, "crops", "--n", "-1"], "at least one picture"),
         (["show", "nothing", "crops"], "is not a run's folder"),
         (["export", TRAINED, "--to", "timm", "--out", "x.safetensors"], "has no counterpart"),
         (["export", TRAINED, "--out", "x.pt"], "has to end in .safetensors"),
