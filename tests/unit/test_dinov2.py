@@ -1,13 +1,11 @@
 """DINOv2 as a method: its loss put together by hand, what learns, and whole runs."""
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from two_processes import in_two_processes
 
 from dino_tutorial import configure, load_run, train
 from dino_tutorial.errors import UserError
@@ -330,12 +328,7 @@ def test_two_processes_equal_one_with_sinkhorn_knopp(tmp_path):
     words = ["train", "dinov2", "--preset", "smoke", "--device", "cpu"]
     for key, value in changes.items():
         words += ["--set", f"{key}={value}"]
-    pair = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         "-m", "dino_tutorial", *words, "--folder", str(tmp_path / "two")],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert pair.returncode == 0, pair.stderr
+    in_two_processes(*words, "--folder", str(tmp_path / "two"))
     two = load_run(tmp_path / "two" / "dinov2-scenes-smoke")
     for a, b in zip(one.metrics, two.metrics, strict=True):
         for name in ("loss", "dino_loss", "ibot_loss"):

@@ -1,14 +1,12 @@
 """Distillation: its loss put together by hand, what moves and what does not, and whole runs."""
 
-import os
 import shutil
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from two_processes import in_two_processes
 
 from dino_tutorial import configure, load_run, train
 from dino_tutorial.cli import main
@@ -291,12 +289,7 @@ def test_two_processes_equal_one(teacher, tmp_path):
     words = ["train", "distill", "--preset", "smoke", "--device", "cpu"]
     for key, value in changes.items():
         words += ["--set", f"{key}={value}"]
-    pair = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         "-m", "dino_tutorial", *words, "--folder", str(tmp_path / "two")],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert pair.returncode == 0, pair.stderr
+    in_two_processes(*words, "--folder", str(tmp_path / "two"))
     two = load_run(tmp_path / "two" / "distill-scenes-smoke")
     for a, b in zip(one.metrics, two.metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)

@@ -1,7 +1,6 @@
 """The loop as a whole: runs complete, resume bit for bit, split over processes, and explain."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from two_processes import in_two_processes
 
 from dino_tutorial import configure, load_run, train
 from dino_tutorial.errors import UserError
@@ -194,13 +194,8 @@ def test_two_processes_equal_one(tmp_path):
     short = ["--set", "train.epochs=0.5"]
     alone = subprocess.run(command(tmp_path / "one", *short), capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr
-    module = command(tmp_path / "two", *short)[1:]
-    pair = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         *module],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert pair.returncode == 0, pair.stderr
+    _, _, _, *words = command(tmp_path / "two", *short)  # without python -m dino_tutorial
+    in_two_processes(*words)
     one = load_run(tmp_path / "one" / "dino-scenes-smoke")
     two = load_run(tmp_path / "two" / "dino-scenes-smoke")
     for a, b in zip(one.metrics, two.metrics, strict=True):
