@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--dense", action="store_true", help="also segmentation and depth")
     evaluate.add_argument("--limit", type=int, help="at most this many images of each split")
     evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--save", action="store_true", help="keep it in RUN, for `record` too")
     evaluate.set_defaults(run=_evaluate)
 
     record = commands.add_parser("record", help="keep a finished run's numbers in data/results")
@@ -189,9 +190,11 @@ def _repeat(options: argparse.Namespace) -> list[str]:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from dino_tutorial.experiment import evaluate
+    from dino_tutorial.runs import load_run
 
+    run = load_run(options.run_folder)
     results = evaluate(
-        options.run_folder,
+        run,
         options.data,
         k=options.k,
         temperature=options.temperature,
@@ -201,6 +204,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         limit=options.limit,
     )
     print(_table(results))
+    if options.save:
+        run.save_evaluation(results)
     return 0
 
 

@@ -290,6 +290,8 @@ def record(
     target.mkdir(parents=True, exist_ok=True)
     for file in ("metrics.jsonl", "timings.jsonl", "summary.json", "environment.json"):
         shutil.copyfile(run.folder / file, target / file)
+    if run.evaluations:
+        shutil.copyfile(run.folder / "evaluation.json", target / "evaluation.json")
     # Where things lay on this machine is nobody's business.
     public = {"folder": "runs", "source": Path(run.config.source).name, "data.root": None}
     for key in ("train.init", "objective.teacher"):

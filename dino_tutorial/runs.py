@@ -45,6 +45,19 @@ class Run:
         return read_rows(self.folder / "timings.jsonl")
 
     @property
+    def evaluations(self) -> dict[str, dict]:
+        """What :meth:`save_evaluation` has kept, by the name of the data that was measured on."""
+        return self._json("evaluation.json") if (self.folder / "evaluation.json").exists() else {}
+
+    def save_evaluation(self, results: dict) -> None:
+        """Keep the dictionary of :func:`dino_tutorial.evaluate` in the run's folder.
+
+        An older one of the same data is replaced.
+        """
+        kept = self.evaluations | {results["data"]: results}
+        write_json(self.folder / "evaluation.json", kept)
+
+    @property
     def report(self) -> Path:
         return self.folder / "report.html"
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -90,6 +91,19 @@ def test_record_keeps_the_numbers_and_leaves_the_weights(capsys, run_folder, tmp
     command = shlex.split((tmp_path / "kept" / "command.txt").read_text())
     assert command[:3] == ["dino-tutorial", "train", "dino"]
     assert command[-2:] == ["--set", "train.epochs=0.25"]
+
+
+def test_record_takes_a_saved_evaluation_along(capsys, run_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    for k in (5, 3):  # of the same data, the newer one is kept
+        assert say(capsys, "eval", run, "--limit", 64, "--k", k, "--save")[0] == 0
+    assert say(capsys, "record", run, "--into", tmp_path, "--name", "kept")[0] == 0
+    kept = load_run(tmp_path / "kept").evaluations
+    assert list(kept) == ["scenes"]
+    assert (kept["scenes"]["k"], kept["scenes"]["bank"]) == (3, 64)
+    assert 0 <= kept["scenes"]["knn_top1"] <= 1
+    assert load_run(run_folder).evaluations == {}
 
 
 def test_record_with_weights_gives_an_encoder_and_its_card(capsys, run_folder, tmp_path):
