@@ -255,6 +255,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=Path("data/results/frozen-photos"))
     options = parser.parse_args()
 
+    write_json(options.into / "environment.json", describe_environment(torch.device("cpu")))
     runs = [load_run(folder) for folder in options.runs]
     encoders = {run.folder.name: run.encoder() for run in runs}
     encoders["untrained"] = new_encoder(runs[0].config).eval()
@@ -281,7 +282,6 @@ def main() -> None:
     folders = "--davis FOLDER --cifar10 FOLDER --photos ANY"
     command = f"python data/cards/measure_photos.py {shown} {folders}"
     write_text(options.into / "command.txt", f"{command} --short-side {options.short_side}\n")
-    write_json(options.into / "environment.json", describe_environment(torch.device("cpu")))
     write_json(options.into / "summary.json", rounded(summary))
     for name, scores in summary["segments"]["scores"].items():
         print(f"{name:32} J {100 * scores['J']:5.1f}")
