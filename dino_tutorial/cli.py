@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     show = commands.add_parser("show", help="attention, components, crops or neighbours as a file")
-    show.add_argument("run_folder", metavar="RUN", type=Path)
+    show.add_argument("seen_by", metavar="RUN", help="a run's folder, or a released model's name")
     show.add_argument("what", choices=("attention", "pca", "crops", "neighbours"))
     show.add_argument("--data", help="another data set or folder (default: the run's)")
     show.add_argument("--n", type=int, default=4, help="number of pictures (default: 4)")
@@ -227,11 +227,13 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from dino_tutorial.models.pretrained import RELEASED
     from dino_tutorial.runs import load_run
     from dino_tutorial.show import show
 
     path = options.out or Path(f"{options.what}.png")
-    run = load_run(options.run_folder)
+    released = options.seen_by in RELEASED or options.seen_by in RELEASED.values()
+    run = options.seen_by if released else load_run(options.seen_by)
     figure = show(run, options.what, path, options.data, options.n, options.size)
     print(f"{figure.alt_text}\n{path}")
     return 0

@@ -9,6 +9,7 @@ from dino_tutorial.exercises import (
     contrast,
     distillation,
     emerging,
+    frozen,
     measuring,
     multi_crop,
     pretext,
@@ -30,6 +31,7 @@ CHAPTERS = (
     "training-dino",
     "measuring-features",
     "what-emerges",
+    "frozen-features",
 )
 _MODULES = (
     pretext,
@@ -43,6 +45,7 @@ _MODULES = (
     training,
     measuring,
     emerging,
+    frozen,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

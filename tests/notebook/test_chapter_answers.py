@@ -67,6 +67,9 @@ def functions_of(chapter: str) -> dict:
         ("what-emerges", "region_similarity", "region_similarity", None),
         ("what-emerges", "lost_mask", "lost_mask", None),
         ("what-emerges", "carry_labels", "carry_labels", None),
+        ("frozen-features", "pca_foreground", "pca_foreground", None),
+        ("frozen-features", "mutual_partners", "mutual_partners", None),
+        ("frozen-features", "mean_iou", "mean_iou", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):

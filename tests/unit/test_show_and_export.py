@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dino_tutorial import configure, load_run
 from dino_tutorial.cli import main
 from dino_tutorial.evaluation import patch_pca
-from dino_tutorial.models import load_weights
+from dino_tutorial.models import VisionTransformer, load_weights
 from dino_tutorial.pictures import cls_attention, nearest_pictures, patch_components
 from dino_tutorial.runs import Run, new_encoder, save_backbone
 
@@ -64,6 +64,34 @@ def test_a_page_carries_the_alt_text(capsys, tmp_path):
     assert code == 0 and f'alt="{out.splitlines()[0]}"' in page and "8 by 8 patches" in page
 
 
+@pytest.fixture
+def small_dinov2(monkeypatch):
+    """The architecture of a released model with weights that were drawn, in place of a download."""
+    torch.manual_seed(0)
+    donor = timm.create_model("vit_small_patch14_dinov2.lvd142m", img_size=56, depth=2)
+    encoder = VisionTransformer(
+        img_size=56, patch_size=14, embed_dim=384, depth=2, num_heads=6, layer_scale_init=1e-5
+    )
+    load_weights(encoder, donor.state_dict(), "timm")
+    monkeypatch.setattr("dino_tutorial.show.pretrained", lambda name: encoder.eval())
+
+
+def test_a_released_model_is_shown_ones_own_photos(capsys, tmp_path, small_dinov2):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for shade in (40, 90, 200):  # of which one is held out
+        Image.linear_gradient("L").point(lambda v, s=shade: (v + s) % 256).convert("RGB").save(
+            folder / f"{shade}.png"
+        )
+    for what in ("pca", "attention"):
+        code, out, _ = say(
+            capsys, "show", "dinov2_vits14", what, "--data", folder, "--n", 2, "--size", 70,
+            "--out", tmp_path / f"{what}.png",
+        )  # fmt: skip
+        assert code == 0 and "2 images" in out, what
+        assert (tmp_path / f"{what}.png").stat().st_size > 1000
+
+
 def test_attention_and_components_are_the_encoders_own():
     encoder, pictures = load_run(TRAINED).encoder(), Few().images()
     attention = cls_attention(encoder, pictures)
@@ -88,6 +116,8 @@ def test_the_nearest_picture_of_a_picture_of_the_bank_is_itself():
         (["show", TRAINED, "pca", "--n", "0"], "at least one picture"),
         (["show", TRAINED, "crops", "--n", "-1"], "at least one picture"),
         (["show", "nothing", "crops"], "is not a run's folder"),
+        (["show", "dinov2_vits14", "pca"], "comes without pictures: name some with --data"),
+        (["show", "dinov2_vits14", "crops", "--data", "scenes"], "show a run's crops"),
         (["export", TRAINED, "--to", "timm", "--out", "x.safetensors"], "has no counterpart"),
         (["export", TRAINED, "--out", "x.pt"], "has to end in .safetensors"),
         (["export", TRAINED, "--out", "no/such/x.safetensors"], "there is no folder"),

@@ -1,0 +1,256 @@
+"""Frozen features: the foreground of a PCA picture, mutual partners, mean IoU."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_tutorial.evaluation import (
+    confusion_matrix,
+    intersection_over_union,
+    mutual_matches,
+    patch_pca,
+)
+from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, randn
+
+CHAPTER = "frozen-features"
+
+
+def _pca_foreground(
+    patches: Tensor,
+    *,
+    centred: str = "over patches",
+    basis: str = "common",
+    threshold: str = "mean",
+    side: str = "smaller",
+) -> Tensor:
+    if basis == "own":
+        rest = {"centred": centred, "threshold": threshold, "side": side}
+        return torch.cat([_pca_foreground(one[None], **rest) for one in patches])
+    points = patches.flatten(0, 1).double()
+    if centred == "over patches":
+        points = points - points.mean(dim=0)
+    elif centred == "over features":
+        points = points - points.mean(dim=1, keepdim=True)
+    first = points @ torch.linalg.eigh(points.T @ points).eigenvectors[:, -1]
+    above = first > (0 if threshold == "mean" else first.median())
+    smaller = above if above.sum() * 2 <= len(above) else ~above
+    return (smaller if side == "smaller" else ~smaller).unflatten(0, patches.shape[:2])
+
+
+def _observe_pca_foreground(answer: Answer) -> Observation:
+    seen = {}
+    for n_images, n_patches, every in ((3, 20, 4), (4, 15, 3)):
+        thing = torch.arange(n_images * n_patches).view(n_images, n_patches) % every == 0
+        thing[0] = False  # a picture without the object
+        spread = torch.tensor([1.0, 0.7, 0.5, 0.4, 0.3])
+        patches = 3 + spread * randn(n_images, n_patches, 5, seed=n_patches)
+        patches = patches + 6 * thing[..., None] * randn(5, seed=every)
+        mask = answer.tensor(patches)
+        seen[f"the foreground of {n_images} pictures of {n_patches} patches"] = mask
+    return seen
+
+
+PCA_FOREGROUND = Exercise(
+    name="pca_foreground",
+    chapter=CHAPTER,
+    call="pca_foreground(patches)",
+    task="patch features (B, N, D) of B pictures to a boolean (B, N): on which side of 0 each "
+    "patch lies along the first principal component of all B times N patches; the side with "
+    "fewer patches is True.",
+    solution=lambda patches: patch_pca(patches, 1).isfinite().all(dim=-1),
+    variant=_pca_foreground,
+    observe=_observe_pca_foreground,
+    checked="three pictures and four, one of each without the object",
+    mistakes=(
+        Mistake(
+            "not-centred",
+            "the mean of the patches is not subtracted, so the first direction is about the mean "
+            "itself and all patches lie on one side of it",
+            {"centred": "no"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the mean is taken over the features of each patch; take it over all patches, `dim=0`",
+            {"centred": "over features"},
+        ),
+        Mistake(
+            "own-basis",
+            "each picture has a basis of its own, so that a picture without the object is split "
+            "as well; use one basis for all patches of all pictures",
+            {"basis": "own"},
+        ),
+        Mistake(
+            "larger-side",
+            "this is the side with more patches; an eigenvector has no sign, and the rule takes "
+            "the side with fewer",
+            {"side": "larger"},
+        ),
+        Mistake(
+            "split-in-halves",
+            "the patches are split in two equal halves at the median; split them at 0",
+            {"threshold": "median"},
+        ),
+    ),
+)
+
+
+def _mutual_partners(
+    first: Tensor,
+    second: Tensor,
+    *,
+    similarity: str = "cosine",
+    mutual: bool = True,
+    nearest: bool = True,
+    unmatched: str = "-1",
+) -> Tensor:
+    if similarity == "cosine":
+        first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+    scores = first @ second.T
+    if not nearest:
+        scores = -scores
+    there = scores.argmax(dim=1)
+    if not mutual:
+        return there
+    back = scores.argmax(dim=0)[there]
+    agreed = back == torch.arange(len(first))
+    if unmatched == "dropped":
+        return there[agreed]
+    return torch.where(agreed, there, -1 if unmatched == "-1" else 0)
+
+
+def _observe_mutual_partners(answer: Answer) -> Observation:
+    seen = {}
+    for n, m in ((9, 14), (12, 7)):
+        first = torch.linspace(0.3, 2, n)[:, None] * randn(n, 4, seed=n)
+        second = torch.linspace(2, 0.2, m)[:, None] * randn(m, 4, seed=m)
+        seen[f"the partners of {n} patches among {m}"] = answer.tensor(first, second)
+    return seen
+
+
+MUTUAL_PARTNERS = Exercise(
+    name="mutual_partners",
+    chapter=CHAPTER,
+    call="mutual_partners(first, second)",
+    task="patches (N, D) of one picture and (M, D) of another to int64 (N,): for each patch of the "
+    "first the index of the patch of the second with the largest cosine, or -1 if that one is "
+    "more similar to another patch of the first.",
+    solution=lambda first, second: mutual_matches(first[None], second[None]).partner[0],
+    variant=_mutual_partners,
+    observe=_observe_mutual_partners,
+    checked="more patches in the second picture, and fewer",
+    mistakes=(
+        Mistake(
+            "not-normalised",
+            "the patches are not scaled to length one; the similarity is the cosine",
+            {"similarity": "dot"},
+        ),
+        Mistake(
+            "one-way",
+            "every patch gets a partner; it has one only if the choice is mutual",
+            {"mutual": False},
+        ),
+        Mistake("farthest", "these are the least similar patches", {"nearest": False}),
+        Mistake(
+            "no-mark",
+            "a patch without a partner gets 0, which is a patch of the second picture; use -1",
+            {"unmatched": "0"},
+        ),
+        Mistake(
+            "dropped",
+            "patches without a partner are left out, so that nobody knows whose partners these "
+            "are; keep one entry a patch, with -1",
+            {"unmatched": "dropped"},
+        ),
+    ),
+)
+
+
+def _mean_iou(
+    predicted: Tensor,
+    truth: Tensor,
+    n_classes: int,
+    *,
+    measure: str = "iou",
+    absent: str = "left out",
+    over: str = "all pictures",
+) -> Tensor:
+    if over == "each picture":
+        rest = {"measure": measure, "absent": absent}
+        each = [_mean_iou(p[None], t[None], n_classes, **rest)
+                for p, t in zip(predicted, truth, strict=True)]  # fmt: skip
+        return torch.stack(each).mean()
+    counts = confusion_matrix(predicted, truth, n_classes).double()
+    found, true, taken = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    if measure == "accuracy":
+        return found.sum() / counts.sum()
+    scores = {
+        "iou": found / (true + taken - found),
+        "recall": found / true,
+        "dice": 2 * found / (true + taken),
+    }[measure]
+    if absent != "left out":
+        scores = scores.nan_to_num(1.0 if absent == "one" else 0.0)
+    return scores.nanmean()
+
+
+def _observe_mean_iou(answer: Answer) -> Observation:
+    truth = (randn(3, 6, 8, seed=5).abs() * 1.7).long().clamp(max=3)
+    predicted = torch.where(randn(3, 6, 8, seed=6) > 0.4, truth.flip(2), truth)
+    return {
+        "the mean IoU of three pictures, all four classes there": answer.tensor(
+            predicted, truth, 4
+        ),
+        "the mean IoU when two of six classes are nowhere": answer.tensor(predicted, truth, 6),
+    }
+
+
+MEAN_IOU = Exercise(
+    name="mean_iou",
+    chapter=CHAPTER,
+    call="mean_iou(predicted, truth, n_classes)",
+    task="classes int64 (B, H, W), predicted and true, to one number: for each class the pixels of "
+    "all pictures that are it and were taken for it, over those that are it or were taken for "
+    "it; the mean over the classes, leaving out classes that are nowhere.",
+    solution=lambda predicted, truth, n_classes: intersection_over_union(
+        confusion_matrix(predicted, truth, n_classes)
+    ).nanmean(),
+    variant=_mean_iou,
+    observe=_observe_mean_iou,
+    checked="four classes, and six of which two are nowhere",
+    mistakes=(
+        Mistake(
+            "accuracy",
+            "this is the share of right pixels, in which the background decides; divide overlap "
+            "by union in each class and average the classes",
+            {"measure": "accuracy"},
+        ),
+        Mistake(
+            "recall",
+            "the overlap is divided by the true pixels alone, so that painting everything in one "
+            "class is perfect for it; divide by the union",
+            {"measure": "recall"},
+        ),
+        Mistake(
+            "dice",
+            "this is Dice's coefficient, which counts the overlap twice; divide by the union",
+            {"measure": "dice"},
+        ),
+        Mistake(
+            "absent-is-zero",
+            "a class that is nowhere counts as 0; leave it out of the mean",
+            {"absent": "zero"},
+        ),
+        Mistake(
+            "absent-is-one",
+            "a class that is nowhere counts as 1; leave it out of the mean",
+            {"absent": "one"},
+        ),
+        Mistake(
+            "picture-by-picture",
+            "each picture has a mean of its own here; count the pixels of all pictures first",
+            {"over": "each picture"},
+        ),
+    ),
+)
+
+EXERCISES = (PCA_FOREGROUND, MUTUAL_PARTNERS, MEAN_IOU)
