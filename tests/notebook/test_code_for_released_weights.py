@@ -25,8 +25,8 @@ PIXELS = 70  # in place of 448: five by five patches instead of 32 by 32
 def at_home(tmp_path, monkeypatch):
     """A folder with photos, and DINOv2's architecture, two blocks of it, without a download."""
     (tmp_path / "my-photos" / "train").mkdir(parents=True)
-    for number in range(4):
-        photo = Image.linear_gradient("L").rotate(90 * number).convert("RGB")
+    for number in range(8):  # a tenth or so is held out
+        photo = Image.linear_gradient("L").rotate(45 * number).convert("RGB")
         photo.save(tmp_path / "my-photos" / "train" / f"{number}.png")
     torch.manual_seed(0)
     donor = timm.create_model("vit_small_patch14_dinov2.lvd142m", img_size=PIXELS, depth=2)
