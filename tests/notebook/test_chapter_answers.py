@@ -67,6 +67,9 @@ def functions_of(chapter: str) -> dict:
         ("what-emerges", "region_similarity", "region_similarity", None),
         ("what-emerges", "lost_mask", "lost_mask", None),
         ("what-emerges", "carry_labels", "carry_labels", None),
+        ("curating-data", "components", "components", None),
+        ("curating-data", "deal", "even_shares", None),
+        ("curating-data", "pair_scores", "pair_scores", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
