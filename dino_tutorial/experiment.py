@@ -16,7 +16,7 @@ from dino_tutorial.card import card
 from dino_tutorial.config import Config, configure, read_config
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.base import ImageDataset
-from dino_tutorial.datasets.part import random_part
+from dino_tutorial.datasets.part import labelled_part, random_part
 from dino_tutorial.environment import choose_device, choose_precision, describe_environment
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
@@ -138,8 +138,8 @@ def evaluate(
         encoder, untrained = run_or_weights, None
         if data is None:
             raise UserError("evaluate needs data: name a data set or a folder of images")
-    bank = open_dataset(data, "train", image_size=image_size, limit=limit)
-    queries = open_dataset(data, "test", image_size=bank.image_size, limit=limit)
+    bank = labelled_part(open_dataset(data, "train", image_size=image_size, limit=limit))
+    queries = labelled_part(open_dataset(data, "test", image_size=bank.image_size, limit=limit))
     if dense and not (hasattr(bank, "masks") and hasattr(bank, "depth")):
         raise UserError(f"{bank.name} has no masks and depth to measure patches with: use scenes")
     results = {"data": bank.name}
@@ -159,7 +159,7 @@ def evaluate(
 
 @dataclass
 class Images:
-    """The images of a run: what is trained on, and what measures it."""
+    """The images of a run: what is trained on, and what measures it (only images with a label)."""
 
     train: ImageDataset
     bank: ImageDataset
@@ -173,11 +173,11 @@ class Images:
         same = train.image_size == size
         bank = train if same else open_dataset(config.source, "train", image_size=size, **where)
         test = open_dataset(config.source, "test", image_size=size, **where)
-        return cls(train, bank, test)
+        return cls(train, labelled_part(bank), labelled_part(test))
 
     @property
     def labelled(self) -> bool:
-        return len(self.bank.classes) > 1 and len(self.test) > 0
+        return len(self.bank.classes) > 1 and min(len(self.bank), len(self.test)) > 0
 
     def watch(self, encoder: nn.Module, config: Config, device: torch.device):
         """A function that measures k-NN on *training* images: some are the bank, others queries.

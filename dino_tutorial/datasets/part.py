@@ -29,3 +29,11 @@ def random_part(dataset: ImageDataset, n: int, seed: int) -> Part:
     """At most ``n`` images, chosen by a permutation that depends on ``seed`` alone."""
     generator = torch.Generator().manual_seed(seed)
     return Part(dataset, torch.randperm(len(dataset), generator=generator)[:n])
+
+
+def labelled_part(dataset: ImageDataset) -> ImageDataset:
+    """The images that have a label; the data set itself if all have one, or none can have."""
+    known = dataset.labels >= 0
+    if known.all() or not dataset.classes:
+        return dataset
+    return Part(dataset, known.nonzero()[:, 0])

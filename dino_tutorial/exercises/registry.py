@@ -7,6 +7,7 @@ from dino_tutorial.exercises import (
     byol,
     centering,
     contrast,
+    curating,
     distillation,
     emerging,
     frozen,
@@ -32,6 +33,7 @@ CHAPTERS = (
     "measuring-features",
     "what-emerges",
     "frozen-features",
+    "curating-data",
 )
 _MODULES = (
     pretext,
@@ -46,6 +48,7 @@ _MODULES = (
     measuring,
     emerging,
     frozen,
+    curating,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

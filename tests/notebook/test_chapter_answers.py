@@ -70,6 +70,9 @@ def functions_of(chapter: str) -> dict:
         ("frozen-features", "pca_foreground", "pca_foreground", None),
         ("frozen-features", "mutual_partners", "mutual_partners", None),
         ("frozen-features", "mean_iou", "mean_iou", None),
+        ("curating-data", "components", "components", None),
+        ("curating-data", "deal", "even_shares", None),
+        ("curating-data", "pair_scores", "pair_scores", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from test_report import Page
 
+from dino_tutorial import configure, train
 from dino_tutorial.cli import main
-from dino_tutorial.datasets import open_dataset
+from dino_tutorial.datasets import ArrayDataset, open_dataset, write_shards
 from dino_tutorial.datasets.files import ImageFiles
-from dino_tutorial.datasets.scenes import SceneDataset
+from dino_tutorial.datasets.scenes import CLASSES, SceneDataset
+from dino_tutorial.datasets.scenes.sets import uncurated_pool
 from dino_tutorial.plots.curation import curation_warnings, share_curves
 
 COPIES = {"a/03.png": "a/00.png", "b/07.jpg": "a/05.png"}  # file: what it is a copy of
@@ -165,3 +167,13 @@ def test_two_processes_describe_what_one_does(folder, tmp_path):
     names = ("selected.txt", "summary.json")
     one, two = ([(tmp_path / way / name).read_text() for name in names] for way in ("one", "two"))
     assert one == two
+
+
+def test_a_pool_with_junk_can_be_trained_on(tmp_path):
+    """Images without a label are trained on like all others; only labelled ones measure."""
+    images = ArrayDataset(*uncurated_pool(300, 32)[:2], CLASSES, "scenes")
+    write_shards(images, tmp_path / "pool" / "train")
+    changes = {"folder": str(tmp_path / "runs"), "train.epochs": 0.5, "data.limit": 256}
+    run = train(configure("dino", str(tmp_path / "pool"), "smoke", changes))
+    assert (open_dataset(tmp_path / "pool").labels < 0).any()
+    assert 0 < run.summary["bank"] < 256 and run.summary["knn_top1"] is not None
