@@ -7,6 +7,7 @@ from dino_tutorial.exercises import (
     byol,
     centering,
     contrast,
+    dinov2,
     distillation,
     emerging,
     measuring,
@@ -30,6 +31,7 @@ CHAPTERS = (
     "training-dino",
     "measuring-features",
     "what-emerges",
+    "dinov2-objective",
 )
 _MODULES = (
     pretext,
@@ -43,6 +45,7 @@ _MODULES = (
     training,
     measuring,
     emerging,
+    dinov2,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
