@@ -67,6 +67,11 @@ def functions_of(chapter: str) -> dict:
         ("what-emerges", "region_similarity", "region_similarity", None),
         ("what-emerges", "lost_mask", "lost_mask", None),
         ("what-emerges", "carry_labels", "carry_labels", None),
+        ("dinov2-objective", "patch_loss", "patch_loss", None),
+        ("dinov2-objective", "koleo", "koleo", None),
+        ("dinov2-objective", "balanced", "sinkhorn", None),
+        ("dinov2-objective", "layer_rates", "layer_rates", None),
+        ("dinov2-objective", "careless_patch_loss", "patch_loss", "patches-together"),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
