@@ -8,6 +8,7 @@ from dino_tutorial.exercises import (
     centering,
     contrast,
     curating,
+    dinov2,
     distillation,
     emerging,
     frozen,
@@ -34,6 +35,7 @@ CHAPTERS = (
     "what-emerges",
     "frozen-features",
     "curating-data",
+    "dinov2-objective",
 )
 _MODULES = (
     pretext,
@@ -49,6 +51,7 @@ _MODULES = (
     emerging,
     frozen,
     curating,
+    dinov2,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

@@ -73,6 +73,11 @@ def functions_of(chapter: str) -> dict:
         ("curating-data", "components", "components", None),
         ("curating-data", "deal", "even_shares", None),
         ("curating-data", "pair_scores", "pair_scores", None),
+        ("dinov2-objective", "patch_loss", "patch_loss", None),
+        ("dinov2-objective", "koleo", "koleo", None),
+        ("dinov2-objective", "balanced", "sinkhorn", None),
+        ("dinov2-objective", "layer_rates", "layer_rates", None),
+        ("dinov2-objective", "careless_patch_loss", "patch_loss", "patches-together"),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
