@@ -67,6 +67,9 @@ def functions_of(chapter: str) -> dict:
         ("what-emerges", "region_similarity", "region_similarity", None),
         ("what-emerges", "lost_mask", "lost_mask", None),
         ("what-emerges", "carry_labels", "carry_labels", None),
+        ("scaling", "block_flops", "block_flops", None),
+        ("scaling", "floor_and_factor", "floor_and_factor", None),
+        ("scaling", "power_law", "power_law", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
