@@ -52,6 +52,7 @@ from dino_tutorial.evaluation.robustness import (
     mean_corruption_error,
     measure_robustness,
 )
+from dino_tutorial.evaluation.scaling import ScalingLaw, fit_scaling_law
 from dino_tutorial.evaluation.segmentation import (
     LinearSegmentation,
     class_maps,
@@ -73,6 +74,7 @@ __all__ = [
     "LinearSegmentation",
     "Matches",
     "Robustness",
+    "ScalingLaw",
     "SpoiledImages",
     "accuracy",
     "align_depth",
@@ -99,6 +101,7 @@ __all__ = [
     "extract_patches",
     "feature_spread",
     "film_scores",
+    "fit_scaling_law",
     "intersection_over_union",
     "jaccard",
     "knn_accuracies",

@@ -15,6 +15,7 @@ from dino_tutorial.exercises import (
     measuring,
     multi_crop,
     pretext,
+    scaling,
     teacher,
     tokens,
     training,
@@ -36,6 +37,7 @@ CHAPTERS = (
     "frozen-features",
     "curating-data",
     "dinov2-objective",
+    "scaling",
 )
 _MODULES = (
     pretext,
@@ -52,6 +54,7 @@ _MODULES = (
     frozen,
     curating,
     dinov2,
+    scaling,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

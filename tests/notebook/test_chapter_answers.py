@@ -78,6 +78,9 @@ def functions_of(chapter: str) -> dict:
         ("dinov2-objective", "balanced", "sinkhorn", None),
         ("dinov2-objective", "layer_rates", "layer_rates", None),
         ("dinov2-objective", "careless_patch_loss", "patch_loss", "patches-together"),
+        ("scaling", "block_flops", "block_flops", None),
+        ("scaling", "floor_and_factor", "floor_and_factor", None),
+        ("scaling", "power_law", "power_law", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
