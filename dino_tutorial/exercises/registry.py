@@ -9,6 +9,7 @@ from dino_tutorial.exercises import (
     contrast,
     distillation,
     emerging,
+    handing_down,
     measuring,
     multi_crop,
     pretext,
@@ -30,6 +31,7 @@ CHAPTERS = (
     "training-dino",
     "measuring-features",
     "what-emerges",
+    "distillation",
 )
 _MODULES = (
     pretext,
@@ -43,6 +45,7 @@ _MODULES = (
     training,
     measuring,
     emerging,
+    handing_down,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
