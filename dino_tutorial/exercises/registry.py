@@ -12,6 +12,7 @@ from dino_tutorial.exercises import (
     distillation,
     emerging,
     frozen,
+    handing_down,
     measuring,
     multi_crop,
     pretext,
@@ -38,6 +39,7 @@ CHAPTERS = (
     "curating-data",
     "dinov2-objective",
     "scaling",
+    "distillation",
 )
 _MODULES = (
     pretext,
@@ -55,6 +57,7 @@ _MODULES = (
     curating,
     dinov2,
     scaling,
+    handing_down,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

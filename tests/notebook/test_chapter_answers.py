@@ -81,6 +81,8 @@ def functions_of(chapter: str) -> dict:
         ("scaling", "block_flops", "block_flops", None),
         ("scaling", "floor_and_factor", "floor_and_factor", None),
         ("scaling", "power_law", "power_law", None),
+        ("distillation", "patch_distillation", "patch_distillation", None),
+        ("distillation", "average_weights", "average_weights", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
