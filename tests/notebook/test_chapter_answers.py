@@ -67,6 +67,8 @@ def functions_of(chapter: str) -> dict:
         ("what-emerges", "region_similarity", "region_similarity", None),
         ("what-emerges", "lost_mask", "lost_mask", None),
         ("what-emerges", "carry_labels", "carry_labels", None),
+        ("high-resolution-finish", "block_products", "block_products", None),
+        ("high-resolution-finish", "recovered", "recovered", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
