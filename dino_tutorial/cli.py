@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--linear", action="store_true", help="also train a linear probe")
     evaluate.add_argument("--dense", action="store_true", help="also segmentation and depth")
     evaluate.add_argument("--limit", type=int, help="at most this many images of each split")
+    evaluate.add_argument("--size", type=int, help="side of the images (default: the run's)")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--save", action="store_true", help="keep it in RUN, for `record` too")
     evaluate.set_defaults(run=_evaluate)
@@ -202,6 +203,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         dense=options.dense,
         device=options.device,
         limit=options.limit,
+        image_size=options.size,
     )
     print(_table(results))
     if options.save:

@@ -142,7 +142,7 @@ def evaluate(
     queries = labelled_part(open_dataset(data, "test", image_size=bank.image_size, limit=limit))
     if dense and not (hasattr(bank, "masks") and hasattr(bank, "depth")):
         raise UserError(f"{bank.name} has no masks and depth to measure patches with: use scenes")
-    results = {"data": bank.name}
+    results = {"data": bank.name, "image_size": bank.image_size}
     results |= _measure(encoder, untrained, bank, queries, k, temperature, torch_device)
     if probe:
         train_x, train_y = extract_features(encoder, bank, device=torch_device)

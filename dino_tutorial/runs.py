@@ -46,15 +46,22 @@ class Run:
 
     @property
     def evaluations(self) -> dict[str, dict]:
-        """What :meth:`save_evaluation` has kept, by the name of the data that was measured on."""
+        """What :meth:`save_evaluation` has kept, by the name of the data that was measured on.
+
+        Where the images had another size than the run's global views, the name ends in it:
+        ``"scenes at 64 px"``.
+        """
         return self._json("evaluation.json") if (self.folder / "evaluation.json").exists() else {}
 
     def save_evaluation(self, results: dict) -> None:
         """Keep the dictionary of :func:`dino_tutorial.evaluate` in the run's folder.
 
-        An older one of the same data is replaced.
+        An older one of the same data at the same size is replaced.
         """
-        kept = self.evaluations | {results["data"]: results}
+        name, size = results["data"], results["image_size"]
+        if size != self.config.views.global_size:
+            name += f" at {size} px"
+        kept = self.evaluations | {name: results}
         write_json(self.folder / "evaluation.json", kept)
 
     @property

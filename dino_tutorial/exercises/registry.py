@@ -17,6 +17,7 @@ from dino_tutorial.exercises import (
     multi_crop,
     pretext,
     scaling,
+    resolution,
     teacher,
     tokens,
     training,
@@ -40,6 +41,7 @@ CHAPTERS = (
     "dinov2-objective",
     "scaling",
     "distillation",
+    "high-resolution-finish",
 )
 _MODULES = (
     pretext,
@@ -58,6 +60,7 @@ _MODULES = (
     dinov2,
     scaling,
     handing_down,
+    resolution,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

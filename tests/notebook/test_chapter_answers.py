@@ -83,6 +83,8 @@ def functions_of(chapter: str) -> dict:
         ("scaling", "power_law", "power_law", None),
         ("distillation", "patch_distillation", "patch_distillation", None),
         ("distillation", "average_weights", "average_weights", None),
+        ("high-resolution-finish", "block_products", "block_products", None),
+        ("high-resolution-finish", "recovered", "recovered", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):

@@ -96,12 +96,15 @@ def test_record_keeps_the_numbers_and_leaves_the_weights(capsys, run_folder, tmp
 def test_record_takes_a_saved_evaluation_along(capsys, run_folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
-    for k in (5, 3):  # of the same data, the newer one is kept
-        assert say(capsys, "eval", run, "--limit", 64, "--k", k, "--save")[0] == 0
+    # Of the same data at the same size, the newer one is kept.
+    for words in (("--k", 5), ("--k", 3), ("--k", 4, "--size", 32)):
+        assert say(capsys, "eval", run, "--limit", 64, *words, "--save")[0] == 0
     assert say(capsys, "record", run, "--into", tmp_path, "--name", "kept")[0] == 0
     kept = load_run(tmp_path / "kept").evaluations
-    assert list(kept) == ["scenes"]
+    assert list(kept) == ["scenes", "scenes at 32 px"]
     assert (kept["scenes"]["k"], kept["scenes"]["bank"]) == (3, 64)
+    sizes = [(results["image_size"], results["k"]) for results in kept.values()]
+    assert sizes == [(16, 3), (32, 4)]
     assert 0 <= kept["scenes"]["knn_top1"] <= 1
     assert load_run(run_folder).evaluations == {}
 
