@@ -83,7 +83,7 @@ class Step:
         named = sum(clock.seconds.values()) - before - clock.seconds["all"]
         clock.seconds["heads and losses"] = clock.seconds.pop("all") - named
         clock("backward", loss.backward)
-        clock("clip and update", partial(self.update))
+        clock("clip and update", self.update)
         clock("teacher's average", lambda: method.after_step(values))
         return clock.seconds
 
@@ -97,8 +97,12 @@ def time_calls(clock: Clock, names: dict[tuple, str]) -> list[tuple]:
     """Time these methods of these objects until they are deleted from them again."""
     for (owner, name), part in names.items():
         call = getattr(owner, name)
-        setattr(owner, name, lambda *a, call=call, part=part: clock(part, lambda: call(*a)))
+        setattr(owner, name, partial(_timed, clock, part, call))
     return list(names)
+
+
+def _timed(clock: Clock, part: str, call: Callable, *arguments, **named):
+    return clock(part, partial(call, *arguments, **named))
 
 
 def written_out(attention: Attention, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dino_tutorial.exercises import (
     centering,
     contrast,
     distillation,
+    efficiency,
     emerging,
     measuring,
     multi_crop,
@@ -30,6 +31,7 @@ CHAPTERS = (
     "training-dino",
     "measuring-features",
     "what-emerges",
+    "efficient-training",
 )
 _MODULES = (
     pretext,
@@ -43,6 +45,7 @@ _MODULES = (
     training,
     measuring,
     emerging,
+    efficiency,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
