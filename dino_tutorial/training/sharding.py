@@ -69,10 +69,11 @@ def whole(tree: Any, keep: bool) -> Any:
     return tree
 
 
-def cut_like(full: Any, example: Tensor) -> Any:
+def cut_like(full: Any, example: Tensor | None) -> Any:
     """This process's part of a whole tensor, cut as ``example`` is; no process is asked.
 
-    Whatever cannot be cut the same way, because its shape is another, is returned as it is.
+    What has another shape, and what goes with an example that is whole or missing, is returned as
+    it is.
     """
     if not isinstance(example, DTensor) or getattr(full, "shape", None) != example.shape:
         return full

@@ -4,6 +4,7 @@ Run as a script by torchrun, this file trains in all ways that need two processe
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.training.checkpoint import PREVIOUS, load_checkpoint
 from dino_tutorial.training.distributed import process_group
+from dino_tutorial.training.loop import Interrupted
 from dino_tutorial.training.optim import clip_gradients
 from dino_tutorial.training.sharding import cut_like, own_part, shard, whole
 
@@ -138,12 +140,29 @@ def clipped(rule):
     return norm, whole([p.grad for p in module.parameters()], True)
 
 
+def stopped_on_one(processes, folder):
+    """The step after which this process stopped, when the other one was asked to."""
+
+    def stop():
+        if processes.rank == 1:
+            signal.raise_signal(signal.SIGINT)
+        return {}
+
+    run = build("dino", folder, processes, **{"train.sharding": "fsdp"})
+    run.evaluate = stop
+    try:
+        run.fit()
+    except Interrupted as interrupted:
+        return interrupted.step
+
+
 def main(folder: Path, alone: Path):
     with process_group("cpu") as processes:
         results = {
             "layouts": train_in_each_layout(processes, folder / "layouts"),
             "resumed": stop_and_go_on(processes, folder / "resumed", alone),
             "parts": what_lies_here(processes, folder),
+            "stopped": stopped_on_one(processes, folder / "stopped"),
             "clipped": {rule: clipped(rule) for rule in ("parameter", "global")},
         }
         torch.save(results, folder / f"results-{processes.rank}.pt")
@@ -233,6 +252,11 @@ def test_norms_are_of_whole_gradients(stored, rule):
         found, theirs = rank["clipped"][rule]
         torch.testing.assert_close(found, norm)
         torch.testing.assert_close(theirs, gradients)
+
+
+def test_all_stop_together_with_a_whole_checkpoint(stored):
+    assert [rank["stopped"] for rank in stored[2]] == [1, 1]
+    assert load_checkpoint(stored[1] / "stopped")["step"] == 1
 
 
 def test_alone_there_is_nothing_to_cut_up(tmp_path):
