@@ -17,6 +17,7 @@ from dino_tutorial.methods import METHODS
 from dino_tutorial.models import ENCODERS
 from dino_tutorial.options import flatten, option, replace_options
 from dino_tutorial.training.optim import CLIP_RULES, LR_SCALINGS, OPTIMIZERS
+from dino_tutorial.training.sharding import SHARDINGS
 
 BUDGETS = ("smoke", "laptop", "gpu", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -98,7 +99,8 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """Length and machinery. ``batch_size`` is global; ``*_every`` count steps; ``init`` names the
-    folder of a finished run of the same method, whose weights are where this one begins."""
+    folder of a finished run of the same method, whose weights are where this one begins; over
+    several processes, ``sharding`` gives each a copy of the model ("none") or a part ("fsdp")."""
 
     init: str | None = None
     epochs: float = option(100, low=0.001)
@@ -107,6 +109,7 @@ class TrainConfig:
     checkpoint_activations: bool = False
     precision: str = option("auto", among=("auto", "fp32", "bf16"))
     compile: bool = False
+    sharding: str = option("none", among=SHARDINGS)
     workers: int = option(4, low=0)
     log_every: int = option(10, low=1)
     eval_every: int = option(1000, low=1)

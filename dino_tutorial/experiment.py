@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from dino_tutorial.training.batches import mix
 from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 from dino_tutorial.training.distributed import process_group
 from dino_tutorial.training.loop import Trainer
+from dino_tutorial.training.sharding import whole
 from dino_tutorial.views import Augment
 
 DENSE_IMAGES = 2000  # that linear segmentation and depth are fitted to
@@ -91,8 +91,9 @@ def train(config: Config, resume: bool = False) -> Run:
             trainer.restore(load_checkpoint(folder, warn=trainer.warn))
         if trainer.step < trainer.total_steps:
             trainer.fit()
+        weights = whole(trainer.method.encoder.state_dict(), keep=processes.is_main)
         if processes.is_main:
-            _finish(folder, config, trainer, images)
+            _finish(folder, config, trainer, images, weights)
     return load_run(folder)
 
 
@@ -219,7 +220,7 @@ def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -
     path = folder / "config.yaml"
     if resume and path.exists():
         before, now = flatten(read_config(path)), flatten(config)
-        free = {"name", "folder", "device"}
+        free = {"name", "folder", "device", "train.sharding"}
         changed = [key for key in now if now[key] != before.get(key) and key not in free]
         if changed:
             raise UserError(
@@ -231,9 +232,12 @@ def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -
     write_json(folder / "environment.json", describe_environment(device))
 
 
-def _finish(folder: Path, config: Config, trainer: Trainer, images: Images) -> None:
+def _finish(
+    folder: Path, config: Config, trainer: Trainer, images: Images, weights: dict
+) -> None:
     """Weights, summary and report of a completed training."""
-    encoder = deepcopy(trainer.method.encoder).eval()
+    encoder = new_encoder(config).eval()
+    encoder.load_state_dict(weights)
     save_backbone(folder / "backbone.safetensors", encoder)
     last = trainer.rows[-1] if trainer.rows else Run(folder).metrics[-1]
     summary = {

@@ -10,6 +10,7 @@ from dino_tutorial.exercises import (
     curating,
     dinov2,
     distillation,
+    efficiency,
     emerging,
     frozen,
     handing_down,
@@ -42,6 +43,7 @@ CHAPTERS = (
     "scaling",
     "distillation",
     "high-resolution-finish",
+    "efficient-training",
 )
 _MODULES = (
     pretext,
@@ -61,6 +63,7 @@ _MODULES = (
     scaling,
     handing_down,
     resolution,
+    efficiency,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

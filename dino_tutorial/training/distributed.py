@@ -38,13 +38,18 @@ def process_group(device_type: str):
         dist.destroy_process_group()
 
 
-def mean_over_processes(tensor: Tensor) -> Tensor:
-    """The mean of a tensor over all processes; the tensor itself when there is one."""
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; the tensor itself when there is one."""
     if not (dist.is_available() and dist.is_initialized()):
         return tensor
     tensor = tensor.clone()
     dist.all_reduce(tensor)
-    return tensor / dist.get_world_size()
+    return tensor
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over all processes; the tensor itself when there is one."""
+    return sum_over_processes(tensor) / rank_and_world()[1]
 
 
 def logsumexp_over_processes(tensor: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from dino_tutorial.training.optim import (
     split_by_module,
 )
 from dino_tutorial.training.schedules import cosine_schedule
+from dino_tutorial.training.sharding import cut_like, shard, whole
 
 
 class Interrupted(Exception):
@@ -72,6 +73,7 @@ class Trainer:
     def __post_init__(self):
         if self.method.teacher is not None:
             check_teacher_is_a_copy(self.method.student, self.method.teacher)
+        self.engine = self._engine()
         self.order = BatchOrder(
             len(self.dataset), self.train.batch_size, 0, self.seed,
             rank=self.processes.rank, world=self.processes.world,
@@ -95,7 +97,6 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from ``step`` to the end; on Ctrl-C save, then raise :class:`Interrupted`."""
-        engine = self._engine()
         log = RowLog(self.folder / "metrics.jsonl", self.log_sizes[0], self.processes.is_main)
         clock = RowLog(self.folder / "timings.jsonl", self.log_sizes[1], self.processes.is_main)
         self.rows = log.rows()
@@ -116,7 +117,7 @@ class Trainer:
             for images, labels in bar:
                 logged = self.step % self.train.log_every == 0 or self.step + 1 == self.total_steps
                 values = {name: table[self.step] for name, table in self.schedules.items()}
-                metrics = self._step(engine, images, labels, values, logged)
+                metrics = self._step(images, labels, values, logged)
                 self.method.after_step(values)
                 if logged:
                     row = self._row(metrics, values)
@@ -134,15 +135,17 @@ class Trainer:
                     clock.write(self._timing(lap, self.step - lap_step))
                     lap_started, lap_step = time.perf_counter(), self.step
                 finished = self.step == self.total_steps
-                if finished or interrupted() or self.step % self.train.checkpoint_every == 0:
+                stops = self._agree(interrupted(), logged)
+                if finished or stops or self.step % self.train.checkpoint_every == 0:
+                    state = self.state(log.size, clock.size)
                     if self.processes.is_main:
-                        save_checkpoint(self.folder, self.state(log.size, clock.size))
-                    if interrupted() and not finished:
+                        save_checkpoint(self.folder, state)
+                    if stops and not finished:
                         bar.close()
                         raise Interrupted(self.step)
 
     def _step(
-        self, engine, images: Tensor, labels: Tensor, values: dict, measure: bool
+        self, images: Tensor, labels: Tensor, values: dict, measure: bool
     ) -> dict[str, Tensor]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
         views_seed = torch.Generator().manual_seed(mix(self.seed, 2, self.step))
@@ -157,14 +160,14 @@ class Trainer:
         for part in range(self.train.accumulate):
             chosen = slice(part * size, (part + 1) * size)
             last = part + 1 == self.train.accumulate
-            with nullcontext() if last or engine is self.method else engine.no_sync():
+            with nullcontext() if last or self.engine is self.method else self.engine.no_sync():
                 with torch.no_grad():
                     views = self.augment.apply(images[chosen], params[chosen])
                 asked = {"labels": labels[chosen]} if self.method.needs_labels else {}
                 if masks is not None:
                     asked["hidden"] = masks[self.order.share][chosen].to(self.device)
                 with self._autocast():
-                    metrics = engine(views, values, measure, **asked)
+                    metrics = self.engine(views, values, measure, **asked)
                 (metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
         grad_norm = self._clip()
@@ -175,21 +178,25 @@ class Trainer:
         return means | {"grad_norm": grad_norm}
 
     def state(self, log_size: int, clock_size: int) -> dict:
-        """Everything that :meth:`restore` needs; random state is a function of seed and step."""
+        """Everything that :meth:`restore` needs; random state is a function of seed and step.
+
+        Tensors are whole, however the training is spread; all processes have to call it.
+        """
+        keep = self.processes.is_main
         return {
             "step": self.step,
             "seconds": self.seconds,
             "log_sizes": [log_size, clock_size],
             "warnings": self.warnings,
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "method": whole(self.method.state_dict(), keep),
+            "optimizer": whole(self.optimizer.state_dict(), keep),
         }
 
     def restore(self, state: dict) -> None:
         """Continue from :meth:`state`, as if nothing had happened in between."""
         try:
-            self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load_method(state["method"])
+            self._load_optimizer(state["optimizer"])
         except UserError:
             raise
         except (RuntimeError, ValueError, KeyError) as error:
@@ -200,6 +207,17 @@ class Trainer:
             ) from None
         self.step, self.seconds = state["step"], state["seconds"]
         self.log_sizes, self.warnings = state["log_sizes"], state["warnings"]
+
+    def _load_method(self, state: dict) -> None:
+        ours = self.method.state_dict()
+        self.method.load_state_dict({n: cut_like(t, ours.get(n)) for n, t in state.items()})
+
+    def _load_optimizer(self, state: dict) -> None:
+        parts = {
+            number: {name: cut_like(t, self.parameters[number]) for name, t in moments.items()}
+            for number, moments in state["state"].items()
+        }
+        self.optimizer.load_state_dict(state | {"state": parts})
 
     def _schedules(self, per_epoch: int) -> dict[str, list[float]]:
         o, total = self.optim, self.total_steps
@@ -212,13 +230,24 @@ class Trainer:
         return {name: table.tolist() for name, table in tables.items()}
 
     def _engine(self) -> nn.Module:
+        """What a step calls: the method, alone, in parts on every process, or copied to each."""
+        sharded = self.train.sharding == "fsdp"
         if self.train.compile:
             for network in self.method.networks:
                 network.compile()
         if self.processes.world == 1:
+            if sharded:
+                raise UserError(
+                    "train.sharding=fsdp cuts a model up over several processes, and this is one: "
+                    "start it by torchrun --nproc-per-node 2 -m dino_tutorial train …, or leave "
+                    "train.sharding at none"
+                )
             return self.method
         if self.device.type == "cuda":  # there is no synchronised batch norm on the CPU
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+        if sharded:
+            shard(self.method, self.device.type)
+            return self.method
         ids = [self.processes.local_rank] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
 
@@ -240,6 +269,13 @@ class Trainer:
         if self.train.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
+
+    def _agree(self, interrupted: bool, logged: bool) -> bool:
+        """Whether all stop after this step; several processes ask each other where they wait."""
+        if self.processes.world == 1:
+            return interrupted
+        asked = torch.tensor(float(interrupted), device=self.device)
+        return logged and mean_over_processes(asked).item() > 0
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step + 1 == self.total_steps

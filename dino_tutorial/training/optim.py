@@ -5,8 +5,11 @@ import re
 import torch
 from timm.optim import Lars
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.training.distributed import sum_over_processes
+from dino_tutorial.training.sharding import own_part
 
 CLIP_RULES = ("parameter", "module", "global")
 LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # the power of batch / 256 in the learning rate
@@ -89,6 +92,7 @@ def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tens
     if not gradients:
         return torch.zeros(())
     norms = _norms(gradients)
+    gradients = [own_part(gradient) for gradient in gradients]
     total = norms.norm()
     if max_norm > 0:
         reference = norms if rule == "parameter" else total.expand_as(norms)
@@ -122,7 +126,10 @@ def split_by_module(method: nn.Module) -> list[list[Tensor]]:
 
 
 def _norms(gradients: list[Tensor]) -> Tensor:
-    """The L2 norm of each gradient, (len(gradients),)."""
+    """The L2 norm of each gradient, (len(gradients),); of all its parts, where it is cut up."""
+    if isinstance(gradients[0], DTensor):
+        squares = _norms([own_part(gradient) for gradient in gradients]).square()
+        return sum_over_processes(squares).sqrt()
     if gradients[0].device.type == "cpu":  # a norm runs on one thread, a dot product on all
         flat = [gradient.flatten() for gradient in gradients]
         return torch.stack([torch.dot(g, g) for g in flat]).sqrt()

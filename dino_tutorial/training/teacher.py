@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_tutorial.models.vit import DropPath
+from dino_tutorial.training.sharding import own_part
 
 
 class Teacher(nn.Module):
@@ -40,7 +41,8 @@ class Teacher(nn.Module):
         """teacher ← momentum · teacher + (1 − momentum) · student, for all tensors at once.
 
         Tensors that are not floating point (batch counters) are copied. The student may have
-        parts that the teacher has not (BYOL's predictor); not the other way round.
+        parts that the teacher has not (BYOL's predictor); not the other way round. Cut up over
+        processes alike, each averages what it has of both.
         """
         ours, theirs = _tensors(self.network), _tensors(student)
         averaged = [name for name, tensor in ours.items() if tensor.is_floating_point()]
@@ -54,4 +56,5 @@ class Teacher(nn.Module):
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters()) | dict(module.named_buffers())
+    named = dict(module.named_parameters()) | dict(module.named_buffers())
+    return {name: own_part(tensor) for name, tensor in named.items()}

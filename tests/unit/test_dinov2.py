@@ -318,7 +318,7 @@ def test_center_is_the_mean_of_all_processes_logits_however_many_each_has(monkey
 
 
 def test_two_processes_equal_one_with_sinkhorn_knopp(tmp_path):
-    """Without KoLeo, which compares the images of a process, as in the reference code."""
+    """Each with a part of the model. Without KoLeo, which compares the images of a process."""
     changes = {
         "train.epochs": 0.375,
         "objective.centering": "sinkhorn",
@@ -328,7 +328,7 @@ def test_two_processes_equal_one_with_sinkhorn_knopp(tmp_path):
     words = ["train", "dinov2", "--preset", "smoke", "--device", "cpu"]
     for key, value in changes.items():
         words += ["--set", f"{key}={value}"]
-    in_two_processes(*words, "--folder", str(tmp_path / "two"))
+    in_two_processes(*words, "--set", "train.sharding=fsdp", "--folder", str(tmp_path / "two"))
     two = load_run(tmp_path / "two" / "dinov2-scenes-smoke")
     for a, b in zip(one.metrics, two.metrics, strict=True):
         for name in ("loss", "dino_loss", "ibot_loss"):
@@ -337,3 +337,6 @@ def test_two_processes_equal_one_with_sinkhorn_knopp(tmp_path):
     ours, theirs = (load_checkpoint(run.folder)["method"] for run in (one, two))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=5e-3, atol=5e-4)
+    assert two.summary["knn_top1"] == pytest.approx(one.summary["knn_top1"], abs=0.05)
+    again = train(smoke(tmp_path / "two", **changes), resume=True)  # in one process
+    assert again.folder == two.folder and again.metrics == two.metrics

@@ -1,0 +1,82 @@
+"""A method cut up over processes: each keeps a part of every parameter (FSDP2)."""
+
+import warnings
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dino_tutorial.models import VisionTransformer
+from dino_tutorial.models.vit import Block
+
+SHARDINGS = ("none", "fsdp")
+
+
+def shard(method: nn.Module, device_type: str) -> None:
+    """Leave each of W processes 1/W of every parameter, cut along its first dimension.
+
+    Parameters are put together when they are needed and given up right after, one unit at a
+    time: each block of a transformer, what else a backbone has, each head; student, teacher and
+    any frozen network alike. Gradients, the optimizer's state and the moving average then live
+    on the parts alone. Buffers (centers, queues, running statistics) stay whole.
+
+    Args:
+        method: changed in place; every process holds the same weights. Its parameters become
+            ``DTensor``, so the optimizer has to be built afterwards.
+        device_type: "cpu" or "cuda".
+
+    Source: Zhao et al. 2023; ``torch.distributed.fsdp.fully_shard``.
+    """
+    # Tokens leave a backbone as views of one tensor, which is safe: nothing is written into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    for parameter in method.parameters():  # FSDP2 cuts no other layout, as a ConvNet's may be
+        parameter.data = parameter.data.contiguous()
+    mesh = init_device_mesh(device_type, (dist.get_world_size(),))
+    blocks = [module for module in method.modules() if isinstance(module, Block)]
+    networks = [module for module in method.modules() if hasattr(module, "backbone")]
+    parts = [part for network in networks for part in network.children()]
+    for unit in (*blocks, *parts, method):
+        fully_shard(unit, mesh=mesh)
+    for part in parts:
+        if isinstance(part, VisionTransformer):
+            register_fsdp_forward_method(part, "forward_features")
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies here, sharing memory; the tensor itself if it is whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tree: Any, keep: bool) -> Any:
+    """State dictionaries with every tensor in one piece, on the CPU where it was in parts.
+
+    All processes have to call it together.
+
+    Args:
+        tree: dictionaries and lists, in each other, of tensors and anything else.
+        keep: whether this process wants the tensors; otherwise None stands for those in parts.
+    """
+    if isinstance(tree, DTensor):
+        full = tree.full_tensor()
+        return full.cpu() if keep else None
+    if isinstance(tree, dict):
+        return {name: whole(value, keep) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [whole(value, keep) for value in tree]
+    return tree
+
+
+def cut_like(full: Any, example: Tensor | None) -> Any:
+    """This process's part of a whole tensor, cut as ``example`` is; no process is asked.
+
+    What has another shape, and what goes with an example that is whole or missing, is returned as
+    it is.
+    """
+    if not isinstance(example, DTensor) or getattr(full, "shape", None) != example.shape:
+        return full
+    return distribute_tensor(
+        full.to(example.device), example.device_mesh, example.placements, src_data_rank=None
+    )
