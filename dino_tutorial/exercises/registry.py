@@ -12,6 +12,7 @@ from dino_tutorial.exercises import (
     measuring,
     multi_crop,
     pretext,
+    released,
     teacher,
     tokens,
     training,
@@ -30,6 +31,7 @@ CHAPTERS = (
     "training-dino",
     "measuring-features",
     "what-emerges",
+    "released-models",
 )
 _MODULES = (
     pretext,
@@ -43,6 +45,7 @@ _MODULES = (
     training,
     measuring,
     emerging,
+    released,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
