@@ -9,6 +9,7 @@ from dino_tutorial.exercises import (
     contrast,
     distillation,
     emerging,
+    gram,
     measuring,
     multi_crop,
     pretext,
@@ -32,6 +33,7 @@ CHAPTERS = (
     "measuring-features",
     "what-emerges",
     "released-models",
+    "gram-anchoring",
 )
 _MODULES = (
     pretext,
@@ -46,6 +48,7 @@ _MODULES = (
     measuring,
     emerging,
     released,
+    gram,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

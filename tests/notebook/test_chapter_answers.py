@@ -67,6 +67,11 @@ def functions_of(chapter: str) -> dict:
         ("what-emerges", "region_similarity", "region_similarity", None),
         ("what-emerges", "lost_mask", "lost_mask", None),
         ("what-emerges", "carry_labels", "carry_labels", None),
+        ("released-models", "from_timm_by_hand", "from_timm_names", None),
+        ("released-models", "to_timm_names", "to_timm_names", None),
+        ("released-models", "high_norm", "high_norm", None),
+        ("gram-anchoring", "gram_loss", "gram_loss", None),
+        ("gram-anchoring", "contrast", "contrast", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
