@@ -19,6 +19,11 @@ from dino_tutorial.exercises import (
     pretext,
     scaling,
     resolution,
+    gram,
+    measuring,
+    multi_crop,
+    pretext,
+    released,
     teacher,
     tokens,
     training,
@@ -44,6 +49,8 @@ CHAPTERS = (
     "distillation",
     "high-resolution-finish",
     "efficient-training",
+    "released-models",
+    "gram-anchoring",
 )
 _MODULES = (
     pretext,
@@ -64,6 +71,8 @@ _MODULES = (
     handing_down,
     resolution,
     efficiency,
+    released,
+    gram,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise

@@ -268,8 +268,10 @@ def _check(state: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None
         return
     hint = ""
     if "pos_embed" in state and reshaped and reshaped[0].startswith("pos_embed"):
-        side = math.isqrt(state["pos_embed"].shape[1] - 1)
-        hint = f" (its position embeddings are for {side} x {side} patches)"
+        patches = state["pos_embed"].shape[1] - 1
+        side = math.isqrt(patches)
+        if side * side == patches:  # else the names of another source, or not a square
+            hint = f" (its position embeddings are for {side} x {side} patches)"
     raise UserError(
         f"{where} does not fit the model: {'; '.join(told)}; build the model with the "
         f"architecture, patch and image size of the weights{hint} and the right source."

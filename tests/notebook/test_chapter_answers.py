@@ -85,6 +85,11 @@ def functions_of(chapter: str) -> dict:
         ("distillation", "average_weights", "average_weights", None),
         ("high-resolution-finish", "block_products", "block_products", None),
         ("high-resolution-finish", "recovered", "recovered", None),
+        ("released-models", "from_timm_by_hand", "from_timm_names", None),
+        ("released-models", "to_timm_names", "to_timm_names", None),
+        ("released-models", "high_norm", "high_norm", None),
+        ("gram-anchoring", "gram_loss", "gram_loss", None),
+        ("gram-anchoring", "contrast", "contrast", None),
     ],
 )
 def test_the_chapters_own_code(chapter, function, exercise, mistake):

@@ -101,6 +101,14 @@ def test_another_image_size_is_explained():
         load_weights(make(), make(img_size=32).state_dict())
 
 
+def test_positions_without_a_class_token_are_not_taken_for_another_size():
+    state = make().state_dict()
+    state["pos_embed"] = state["pos_embed"][:, 1:]  # as timm has them: 16 rows, not 17
+    with pytest.raises(UserError, match="pos_embed .1 x 16 x 24 instead") as caught:
+        load_weights(make(), state)
+    assert "patches)" not in str(caught.value)
+
+
 def test_unknown_source():
     with pytest.raises(UserError, match="'mae'.*dino, dinov2, timm, native"):
         load_weights(make(), make().state_dict(), source="mae")

@@ -1,0 +1,192 @@
+"""Gram anchoring: the loss on similarities between patches, and how well they part an object."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Observation,
+    gradients,
+    randn,
+)
+from dino_tutorial.losses import GramLoss
+
+CHAPTER = "gram-anchoring"
+
+
+def _package_gram(student: Tensor, anchor: Tensor) -> Tensor:
+    return GramLoss()(student, anchor)
+
+
+def _gram_loss(
+    student: Tensor,
+    anchor: Tensor,
+    *,
+    unit: str = "tokens",
+    matrix: str = "patches",
+    power: int = 2,
+    reduce: str = "mean",
+    detach: bool = True,
+    frozen: str = "anchor",
+) -> Tensor:
+    pair = [student, anchor]
+    if detach:
+        pair = [student, anchor.detach()] if frozen == "anchor" else [student.detach(), anchor]
+    grams = []
+    for x in pair:
+        if unit != "none":
+            x = F.normalize(x, dim=-1 if unit == "tokens" else 1)
+        if matrix == "batch":
+            x = x.flatten(0, 1)[None]
+        grams.append(x.transpose(1, 2) @ x if matrix == "dimensions" else x @ x.transpose(1, 2))
+    gap = (grams[0] - grams[1]).abs() ** power
+    return {
+        "mean": gap.mean,
+        "sum": gap.sum,
+        "norm": lambda: gap.sum(dim=(1, 2)).sqrt().mean(),
+        "picture": lambda: gap.sum(dim=(1, 2)).mean(),
+    }[reduce]()
+
+
+def _observe_gram(answer: Answer) -> Observation:
+    student, anchor = randn(3, 7, 5, seed=1, grad=True), randn(3, 7, 5, seed=2, grad=True)
+    loss = answer.scalar(student, anchor)
+    seen = {"the loss for 3 pictures": loss.detach()}
+    found = gradients(loss, student=student, anchor=anchor)
+    return seen | {f"the gradient for the {name}": value for name, value in found.items()}
+
+
+GRAM_LOSS = Exercise(
+    name="gram_loss",
+    chapter=CHAPTER,
+    call="gram_loss(student, anchor)",
+    task="patch tokens (B, N, D) twice to a scalar: the mean squared difference of the matrices "
+    "(B, N, N) of cosines between the patches of each picture; no gradient for the anchor.",
+    solution=_package_gram,
+    variant=_gram_loss,
+    observe=_observe_gram,
+    checked="the loss for three pictures and both gradients",
+    mistakes=(
+        Mistake(
+            "no-stop-gradient",
+            "a gradient flows into the anchor; it is an earlier network and stays as it is: "
+            "`.detach()`",
+            {"detach": False},
+        ),
+        Mistake(
+            "student-detached",
+            "the student is detached instead of the anchor; nothing would be trained",
+            {"frozen": "student"},
+        ),
+        Mistake(
+            "not-normalised",
+            "the tokens are not scaled to length one; long tokens would decide everything",
+            {"unit": "none"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "tokens are normalised over the patches; each token is, over its own dimensions, "
+            "`dim=-1`",
+            {"unit": "patches"},
+        ),
+        Mistake(
+            "dimensions",
+            "this is the matrix of dimensions, (D, D); the one of patches is `x @ x.T`, (N, N)",
+            {"matrix": "dimensions"},
+        ),
+        Mistake(
+            "across-pictures",
+            "patches of different pictures are compared; each picture has a matrix of its own",
+            {"matrix": "batch"},
+        ),
+        Mistake(
+            "absolute",
+            "the absolute differences are averaged; square them",
+            {"power": 1},
+        ),
+        Mistake(
+            "summed",
+            "the squares are summed, as in the paper; here they are averaged, so that the weight "
+            "does not depend on the number of patches",
+            {"reduce": "sum"},
+            {"reduce": "picture"},
+        ),
+        Mistake(
+            "root",
+            "this is the Frobenius norm; the loss is its square",
+            {"reduce": "norm"},
+        ),
+    ),
+)
+
+
+def _contrast(
+    patches: Tensor,
+    on_object: Tensor,
+    *,
+    unit: bool = True,
+    diagonal: bool = False,
+    other: str = "across",
+    sign: float = 1.0,
+    ratio: bool = False,
+) -> Tensor:
+    unit_patches = F.normalize(patches, dim=-1) if unit else patches
+    cosines = unit_patches @ unit_patches.T
+    own = cosines[on_object][:, on_object]
+    different = ~torch.eye(len(own), dtype=torch.bool)
+    inside = own.mean() if diagonal else own[different].mean()
+    rest = {"across": cosines[on_object][:, ~on_object], "all": cosines[on_object], "table": None}
+    outside = cosines[~on_object][:, ~on_object] if other == "table" else rest[other]
+    return inside / outside.mean() if ratio else sign * (inside - outside.mean())
+
+
+def _observe_contrast(answer: Answer) -> Observation:
+    seen = {}
+    for n_patches, n_object in ((9, 4), (16, 5)):
+        on_object = torch.arange(n_patches) % (n_patches // n_object) == 0
+        patches = randn(n_patches, 6, seed=n_patches) + 1.5 * on_object[:, None] * randn(6, seed=3)
+        patches = (0.5 + torch.arange(n_patches) / n_patches)[:, None] * patches
+        seen[f"the contrast of {n_patches} patches"] = answer.tensor(patches, on_object)
+    return seen
+
+
+CONTRAST = Exercise(
+    name="contrast",
+    chapter=CHAPTER,
+    call="contrast(patches, on_object)",
+    task="tokens (N, D) and a boolean (N,) to a number: the mean cosine of pairs of different "
+    "object patches minus the mean cosine of an object patch with a patch of the table.",
+    solution=_contrast,
+    variant=_contrast,
+    observe=_observe_contrast,
+    checked="two pictures",
+    mistakes=(
+        Mistake(
+            "diagonal",
+            "the cosine of a patch with itself is counted; it is always 1, leave out the diagonal",
+            {"diagonal": True},
+        ),
+        Mistake(
+            "not-normalised",
+            "these are dot products; scale the tokens to length one for cosines",
+            {"unit": False},
+        ),
+        Mistake(
+            "table-with-table",
+            "pairs of table patches are subtracted; subtract pairs of an object and a table patch",
+            {"other": "table"},
+        ),
+        Mistake(
+            "all-patches",
+            "object patches are compared with all patches, their own kind included; take the table",
+            {"other": "all"},
+        ),
+        Mistake("wrong-sign", "the difference is the wrong way round", {"sign": -1.0}),
+        Mistake("ratio", "the two means are divided; subtract them", {"ratio": True}),
+    ),
+)
+
+EXERCISES = (GRAM_LOSS, CONTRAST)
