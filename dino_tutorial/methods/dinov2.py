@@ -25,9 +25,7 @@ CENTERINGS = ("softmax", "sinkhorn")
 class DINOv2Options(DINOOptions):
     """DINO's settings with DINOv2's defaults (``ssl_default_config.yaml``), and its own.
 
-    With ``ibot_weight = koleo_weight = 0`` and ``centering = "softmax"`` this is DINO. With
-    ``shared_head`` patches go through the head of the class tokens, as in iBOT, and the settings
-    of the patch head are not used.
+    With ``ibot_weight = koleo_weight = 0`` and ``centering = "softmax"`` this is DINO.
     """
 
     norm_last_layer: bool = False
@@ -38,7 +36,6 @@ class DINOv2Options(DINOOptions):
     dino_weight: float = option(1.0, low=0)
     ibot_weight: float = option(1.0, low=0)
     koleo_weight: float = option(0.1, low=0)
-    shared_head: bool = False
     patch_out_dim: int = option(65536, low=2)
     patch_bottleneck_dim: int = option(256, low=1)
     mask_share: float = option(0.5, low=0.01, high=1)
@@ -54,7 +51,7 @@ class Answer(NamedTuple):
 
 
 class PatchNetwork(Network):
-    """A vision transformer with one head for class tokens and one, or the same, for patches."""
+    """A vision transformer with one head for class tokens and another for patch tokens."""
 
     def __init__(self, backbone: VisionTransformer, head: nn.Module, patch_head: nn.Module):
         super().__init__(backbone, head)
@@ -164,9 +161,8 @@ class DINOv2(DINO):
         super().__init__(backbone, options)
         self.koleo = KoLeoLoss()
         if self.masks_patches:
-            prototypes = options.out_dim if options.shared_head else options.patch_out_dim
             self.patch_loss = iBOTPatchLoss(
-                prototypes, options.student_temp, options.center_momentum
+                options.patch_out_dim, options.student_temp, options.center_momentum
             )
             self._patch_center = CenterUpdate(self.patch_loss)
 
@@ -186,8 +182,7 @@ class DINOv2(DINO):
 
     @property
     def heads(self) -> list[nn.Module]:
-        two = self.masks_patches and not self.options.shared_head
-        return [*super().heads, self.student.patch_head] if two else super().heads
+        return [*super().heads, self.student.patch_head] if self.masks_patches else super().heads
 
     def _network(self, backbone: nn.Module) -> Network:
         if not self.masks_patches:
@@ -199,11 +194,11 @@ class DINOv2(DINO):
             )
         backbone.mask_token.requires_grad_()
         o, width = self.options, backbone.embed_dim
-        head = self._head(width, o.out_dim, o.head_bottleneck_dim)
-        if o.shared_head:
-            return PatchNetwork(backbone, head, head)
-        patch_head = self._head(width, o.patch_out_dim, o.patch_bottleneck_dim)
-        return PatchNetwork(backbone, head, patch_head)
+        return PatchNetwork(
+            backbone,
+            self._head(width, o.out_dim, o.head_bottleneck_dim),
+            self._head(width, o.patch_out_dim, o.patch_bottleneck_dim),
+        )
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
         if not self.masks_patches:

@@ -146,25 +146,6 @@ def test_only_hidden_patches_go_through_the_patch_head():
     assert [len(x) for x in seen] == [hidden.masks.sum()] * 2
 
 
-def test_with_a_shared_head_patches_meet_the_prototypes_of_class_tokens():
-    method = make(shared_head=True, koleo_weight=0.0)
-    views, hidden = some_views(), some_masks(method)
-    parts = method(views, VALUES, measure=True, hidden=hidden)
-    teacher, student = method.teacher.network, method.student
-    assert student.patch_head is student.head and teacher.patch_head is teacher.head
-    assert method.patch_loss.center.shape == method.loss.center.shape == (1, SMALL.out_dim)
-    whole = views[0].flatten(0, 1)
-    seen = student.backbone.forward_features(whole, hidden.masks).patches[hidden.masks]
-    told = teacher.backbone.forward_features(whole).patches[hidden.masks]
-    targets = (teacher.head(told) / VALUES["teacher_temp"]).softmax(-1)  # the center is 0 at first
-    expected = cross_entropy(targets, student.head(seen), SMALL.student_temp) * hidden.weights
-    torch.testing.assert_close(parts["ibot_loss"], expected.sum() / len(hidden.masks))
-    both = make(koleo_weight=0.0)
-    assert len(both.heads) == 2 and len(method.heads) == 1
-    assert len(split_by_module(both)) == 3 and len(split_by_module(method)) == 2
-    make(seed=5, shared_head=True).load_state_dict(method.state_dict())
-
-
 def test_equal_sizes_of_global_and_local_views_make_one_group():
     method, views = make(), some_views()
     hidden = some_masks(method)
