@@ -205,9 +205,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         limit=options.limit,
         image_size=options.size,
     )
-    print(_table(results))
     if options.save:
         run.save_evaluation(results)
+    print(_table(results))
     return 0
 
 
