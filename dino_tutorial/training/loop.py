@@ -274,8 +274,10 @@ class Trainer:
         """Whether all stop after this step; several processes ask each other where they wait."""
         if self.processes.world == 1:
             return interrupted
+        if not logged:  # between logged steps nobody waits for the device
+            return False
         asked = torch.tensor(float(interrupted), device=self.device)
-        return logged and mean_over_processes(asked).item() > 0
+        return mean_over_processes(asked).item() > 0
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step + 1 == self.total_steps
