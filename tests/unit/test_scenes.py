@@ -20,10 +20,10 @@ from dino_tutorial.datasets.scenes import (
     uncurated_pool,
 )
 from dino_tutorial.datasets.scenes.factors import FULL, RANGES, splitmix64
-from dino_tutorial.datasets.scenes.render import object_pose
+from dino_tutorial.datasets.scenes.render import CAMERA_HEIGHT, object_pose
 from dino_tutorial.errors import UserError
 
-FACTOR_CHECKSUM = 55381220761135
+FACTOR_CHECKSUM = 55374410977585
 # (scene, row, column): RGB at 32 pixels
 PIXELS: dict[tuple[int, int, int], tuple[int, int, int]] = {
     (0, 5, 5): (103, 108, 110),
@@ -129,6 +129,8 @@ def test_masks_boxes_depth_and_instances_agree():
     # The object rises from the table, so it is nearer than the same scene without it.
     bare = render({**dataset.factors(index), "present": torch.ones(40, dtype=torch.int64)}, 64)
     assert (bare.instances != 1).all()
+    # The table is level, and nothing lies below it: the picture shows all of the depth.
+    assert bare.depth[bare.instances == 0].median() == bare.depth.max() == CAMERA_HEIGHT
     nearer = (bare.depth - scenes.depth)[scenes.mask]
     assert nearer.mean() > 0.1 and (nearer > -0.3).all()
     untouched = (scenes.instances == 0) & (bare.instances == 0)

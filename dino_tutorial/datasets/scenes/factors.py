@@ -53,8 +53,6 @@ RANGES: dict[str, int] = {
     "light_height": FULL,
     "light_warmth": FULL,
     "exposure": FULL,
-    "tilt_x": FULL,
-    "tilt_y": FULL,
     "surface": len(SURFACES),
     "surface_contrast": FULL,
     "surface_angle": FULL,

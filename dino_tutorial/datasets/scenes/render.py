@@ -32,7 +32,7 @@ OBJECT_RADIUS = (0.65, 1.0)  # smallest and largest, in canvas units
 CLUTTER_RADIUS = (0.14, 0.3)
 UP = -math.pi / 2  # rows grow downwards
 SWING = 1.0  # radians by which a heading may differ from UP: a picture has a right way round
-CAMERA_HEIGHT = 4.0  # distance of the camera from the middle of the table, in canvas units
+CAMERA_HEIGHT = 4.0  # distance of the camera from the table, in canvas units
 
 # Hue of each class's first paint, in turns. Most hues are shared by several classes, and the two
 # other paints are dark or pale whatever the class, so that colour alone cannot tell classes apart.
@@ -267,9 +267,8 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.bmm(table, weights).view(n, 3, side, side)
     images += shine[:, None]
 
-    slant_x = between(factors["tilt_x"], -0.35, 0.35).view(-1, 1, 1)
-    slant_y = between(factors["tilt_y"], -0.35, 0.35).view(-1, 1, 1)
-    depth = CAMERA_HEIGHT + slant_x * x + slant_y * y - height
+    # The table is level: a slant would be in the depth and not in the picture.
+    depth = CAMERA_HEIGHT - height
     return images.clamp_(0, 1), depth, torch.stack(seen, 1)
 
 
