@@ -8,7 +8,6 @@ the clusters below it.
 import numpy as np
 
 from dino_tutorial.curation.clusters import Hierarchy
-from dino_tutorial.curation.retrieve import sample_of_each
 
 
 def balanced_sample(hierarchy: Hierarchy, size: int, seed: int = 0) -> np.ndarray:
@@ -61,3 +60,17 @@ def even_shares(sizes: np.ndarray, total: int) -> np.ndarray:
     spread = np.empty_like(shares)
     spread[order] = shares
     return spread
+
+
+def sample_of_each(groups: np.ndarray, amounts: np.ndarray, seed: int) -> np.ndarray:
+    """Positions drawn at random, of group g at most ``amounts[g]``; ascending.
+
+    Args:
+        groups: int (n,), the group of each position.
+        amounts: int (G,).
+    """
+    order = np.random.default_rng(seed).permutation(len(groups))
+    order = order[np.argsort(groups[order], kind="stable")]
+    sizes = np.bincount(groups, minlength=len(amounts))
+    rank = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[rank < amounts[groups[order]]])

@@ -8,10 +8,9 @@ more evenly than the images, it gives clusters of concepts rather than of images
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 
-from dino_tutorial.curation.neighbours import kmeans, train_centroids
+from dino_tutorial.curation.neighbours import kmeans, nearest_centroid, train_centroids
 from dino_tutorial.curation.storage import StoredArray
 
 
@@ -39,9 +38,7 @@ def assign(
 ) -> np.ndarray:
     """The most similar centroid of each image: int32 (N,), or (n,) of the ``ids`` given."""
     rows = _chosen(vectors, block, ids)
-    return np.concatenate(
-        [faiss.knn(some, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0] for some in rows]
-    ).astype(np.int32)
+    return np.concatenate([nearest_centroid(some, centroids) for some in rows]).astype(np.int32)
 
 
 def cluster_hierarchy(
@@ -71,7 +68,7 @@ def cluster_hierarchy(
     parents = []
     for count in counts[1:]:
         above = kmeans(centroids, count, seed)
-        parents.append(faiss.knn(centroids, above, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0])
+        parents.append(nearest_centroid(centroids, above))
         centroids = above
     return Hierarchy(assignment, parents)
 

@@ -6,7 +6,6 @@ centroids (an inverted file, as faiss's IVF, Jégou et al. 2011) and each image 
 few lists nearest to it. Vectors have unit length; similarity is the cosine.
 """
 
-import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,12 +13,13 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from dino_tutorial.curation.storage import StoredArray
+from dino_tutorial.curation.storage import StoredArray, scratch_array
 from dino_tutorial.curation.whitening import random_ids
 
 LIST_SIZE = 2000  # images in a list, on average; a smaller pool is one list, compared exactly
 PROBES = 4  # lists that an image is compared with
 TRAINED_ON = 64  # images for each centroid
+SAMPLE = 1 << 15  # images for all centroids together, so that the sample fits in memory
 
 
 class Pairs(NamedTuple):
@@ -80,14 +80,13 @@ def similar_pairs(
         k: neighbours of an image in a block of a list.
         block: rows in memory at a time.
     """
-    with tempfile.TemporaryDirectory(dir=pool.folder) as scratch:
-        lists = _Lists(pool, block, seed, scratch)
-        for number in tqdm(range(lists.count), desc="compare", unit=" lists", disable=None):
-            queries, base = lists.members(number)
-            for some in _pieces(base, block):
-                stored = pool.take(some)
-                for asked in _pieces(queries, block):
-                    yield _above(pool.take(asked), asked, stored, some, threshold, k)
+    lists = _Lists(pool, block, seed)
+    for number in tqdm(range(lists.count), desc="compare", unit=" lists", disable=None):
+        queries, base = lists.members(number)
+        for some in _pieces(base, block):
+            stored = pool.take(some)
+            for asked in _pieces(queries, block):
+                yield _above(pool.take(asked), asked, stored, some, threshold, k)
 
 
 def _above(queries, asked, stored, some, threshold, k) -> Pairs:
@@ -106,17 +105,18 @@ class _Lists:
     The members are sorted by list in files, not in memory, which holds the centroids and counts.
     """
 
-    def __init__(self, pool: StoredArray, block: int, seed: int, scratch: str):
+    def __init__(self, pool: StoredArray, block: int, seed: int):
         self.count = max(1, len(pool) // LIST_SIZE)
         probes = min(PROBES, self.count)
         centroids = train_centroids(pool, self.count, seed)
-        nearest_lists = _scratch_array(scratch, (len(pool), probes), np.int32)
+        nearest_lists = scratch_array(pool.folder, (len(pool), probes), np.int32)
         for start, rows in pool.blocks(block):
             near = faiss.knn(rows, centroids, probes, metric=faiss.METRIC_INNER_PRODUCT)[1]
             nearest_lists[start : start + len(rows)] = near
-        self._sort(nearest_lists, block, scratch)
+        self.sorted = scratch_array(pool.folder, (len(pool) * probes,), np.int64)
+        self._sort(nearest_lists, block)
 
-    def _sort(self, nearest_lists: np.ndarray, block: int, scratch: str) -> None:
+    def _sort(self, nearest_lists: np.ndarray, block: int) -> None:
         """Counting sort of (image, list) by list, a block at a time."""
         n, probes = nearest_lists.shape
         starts = range(0, n, block)
@@ -127,7 +127,6 @@ class _Lists:
         self.ends = np.cumsum(counts)
         free = self.ends - counts  # the next free place of each list
         # An image and whether the list is its own in one number: 2 · image + (not its own).
-        self.sorted = _scratch_array(scratch, (n * probes,), np.int64)
         for start in starts:
             lists = np.array(nearest_lists[start : start + block]).ravel()
             order = np.argsort(lists, kind="stable")
@@ -148,7 +147,7 @@ class _Lists:
 def train_centroids(
     vectors: StoredArray, count: int, seed: int, allowed: np.ndarray | None = None
 ) -> np.ndarray:
-    """Spherical k-means on a sample of 64 vectors a centroid, float32 (count, D).
+    """Spherical k-means on a sample of 64 vectors a centroid, at most 32,768: float32 (count, D).
 
     Args:
         vectors: (N, D), unit rows.
@@ -156,8 +155,18 @@ def train_centroids(
         allowed: int64, the rows to draw from, ascending; None takes all.
     """
     n = len(vectors) if allowed is None else len(allowed)
-    chosen = random_ids(n, TRAINED_ON * count, seed)
+    chosen = random_ids(n, training_size(count), seed)
     return kmeans(vectors.take(chosen if allowed is None else allowed[chosen]), count, seed)
+
+
+def nearest_centroid(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The most similar centroid of each row: (n, D), (c, D) to int64 (n,)."""
+    return faiss.knn(rows, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
+
+
+def training_size(count: int) -> int:
+    """How many vectors so many centroids are trained on."""
+    return max(count, min(TRAINED_ON * count, SAMPLE))
 
 
 def kmeans(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -172,10 +181,3 @@ def kmeans(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def _pieces(ids: np.ndarray, block: int) -> list[np.ndarray]:
     return np.split(ids, range(block, len(ids), block)) if len(ids) else []
-
-
-def _scratch_array(folder: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array in a file that is gone with its folder."""
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        name = file.name
-    return np.memmap(name, dtype, "w+", shape=shape)

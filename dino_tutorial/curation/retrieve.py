@@ -10,9 +10,11 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from dino_tutorial.curation.clusters import assign
-from dino_tutorial.curation.neighbours import nearest, train_centroids
+from dino_tutorial.curation.neighbours import kmeans, nearest, nearest_centroid, training_size
 from dino_tutorial.curation.storage import StoredArray
+from dino_tutorial.curation.whitening import random_ids
+
+BUFFER = 1 << 18  # images held in memory at a time, beside those that are taken
 
 
 class Retrieved(NamedTuple):
@@ -76,27 +78,64 @@ def retrieve_clusters(
         allowed: bool (N,), which images may be found.
         seed: of k-means and of the choice.
     """
-    ids = np.arange(len(pool)) if allowed is None else np.flatnonzero(allowed)
-    centroids = train_centroids(pool, min(clusters, len(ids)), seed, ids)
-    cluster = assign(pool, centroids, block, ids)
-    home = faiss.knn(seeds, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
-    wanted = np.bincount(home, minlength=len(centroids)) > more_than
-    chosen = sample_of_each(cluster, np.where(wanted, per_cluster, 0), seed)
-    return Retrieved(ids[chosen], _nearest_seed(pool, ids[chosen], cluster[chosen], seeds, home))
+    allowed = np.ones(len(pool), bool) if allowed is None else allowed
+    count = int(allowed.sum())
+    clusters = min(clusters, count)
+    sample = true_places(allowed, random_ids(count, training_size(clusters), seed))
+    centroids = kmeans(pool.take(sample), clusters, seed)
+    home = nearest_centroid(seeds, centroids)
+    wanted = np.bincount(home, minlength=clusters) > more_than
+    drawn = _Drawn(per_cluster)
+    rng = np.random.default_rng(seed)
+    for start, rows in pool.blocks(block):
+        cluster, keys = nearest_centroid(rows, centroids), rng.random(len(rows))
+        found = np.flatnonzero(allowed[start : start + len(rows)] & wanted[cluster])
+        drawn.add(start + found, cluster[found], keys[found])
+    ids, cluster = drawn.settle()
+    return Retrieved(ids, _nearest_seed(pool, ids, cluster, seeds, home))
 
 
-def sample_of_each(groups: np.ndarray, amounts: np.ndarray, seed: int) -> np.ndarray:
-    """Positions drawn at random, of group g at most ``amounts[g]``; ascending.
+class _Drawn:
+    """At most so many images of each cluster: those with the smallest random keys so far."""
 
-    Args:
-        groups: int (n,), the group of each position.
-        amounts: int (G,).
+    def __init__(self, per_cluster: int):
+        self.per_cluster = per_cluster
+        self._kept = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+        self._waiting: list[tuple[np.ndarray, ...]] = []
+        self._count = 0
+
+    def add(self, ids: np.ndarray, cluster: np.ndarray, keys: np.ndarray) -> None:
+        self._waiting.append((ids, cluster, keys))
+        self._count += len(ids)
+        if self._count > len(self._kept[0]) + BUFFER:
+            self.settle()
+
+    def settle(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images drawn, int64 (m,) ascending, and the cluster of each."""
+        ids, cluster, keys = (
+            np.concatenate(parts) for parts in zip(self._kept, *self._waiting, strict=True)
+        )
+        order = np.lexsort((keys, cluster))
+        rank = np.arange(len(order)) - np.searchsorted(cluster[order], cluster[order])
+        chosen = np.sort(order[rank < self.per_cluster])
+        self._kept = ids[chosen], cluster[chosen], keys[chosen]
+        self._waiting, self._count = [], 0
+        return self._kept[:2]
+
+
+def true_places(allowed: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Where the true entries of the given ranks are: bool (N,), int64 (m,) to int64 (m,).
+
+    Ranks count from 0 and ascend. The result is ``np.flatnonzero(allowed)[ranks]``, without an
+    array of all places.
     """
-    order = np.random.default_rng(seed).permutation(len(groups))
-    order = order[np.argsort(groups[order], kind="stable")]
-    sizes = np.bincount(groups, minlength=len(amounts))
-    rank = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(order[rank < amounts[groups[order]]])
+    places, before = [], 0
+    for start in range(0, len(allowed), BUFFER):
+        here = start + np.flatnonzero(allowed[start : start + BUFFER])
+        low, high = np.searchsorted(ranks, (before, before + len(here)))
+        places.append(here[ranks[low:high] - before])
+        before += len(here)
+    return np.concatenate(places)
 
 
 def _nearest_seed(pool, ids, cluster, seeds, home) -> np.ndarray:

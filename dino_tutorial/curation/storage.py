@@ -5,6 +5,7 @@ step of the curation reads blocks of rows and forgets them again.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,12 @@ class StoredArray:
             ) from None
         except (ValueError, OSError) as error:
             raise UserError(f"{self._path(file)} cannot be read ({error}): delete it") from None
+
+
+def scratch_array(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array in a file without a name, which is gone with the array."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def store(folder: Path, values: np.ndarray, rows: int = ROWS) -> StoredArray:

@@ -1,5 +1,9 @@
 """What holds for any pool: components partition it, shares add up, samples are samples."""
 
+import tempfile
+from pathlib import Path
+from unittest import mock
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,8 +11,14 @@ from hypothesis.extra import numpy as arrays
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dino_tutorial.curation import Components, duplicate_scores, even_shares
-from dino_tutorial.curation.retrieve import sample_of_each
+from dino_tutorial.curation import (
+    Components,
+    duplicate_scores,
+    duplicates,
+    even_shares,
+    retrieve,
+)
+from dino_tutorial.curation.balance import sample_of_each
 
 sizes = arrays.arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 50))
 
@@ -27,21 +37,56 @@ def test_even_shares_fill_up_to_one_limit(sizes, total):
 edges = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=40)
 
 
-@given(edges, st.integers(1, 6))
-def test_components_are_those_of_the_graph(edges, piece):
-    components = Components(20)
-    for start in range(0, len(edges), piece):
-        first, second = np.array(edges[start : start + piece]).T
-        components.add(first, second)
-        if start % 2:
-            components.settle()
-    labels = components.settle()
+@given(edges, st.integers(1, 6), st.integers(1, 25))
+def test_components_are_those_of_the_graph(edges, piece, buffer):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(duplicates, "BUFFER", buffer):
+        labels = labels_of(edges, piece, Path(folder))
     first, second = np.array(edges, dtype=int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(edges)), (first, second)), (20, 20))
     count, expected = connected_components(graph, directed=False)
     for component in range(count):
         members = np.flatnonzero(expected == component)
         assert (labels[members] == members.min()).all()
+
+
+def labels_of(edges, piece, folder):
+    components = Components(20, folder)
+    for start in range(0, len(edges), piece):
+        first, second = np.array(edges[start : start + piece]).T
+        components.add(first, second)
+        if start % 2:
+            components.settle()
+    return components.settle()
+
+
+@given(arrays.arrays(bool, st.integers(1, 40)), st.data(), st.integers(1, 50))
+def test_places_of_ranks_are_those_of_a_list_of_all_places(allowed, data, buffer):
+    there = np.flatnonzero(allowed)
+    some = st.lists(st.integers(0, max(0, len(there) - 1)), unique=True, max_size=len(there))
+    ranks = np.array(sorted(data.draw(some)), np.int64)
+    with mock.patch.object(retrieve, "BUFFER", buffer):
+        assert retrieve.true_places(allowed, ranks).tolist() == there[ranks].tolist()
+
+
+@given(
+    arrays.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 5)),
+    st.integers(0, 12), st.integers(1, 20), st.integers(1, 30), st.integers(0, 1000),
+)  # fmt: skip
+def test_images_drawn_block_by_block_are_those_with_the_smallest_keys(
+    clusters, per_cluster, block, buffer, seed
+):
+    ids, keys = np.arange(len(clusters)), np.random.default_rng(seed).random(len(clusters))
+    with mock.patch.object(retrieve, "BUFFER", buffer):
+        drawn = retrieve._Drawn(per_cluster)
+        for start in range(0, len(ids), block):
+            part = slice(start, start + block)
+            drawn.add(ids[part], clusters[part], keys[part])
+        found, theirs = drawn.settle()
+    wanted = [
+        i for i in ids
+        if (keys[clusters == clusters[i]] < keys[i]).sum() < per_cluster
+    ]  # fmt: skip
+    assert found.tolist() == wanted and theirs.tolist() == clusters[wanted].tolist()
 
 
 @given(

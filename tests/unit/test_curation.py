@@ -243,9 +243,9 @@ def test_similar_pairs_over_many_lists_miss_next_to_nothing(tmp_path, monkeypatc
 # Duplicates
 
 
-def test_components_of_pairs_that_come_in_pieces(monkeypatch):
+def test_components_of_pairs_that_come_in_pieces(monkeypatch, tmp_path):
     monkeypatch.setattr("dino_tutorial.curation.duplicates.BUFFER", 3)
-    components = Components(9)
+    components = Components(9, tmp_path)
     for pair in ((8, 3), (3, 5), (0, 0), (1, 2), (5, 8), (4, 2), (2, 8)):
         components.add(np.array([pair[0]]), np.array([pair[1]]))
     assert components.settle().tolist() == [0, 1, 1, 1, 1, 1, 6, 7, 1]
