@@ -37,6 +37,7 @@ from dino_tutorial.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "curation.json"
 DIM, CONCEPTS, ROWS, SEEDS = 128, 1000, 65536, 1000
+TAKEN = 100  # images of each of 100 clusters, at most
 COPY_EVERY = 10  # one vector in so many nearly repeats the one before it
 
 
@@ -81,7 +82,7 @@ def memory(name: str) -> float:
 
 
 def measure(n: int, block: int) -> dict:
-    """Deduplicate a pool, retrieve around seeds both ways, cluster what is left."""
+    """Deduplicate a pool, retrieve around seeds both ways, cluster what the second way brought."""
     results: dict = {"images": n, "dim": DIM, "block": block}
     results["threads"] = faiss.omp_get_max_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +104,8 @@ def measure(n: int, block: int) -> dict:
         seeds = pool.take(np.linspace(0, n - 1, SEEDS).astype(int))
         where = {"block": block, "allowed": found.kept}
         timed("nearest", lambda: retrieve_nearest(pool, seeds, 4, **where))
-        timed("clusters", lambda: retrieve_clusters(pool, seeds, 100, n // 100, **where))
-        kept = np.flatnonzero(found.kept)
-        timed("hierarchy", lambda: cluster_hierarchy(pool, (1000, 100), block, ids=kept))
+        ids = timed("clusters", lambda: retrieve_clusters(pool, seeds, 100, TAKEN, **where)).ids
+        timed("hierarchy", lambda: cluster_hierarchy(pool, (1000, 100), block, ids=ids))
         results["peak_anonymous_mib"] = round(watched.anonymous, 1)
         results["peak_resident_mib"] = round(memory("VmHWM"), 1)
         scores = duplicate_scores(found.labels, true_groups(n), found.kept)
