@@ -20,7 +20,7 @@ from dino_tutorial.curation.storage import StoredArray, scratch_array
 # On 4,000 scenes with planted copies, precision and recall of pairs both stay at or above 0.985 for
 # any similarity from 0.65 to 0.85.
 SIMILARITY, EVALUATION_SIMILARITY, NEIGHBOURS = 0.75, 0.65, 64
-BUFFER = 1 << 18  # pairs, or hashes, held in memory at a time
+BUFFER = 1 << 18  # pairs, hashes or labels held in memory at a time
 
 
 class Components:

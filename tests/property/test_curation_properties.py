@@ -19,6 +19,7 @@ from dino_tutorial.curation import (
     retrieve,
 )
 from dino_tutorial.curation.balance import sample_of_each
+from dino_tutorial.curation.storage import store
 
 sizes = arrays.arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 50))
 
@@ -57,6 +58,23 @@ def labels_of(edges, piece, folder):
         if start % 2:
             components.settle()
     return components.settle()
+
+
+@given(
+    arrays.arrays(np.int64, st.integers(2, 40), elements=st.integers(-3, 3)),
+    st.integers(0, 100), st.integers(1, 30),
+)  # fmt: skip
+def test_equal_hashes_are_connected_and_blank_images_are_not(hashes, seed, buffer):
+    blank = np.random.default_rng(seed).random(len(hashes)) < 0.3
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(duplicates, "BUFFER", buffer):
+        components = Components(len(hashes), Path(folder))
+        stored = store(Path(folder) / "hashes", hashes, rows=7)
+        for first, second in duplicates.equal_hashes(stored, blank, block=5):
+            components.add(first, second)
+        labels = components.settle()
+    for i, label in enumerate(labels):
+        like = np.flatnonzero((hashes == hashes[i]) & ~blank)
+        assert label == (i if blank[i] else like[0])
 
 
 @given(arrays.arrays(bool, st.integers(1, 40)), st.data(), st.integers(1, 50))

@@ -319,6 +319,8 @@ def test_clusters_with_too_few_seeds_give_nothing(tmp_path):
     assert np.bincount(found.ids // 50, minlength=6).tolist() == [0, 20, 0, 0, 20, 0]
     assert allowed[found.ids].all()
     assert ((found.seeds < 5) == (found.ids // 50 == 1)).all()
+    other_blocks = retrieve_clusters(pool, seeds, 6, 20, block=33, allowed=allowed)
+    assert np.array_equal(found.ids, other_blocks.ids)
     assert not np.array_equal(
         found.ids, retrieve_clusters(pool, seeds, 6, 20, allowed=allowed, seed=1).ids
     )
