@@ -110,7 +110,8 @@ class DINOv2(DINO):
             "optim.clip_rule": "module",
         },
         # DINO's numbers, with as many prototypes for the patches. A step costs a third more than
-        # DINO's, so there are fewer of them. The convolutional stem learns at the full rate.
+        # DINO's, so there are fewer of them. The convolutional stem learns at the full rate; in the
+        # records `ablation-*` the patch loss helps patches with model.stem=patch and not with it.
         "laptop": {
             **DINO.presets["laptop"],
             "objective.patch_out_dim": 512,
