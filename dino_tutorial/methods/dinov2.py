@@ -111,7 +111,7 @@ class DINOv2(DINO):
         },
         # DINO's numbers, with as many prototypes for the patches. A step costs a third more than
         # DINO's, so there are fewer of them. The convolutional stem learns at the full rate; in the
-        # records `ablation-*` the patch loss helps patches with model.stem=patch and not with it.
+        # records `ablation-*` the patch loss helps with model.stem=patch, not with this stem.
         "laptop": {
             **DINO.presets["laptop"],
             "objective.patch_out_dim": 512,
