@@ -147,7 +147,7 @@ class _Lists:
 def train_centroids(
     vectors: StoredArray, count: int, seed: int, allowed: np.ndarray | None = None
 ) -> np.ndarray:
-    """Spherical k-means on a sample of 64 vectors a centroid, at most 32,768: float32 (count, D).
+    """Spherical k-means on a sample of :func:`training_size` vectors, float32 (count, D).
 
     Args:
         vectors: (N, D), unit rows.
@@ -165,7 +165,7 @@ def nearest_centroid(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def training_size(count: int) -> int:
-    """How many vectors so many centroids are trained on."""
+    """How many vectors train so many centroids: 64 each, 32,768 in all, but at least one each."""
     return max(count, min(TRAINED_ON * count, SAMPLE))
 
 
