@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE))
 import torch  # noqa: E402
 from contenders import CLIP, MOMENTUM, Setting, build  # noqa: E402
 
-from dino_tutorial.environment import describe_environment, native_bf16  # noqa: E402
+from dino_tutorial.runs.environment import describe_environment, native_bf16  # noqa: E402
 
 NAMES = ("ours", "reference", "lightly")
 

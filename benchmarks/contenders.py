@@ -54,7 +54,7 @@ class Ours:
     """The step as ``dino_tutorial.training.loop`` makes it."""
 
     def __init__(self, setting: Setting):
-        from dino_tutorial.methods.dino import DINO, DINOOptions
+        from dino_tutorial.methods.dino import DINO, DINOSettings
         from dino_tutorial.models import VisionTransformer
         from dino_tutorial.training import param_groups
         from dino_tutorial.training.optim import build_optimizer, clip_gradients
@@ -63,7 +63,7 @@ class Ours:
         s = self.setting = setting
         torch.manual_seed(0)
         encoder = VisionTransformer(s.global_size, s.patch, s.width, s.depth, s.heads)
-        self.method = DINO(encoder, DINOOptions(out_dim=s.out_dim)).train()
+        self.method = DINO(encoder, DINOSettings(out_dim=s.out_dim)).train()
         self.augmentation = Augment(dino_views(s.global_size, s.local_size, s.n_local))
         groups = param_groups(self.method, WEIGHT_DECAY)
         self.optimizer = build_optimizer("adamw", groups, LR)

@@ -33,7 +33,7 @@ from dino_tutorial.curation import (
     retrieve_nearest,
 )
 from dino_tutorial.curation.whitening import unit_rows
-from dino_tutorial.environment import describe_environment
+from dino_tutorial.runs.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "curation.json"
 DIM, CONCEPTS, ROWS, SEEDS = 128, 1000, 65536, 1000

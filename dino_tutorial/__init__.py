@@ -13,9 +13,9 @@ __all__ = [*_FACE, "__version__"]
 
 def __getattr__(name: str):
     if name in _FACE:  # torch is imported when it is needed, so that --help answers at once
-        from dino_tutorial import experiment
+        from dino_tutorial import runs
 
-        return getattr(experiment, name)
+        return getattr(runs, name)
     raise AttributeError(f"module 'dino_tutorial' has no attribute {name!r}")
 
 

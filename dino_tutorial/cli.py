@@ -137,10 +137,9 @@ def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from dino_tutorial.config import configure, read_config
-    from dino_tutorial.experiment import train
-    from dino_tutorial.options import parse_assignments, replace_options
-    from dino_tutorial.runs import find_folder
+    from dino_tutorial.options import parse_assignments
+    from dino_tutorial.runs import configure, read_config, train
+    from dino_tutorial.runs.folder import find_folder
     from dino_tutorial.training.loop import Interrupted
 
     own = {"folder": options.folder, "seed": options.seed, "device": options.device}
@@ -151,7 +150,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     if options.resume:  # what is not named on the command line stays as the run was started
         stored = find_folder(config, resume=True) / "config.yaml"
-        config = replace_options(read_config(stored), own | named | changes)
+        config = read_config(stored).changed(own | named | changes)
     try:
         run = train(config, resume=options.resume)
     except Interrupted as stop:
@@ -166,7 +165,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _distill(options: argparse.Namespace) -> int:
-    from dino_tutorial.build import teacher_run
+    from dino_tutorial.runs.build import teacher_run
 
     options.data = options.data or teacher_run(options.teacher).config.source
     options.changes.insert(0, f"objective.teacher={json.dumps(str(options.teacher))}")
@@ -190,8 +189,7 @@ def _repeat(options: argparse.Namespace) -> list[str]:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from dino_tutorial.experiment import evaluate
-    from dino_tutorial.runs import load_run
+    from dino_tutorial.runs import evaluate, load_run
 
     run = load_run(options.run_folder)
     results = evaluate(
@@ -212,8 +210,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
-    from dino_tutorial.experiment import record
-    from dino_tutorial.runs import load_run
+    from dino_tutorial.runs import load_run, record
 
     target = record(load_run(options.run_folder), options.into, options.name, options.weights)
     print(f"recorded in {target}")
@@ -221,8 +218,8 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from dino_tutorial.report import report_again
     from dino_tutorial.runs import load_run
+    from dino_tutorial.runs.report import report_again
 
     print(report_again(load_run(options.run_folder)))
     return 0
@@ -231,7 +228,7 @@ def _report(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from dino_tutorial.models.pretrained import RELEASED
     from dino_tutorial.runs import load_run
-    from dino_tutorial.show import show
+    from dino_tutorial.runs.show import show
 
     path = options.out or Path(f"{options.what}.png")
     released = options.seen_by in RELEASED or options.seen_by in RELEASED.values()
@@ -242,8 +239,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from dino_tutorial.export import export
     from dino_tutorial.runs import load_run
+    from dino_tutorial.runs.export import export
 
     print(export(load_run(options.run_folder), options.to, options.out))
     return 0
@@ -260,8 +257,8 @@ def _grade(options: argparse.Namespace) -> int:
 
 
 def _curate(options: argparse.Namespace) -> int:
-    from dino_tutorial.curate import curate_pool, describe_summary
-    from dino_tutorial.curation import CurationOptions
+    from dino_tutorial.curation import CurationSettings
+    from dino_tutorial.curation.command import curate_pool, describe_summary
     from dino_tutorial.options import parse_assignments, replace_options
 
     words = ["dino-tutorial", "curate"]
@@ -280,7 +277,7 @@ def _curate(options: argparse.Namespace) -> int:
             limit=options.limit,
             shards=options.shards,
             device=options.device,
-            options=replace_options(CurationOptions(), parse_assignments(options.changes)),
+            options=replace_options(CurationSettings(), parse_assignments(options.changes)),
             command=shlex.join(words),
         )
     except KeyboardInterrupt:
@@ -296,14 +293,14 @@ def _curate(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    from dino_tutorial.config import configure
+    from dino_tutorial.runs import configure
 
     print(configure(options.method, preset=options.preset).dump(), end="")
     return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from dino_tutorial.doctor import examine
+    from dino_tutorial.runs.doctor import examine
 
     print(examine())
     return 0

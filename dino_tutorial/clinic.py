@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from dino_tutorial.config import configure
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import feature_spread
 from dino_tutorial.losses import DINOLoss
 from dino_tutorial.methods.base import Method, spread_of
-from dino_tutorial.methods.byol import BYOL, BYOLOptions
-from dino_tutorial.methods.dino import DINO, CenterUpdate, DINOOptions
+from dino_tutorial.methods.byol import BYOL, BYOLSettings
+from dino_tutorial.methods.dino import DINO, CenterUpdate, DINOSettings
+from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import SmallResNet, vit_tiny
 from dino_tutorial.options import replace_options
+from dino_tutorial.runs.config import configure
 from dino_tutorial.training.optim import clip_gradients, param_groups
-from dino_tutorial.training.teacher import Teacher
 from dino_tutorial.views import Augment
 
 SAFEGUARDS = {
@@ -94,7 +94,7 @@ def prepare(
 
 def _dino(removed: set[str], encoder: nn.Module | None, settings: dict[str, Any]) -> DINO:
     size = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 1, "num_heads": 2}
-    options = DINOOptions(**settings)
+    options = DINOSettings(**settings)
     if "copy" in removed:
         return _OneNetworkDINO(encoder or vit_tiny(**size), options)
     return DINO(encoder or vit_tiny(**size), options)
@@ -102,7 +102,7 @@ def _dino(removed: set[str], encoder: nn.Module | None, settings: dict[str, Any]
 
 def _byol(removed: set[str], encoder: nn.Module | None, settings: dict[str, Any]) -> BYOL:
     kind = _OneNetworkBYOL if "stop-gradient" in removed else BYOL
-    method = kind(encoder or SmallResNet((16, 32)), BYOLOptions(**settings))
+    method = kind(encoder or SmallResNet((16, 32)), BYOLSettings(**settings))
     if "predictor" in removed:
         method.predictor = nn.Identity()
     return method
@@ -125,7 +125,7 @@ class _SameNetwork(Teacher):
 class _OneNetworkDINO(DINO):
     """DINO whose teacher is the student; the center still moves."""
 
-    def __init__(self, backbone: nn.Module, options: DINOOptions):
+    def __init__(self, backbone: nn.Module, options: DINOSettings):
         super().__init__(backbone, options)
         self.teacher = _SameNetwork(self.student)
         self.loss = _LossWithoutStop(options.out_dim, options.student_temp, options.center_momentum)

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -11,9 +12,24 @@ import yaml
 from dino_tutorial.errors import UserError
 
 
-def option(default: Any, *, low: float | None = None, high: float | None = None, among=None) -> Any:
-    """A dataclass field with a default and the values that make sense (bounds included)."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "among": among})
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    among: Sequence[Any] | None = None,
+) -> Any:
+    """A dataclass field that explains itself.
+
+    Args:
+        default: its value where nobody sets it.
+        help: what it does, in one or two sentences, with its unit.
+        low, high: the bounds, both included.
+        among: the values that it may have.
+    """
+    metadata = {"help": help, "low": low, "high": high, "among": among}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def replace_options(options: Any, changes: dict[str, Any], prefix: str = "") -> Any:

@@ -13,7 +13,7 @@ from dino_tutorial.curation.duplicates import Components, Deduplication, dedupli
 from dino_tutorial.curation.embedding import embed
 from dino_tutorial.curation.measure import class_balance, duplicate_scores, purity
 from dino_tutorial.curation.neighbours import nearest, similar_pairs
-from dino_tutorial.curation.pipeline import Curation, CurationOptions, curate, describers
+from dino_tutorial.curation.pipeline import Curation, CurationSettings, curate, describers
 from dino_tutorial.curation.retrieve import Retrieved, retrieve_clusters, retrieve_nearest
 from dino_tutorial.curation.storage import StoredArray, store
 from dino_tutorial.curation.whitening import Whitening, fit_whitening, whiten
@@ -21,7 +21,7 @@ from dino_tutorial.curation.whitening import Whitening, fit_whitening, whiten
 __all__ = [
     "Components",
     "Curation",
-    "CurationOptions",
+    "CurationSettings",
     "Deduplication",
     "Hierarchy",
     "Retrieved",

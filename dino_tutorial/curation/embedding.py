@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dino_tutorial.curation.storage import StoredArray
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages
-from dino_tutorial.training.distributed import Processes
+from dino_tutorial.parallel import Processes
 
 ROWS = 4096  # images in a file: what an interruption can cost
 BATCH = 256

@@ -34,20 +34,32 @@ LEVELS = (20, 10)  # images in a cluster of the finest level, clusters in one of
 
 
 @dataclass(frozen=True)
-class CurationOptions:
+class CurationSettings:
     """What can be chosen. A number that is None follows from the sizes of pool and seeds."""
 
-    block: int = option(8192, low=16)  # descriptions in memory at a time
-    similarity: float = option(SIMILARITY, low=0.01, high=1)  # above: copies
-    evaluation_similarity: float = option(EVALUATION_SIMILARITY, low=0.01, high=1)
-    neighbours: int = option(NEIGHBOURS, low=1)  # looked at for copies, of each image
-    retrieval: str = option("both", among=("both", "nearest", "clusters"))
-    per_seed: int = option(4, low=1)  # neighbours that a seed brings
-    clusters: int | None = option(None, low=1)  # of the pool; None: one for 8 seeds
-    per_cluster: int | None = option(None, low=1)  # images of each; None: the mean size
-    more_than: int = option(3, low=0)  # seeds that a cluster needs more of
-    size: int | None = option(None, low=1)  # images in the end; None: half of those retrieved
-    seed: int = option(0, low=0)
+    block: int = option(8192, "Descriptions in memory at a time.", low=16)
+    similarity: float = option(
+        SIMILARITY, "Cosine of two descriptions above which images are copies.", low=0.01, high=1
+    )
+    evaluation_similarity: float = option(
+        EVALUATION_SIMILARITY, "The same, against the images of an evaluation.", low=0.01, high=1
+    )
+    neighbours: int = option(
+        NEIGHBOURS, "Nearest images that are looked at for copies, of each image.", low=1
+    )
+    retrieval: str = option(
+        "both",
+        "Around each seed (nearest), from clusters with seeds (clusters), or both.",
+        among=("both", "nearest", "clusters"),
+    )
+    per_seed: int = option(4, "Neighbours that a seed brings.", low=1)
+    clusters: int | None = option(None, "Clusters of the pool; null is one for eight seeds.", low=1)
+    per_cluster: int | None = option(
+        None, "Images of each cluster that has seeds; null is the mean size.", low=1
+    )
+    more_than: int = option(3, "Seeds that a cluster needs more of.", low=0)
+    size: int | None = option(None, "Images in the end; null is half of those retrieved.", low=1)
+    seed: int = option(0, "Of what is drawn.", low=0)
 
 
 def describers(features: Describe) -> dict[str, Describe]:
@@ -94,7 +106,7 @@ class Curation(NamedTuple):
 def curate(
     stored: dict[str, StoredArray],
     folder: Path,
-    options: CurationOptions,
+    options: CurationSettings,
     seeds: np.ndarray | None = None,
     evaluation: np.ndarray | None = None,
 ) -> Curation:
@@ -141,7 +153,7 @@ def curate(
 
 
 def _retrieve(
-    features: StoredArray, seeds: np.ndarray | None, kept: np.ndarray, options: CurationOptions
+    features: StoredArray, seeds: np.ndarray | None, kept: np.ndarray, options: CurationSettings
 ) -> tuple[Retrieved, Retrieved]:
     nothing = Retrieved(np.empty(0, np.int64), np.empty(0, np.int64))
     nearest = clustered = nothing
@@ -158,4 +170,3 @@ def _retrieve(
             more_than=options.more_than, seed=options.seed, **where,
         )  # fmt: skip
     return nearest, clustered
-

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.losses.dino import pair_cross_entropy
-from dino_tutorial.training.distributed import logsumexp_over_processes
+from dino_tutorial.parallel import logsumexp_over_processes
 
 
 @torch.no_grad()

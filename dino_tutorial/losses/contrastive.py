@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from dino_tutorial.training.distributed import gather_over_processes, rank_and_world
+from dino_tutorial.parallel import gather_over_processes, rank_and_world
 
 
 def info_nce(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import feature_spread
-from dino_tutorial.training.teacher import Teacher
+from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.views import DrawnMasks, ViewSpec
 
 
@@ -34,14 +34,14 @@ class Method(nn.Module, ABC):
     The loop calls it with the views of a batch and this step's values of :meth:`schedules`,
     takes ``loss`` from what it returns, steps the optimizer, and then calls :meth:`after_step`.
 
-    A subclass declares ``Options`` (its own settings, a dataclass) and ``presets`` (budget →
+    A subclass declares ``Settings`` (its own settings, a dataclass) and ``presets`` (budget →
     dotted keys of the whole configuration), and registers itself in ``methods/__init__.py``. If
     it sets ``needs_labels``, it is built with ``n_classes`` and called with ``labels`` (B,); no
     other method ever sees a label. If it sets ``needs_teacher``, it is built with ``teacher``, the
     trained method of the run that ``objective.teacher`` names.
     """
 
-    Options: ClassVar[type]
+    Settings: ClassVar[type]
     presets: ClassVar[dict[str, dict[str, Any]]]
     needs_labels: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False

@@ -7,21 +7,28 @@ from torch import Tensor, nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.losses import byol_loss
 from dino_tutorial.methods.base import Method, Network, spread_of
+from dino_tutorial.methods.schedules import cosine_schedule
+from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import BYOLHead
 from dino_tutorial.options import option
-from dino_tutorial.training.schedules import cosine_schedule
-from dino_tutorial.training.teacher import Teacher
 from dino_tutorial.views import ViewSpec, byol_views
 
 
 @dataclass(frozen=True)
-class BYOLOptions:
+class BYOLSettings:
     """Settings of the objective; the defaults are the paper's (1000 epochs)."""
 
-    hidden_dim: int = option(4096, low=1)
-    out_dim: int = option(256, low=1)
-    momentum: float = option(0.996, low=0, high=1)
-    momentum_final: float = option(1.0, low=0, high=1)
+    hidden_dim: int = option(4096, "Width of the hidden layer of projector and predictor.", low=1)
+    out_dim: int = option(256, "Width of projections and predictions.", low=1)
+    momentum: float = option(
+        0.996,
+        "τ, the momentum of the teacher at the first step: the share that stays of it.",
+        low=0,
+        high=1,
+    )
+    momentum_final: float = option(
+        1.0, "Where the teacher's momentum ends; a cosine leads there.", low=0, high=1
+    )
 
 
 class BYOL(Method):
@@ -33,57 +40,15 @@ class BYOL(Method):
 
     Args:
         backbone: the student's encoder; the teacher starts as a copy.
-        options: see :class:`BYOLOptions`.
+        settings: see :class:`BYOLSettings`.
     """
 
-    Options = BYOLOptions
-    presets = {
-        "smoke": {
-            "views.local_crops": 0,
-            "objective.hidden_dim": 64,
-            "objective.out_dim": 32,
-            "objective.momentum": 0.99,
-            "optim.lr": 4e-3,
-        },
-        "laptop": {
-            "views.global_scale": [0.2, 1.0],
-            "views.local_crops": 0,
-            "objective.hidden_dim": 512,
-            "objective.out_dim": 128,
-            "objective.momentum": 0.99,
-            "optim.lr": 4e-3,
-            "optim.warmup_epochs": 1,
-            "optim.weight_decay_final": 0.04,
-            "train.epochs": 7,
-        },
-        "gpu": {
-            "views.global_scale": [0.2, 1.0],
-            "views.local_crops": 0,
-            "objective.hidden_dim": 2048,
-            "optim.lr": 5e-4,
-            "optim.warmup_epochs": 10,
-        },
-        # Grill et al. 2020, appendices B and C: ResNet-50, LARS, 1000 epochs, batch 4096.
-        "paper": {
-            "views.global_scale": [0.08, 1.0],
-            "views.local_crops": 0,
-            "model.arch": "resnet50",
-            "optim.name": "lars",
-            "optim.lr": 0.2,
-            "optim.lr_final": 0.0,
-            "optim.warmup_epochs": 10,
-            "optim.weight_decay": 1.5e-6,
-            "optim.weight_decay_final": 1.5e-6,
-            "optim.clip": 0.0,
-            "train.epochs": 1000,
-            "train.batch_size": 4096,
-        },
-    }
+    Settings = BYOLSettings
 
-    def __init__(self, backbone: nn.Module, options: BYOLOptions = BYOLOptions()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: BYOLSettings = BYOLSettings()):  # noqa: B008
         super().__init__()
-        self.options = options
-        hidden, out = options.hidden_dim, options.out_dim
+        self.settings = settings
+        hidden, out = settings.hidden_dim, settings.out_dim
         self.student = Network(backbone, BYOLHead(backbone.embed_dim, hidden, out))
         self.predictor = BYOLHead(out, hidden, out)
         self.teacher = Teacher(self.student)
@@ -92,10 +57,10 @@ class BYOL(Method):
     def view_specs(views) -> list[ViewSpec]:
         if views.local_crops:
             raise UserError("BYOL compares two views: set views.local_crops=0")
-        return byol_views(views.global_size, views.global_scale, **views.jitter())
+        return byol_views(views.global_size, views.global_scale, **views.operations())
 
     def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
-        o = self.options
+        o = self.settings
         return {"momentum": cosine_schedule(o.momentum, o.momentum_final, total_steps)}
 
     def forward(self, views, values, measure):

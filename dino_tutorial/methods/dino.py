@@ -10,32 +10,56 @@ from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import DINOLoss
 from dino_tutorial.losses.centering import CenteredLoss
 from dino_tutorial.methods.base import Method, Network, spread_of
+from dino_tutorial.methods.schedules import cosine_schedule, linear_warmup
+from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import DINOHead
 from dino_tutorial.options import option
-from dino_tutorial.training.distributed import mean_over_processes
-from dino_tutorial.training.schedules import cosine_schedule, linear_warmup
-from dino_tutorial.training.teacher import Teacher
+from dino_tutorial.parallel import mean_over_processes
 from dino_tutorial.views import ViewSpec, dino_views
 
 
 @dataclass(frozen=True)
-class DINOOptions:
+class DINOSettings:
     """Settings of the objective; the defaults are the reference code's for ViT-S/16."""
 
-    out_dim: int = option(65536, low=2)
-    head_hidden_dim: int = option(2048, low=1)
-    head_bottleneck_dim: int = option(256, low=1)
-    head_layers: int = option(3, low=1)
-    head_batch_norm: bool = False
-    norm_last_layer: bool = True
-    freeze_last_layer_epochs: float = option(1, low=0)
-    student_temp: float = option(0.1, low=1e-3, high=10)
-    teacher_temp: float = option(0.04, low=1e-3, high=10)
-    teacher_temp_start: float = option(0.04, low=1e-3, high=10)
-    teacher_temp_warmup_epochs: float = option(0, low=0)
-    center_momentum: float = option(0.9, low=0, high=1)
-    momentum: float = option(0.996, low=0, high=1)
-    momentum_final: float = option(1.0, low=0, high=1)
+    out_dim: int = option(65536, "K, the number of prototypes.", low=2)
+    head_hidden_dim: int = option(2048, "Width of the head's hidden layers.", low=1)
+    head_bottleneck_dim: int = option(
+        256, "Width of the normalised vectors that are compared with prototypes.", low=1
+    )
+    head_layers: int = option(3, "Linear layers of the head before the prototypes.", low=1)
+    head_batch_norm: bool = option(False, "Batch normalisation in the head's hidden layers.")
+    norm_last_layer: bool = option(
+        True, "Keep all prototypes at length 1; otherwise their lengths are learned."
+    )
+    freeze_last_layer_epochs: float = option(
+        1, "Epochs at the start in which the prototypes stay as they are.", low=0
+    )
+    student_temp: float = option(0.1, "τ_s, the student's temperature.", low=1e-3, high=10)
+    teacher_temp: float = option(
+        0.04,
+        "τ_t, the teacher's temperature after its warm-up; smaller is sharper.",
+        low=1e-3,
+        high=10,
+    )
+    teacher_temp_start: float = option(
+        0.04, "The teacher's temperature at the first step.", low=1e-3, high=10
+    )
+    teacher_temp_warmup_epochs: float = option(
+        0, "Epochs over which the teacher's temperature goes from start to end.", low=0
+    )
+    center_momentum: float = option(
+        0.9, "m, the momentum of the center: the share that stays at each step.", low=0, high=1
+    )
+    momentum: float = option(
+        0.996,
+        "λ, the momentum of the teacher at the first step: the share that stays of it.",
+        low=0,
+        high=1,
+    )
+    momentum_final: float = option(
+        1.0, "Where the teacher's momentum ends; a cosine leads there.", low=0, high=1
+    )
 
 
 class DINO(Method):
@@ -43,59 +67,17 @@ class DINO(Method):
 
     Args:
         backbone: the student's encoder; the teacher starts as a copy.
-        options: see :class:`DINOOptions`.
+        settings: see :class:`DINOSettings`.
     """
 
-    Options = DINOOptions
-    presets = {
-        "smoke": {
-            "views.local_crops": 2,
-            "objective.out_dim": 64,
-            "objective.head_hidden_dim": 64,
-            "objective.head_bottleneck_dim": 32,
-            "optim.lr": 4e-3,
-        },
-        # Chosen on training scenes held out of the bank; the data set's card tells what was tried.
-        "laptop": {
-            "views.local_crops": 2,
-            "objective.out_dim": 512,
-            "objective.head_hidden_dim": 512,
-            "objective.head_bottleneck_dim": 128,
-            "objective.momentum": 0.99,
-            "objective.freeze_last_layer_epochs": 0.5,
-            "objective.teacher_temp": 0.03,
-            "objective.teacher_temp_start": 0.03,
-            "optim.lr": 5e-3,
-            "optim.warmup_epochs": 1,
-            "optim.weight_decay_final": 0.04,
-            "train.epochs": 5,
-        },
-        "gpu": {
-            "views.global_scale": [0.3, 1.0],
-            "views.local_scale": [0.1, 0.3],
-            "views.local_crops": 6,
-            "objective.out_dim": 4096,
-            "objective.momentum": 0.996,
-            "objective.teacher_temp_warmup_epochs": 0,
-            "optim.lr": 5e-4,
-            "optim.warmup_epochs": 10,
-        },
-        # facebookresearch/dino main_dino.py, ViT-S/16, 100 epochs.
-        "paper": {
-            "model.arch": "vit_small",
-            "model.patch_size": 16,
-            "model.drop_path_rate": 0.1,
-            "train.epochs": 100,
-            "train.batch_size": 512,
-        },
-    }
+    Settings = DINOSettings
 
-    def __init__(self, backbone: nn.Module, options: DINOOptions = DINOOptions()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: DINOSettings = DINOSettings()):  # noqa: B008
         super().__init__()
-        self.options = options
+        self.settings = settings
         self.student = self._network(backbone)
         self.teacher = Teacher(self.student)
-        self.loss = DINOLoss(options.out_dim, options.student_temp, options.center_momentum)
+        self.loss = DINOLoss(settings.out_dim, settings.student_temp, settings.center_momentum)
         self._center = CenterUpdate(self.loss)
 
     @property
@@ -104,18 +86,18 @@ class DINO(Method):
         return [self.student.head]
 
     def _network(self, backbone: nn.Module) -> Network:
-        o = self.options
+        o = self.settings
         return Network(backbone, self._head(backbone.embed_dim, o.out_dim, o.head_bottleneck_dim))
 
     def _head(self, in_dim: int, out_dim: int, bottleneck_dim: int) -> DINOHead:
         return DINOHead(
             in_dim,
             out_dim,
-            hidden_dim=self.options.head_hidden_dim,
+            hidden_dim=self.settings.head_hidden_dim,
             bottleneck_dim=bottleneck_dim,
-            n_layers=self.options.head_layers,
-            norm_last_layer=self.options.norm_last_layer,
-            batch_norm=self.options.head_batch_norm,
+            n_layers=self.settings.head_layers,
+            norm_last_layer=self.settings.norm_last_layer,
+            batch_norm=self.settings.head_batch_norm,
         )
 
     @staticmethod
@@ -126,11 +108,11 @@ class DINO(Method):
             views.local_crops,
             views.global_scale,
             views.local_scale,
-            **views.jitter(),
+            **views.operations(),
         )
 
     def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
-        o = self.options
+        o = self.settings
         warmup = round(o.teacher_temp_warmup_epochs * steps_per_epoch)
         return {
             "momentum": cosine_schedule(o.momentum, o.momentum_final, total_steps),
@@ -152,10 +134,10 @@ class DINO(Method):
 
     @property
     def constants(self) -> dict[str, float]:
-        return {"ln_k": math.log(self.options.out_dim)}
+        return {"ln_k": math.log(self.settings.out_dim)}
 
     def before_step(self, epoch: float) -> None:
-        if epoch < self.options.freeze_last_layer_epochs:
+        if epoch < self.settings.freeze_last_layer_epochs:
             for head in self.heads:
                 for parameter in head.last_layer.parameters():
                     parameter.grad = None

@@ -13,7 +13,7 @@ from dino_tutorial.losses.centering import CenteredLoss
 from dino_tutorial.losses.dino import pair_cross_entropy
 from dino_tutorial.losses.ibot import masked_patch_loss
 from dino_tutorial.methods.base import Network
-from dino_tutorial.methods.dino import DINO, CenterUpdate, DINOOptions, measures
+from dino_tutorial.methods.dino import DINO, CenterUpdate, DINOSettings, measures
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import option
 from dino_tutorial.views import DrawnMasks, PatchMasks, block_masks
@@ -22,24 +22,53 @@ CENTERINGS = ("softmax", "sinkhorn")
 
 
 @dataclass(frozen=True)
-class DINOv2Options(DINOOptions):
+class DINOv2Settings(DINOSettings):
     """DINO's settings with DINOv2's defaults (``ssl_default_config.yaml``), and its own.
 
     With ``ibot_weight = koleo_weight = 0`` and ``centering = "softmax"`` this is DINO.
     """
 
-    norm_last_layer: bool = False
-    teacher_temp: float = option(0.07, low=1e-3, high=10)
-    teacher_temp_warmup_epochs: float = option(30, low=0)
-    momentum: float = option(0.992, low=0, high=1)
-    centering: str = option("softmax", among=CENTERINGS)
-    dino_weight: float = option(1.0, low=0)
-    ibot_weight: float = option(1.0, low=0)
-    koleo_weight: float = option(0.1, low=0)
-    patch_out_dim: int = option(65536, low=2)
-    patch_bottleneck_dim: int = option(256, low=1)
-    mask_share: float = option(0.5, low=0.01, high=1)
-    mask_ratio: tuple[float, float] = option((0.1, 0.5), low=0, high=1)
+    norm_last_layer: bool = option(
+        False, "Keep all prototypes at length 1; otherwise their lengths are learned."
+    )
+    teacher_temp: float = option(
+        0.07,
+        "τ_t, the teacher's temperature after its warm-up; smaller is sharper.",
+        low=1e-3,
+        high=10,
+    )
+    teacher_temp_warmup_epochs: float = option(
+        30, "Epochs over which the teacher's temperature goes from start to end.", low=0
+    )
+    momentum: float = option(
+        0.992,
+        "λ, the momentum of the teacher at the first step: the share that stays of it.",
+        low=0,
+        high=1,
+    )
+    centering: str = option(
+        "softmax",
+        "What keeps the prototypes in use: a running center, or Sinkhorn-Knopp on each batch.",
+        among=CENTERINGS,
+    )
+    dino_weight: float = option(1.0, "Weight of DINO's loss, on class tokens.", low=0)
+    ibot_weight: float = option(
+        1.0, "Weight of iBOT's loss, on masked patches; 0 masks nothing.", low=0
+    )
+    koleo_weight: float = option(
+        0.1, "Weight of KoLeo, which spreads class tokens out; 0 leaves it out.", low=0
+    )
+    patch_out_dim: int = option(65536, "K', the number of prototypes of patches.", low=2)
+    patch_bottleneck_dim: int = option(
+        256, "Width of the normalised vectors that are compared with them.", low=1
+    )
+    mask_share: float = option(0.5, "Share of the global crops that are masked.", low=0.01, high=1)
+    mask_ratio: tuple[float, float] = option(
+        (0.1, 0.5),
+        "Smallest and largest share of a masked crop's patches that is hidden.",
+        low=0,
+        high=1,
+    )
 
 
 class Answer(NamedTuple):
@@ -92,84 +121,25 @@ class DINOv2(DINO):
 
     Args:
         backbone: the student's vision transformer; the teacher starts as a copy.
-        options: see :class:`DINOv2Options`.
+        settings: see :class:`DINOv2Settings`.
 
     Source: Oquab et al. 2024, section 4; facebookresearch/dinov2 ``ssl_meta_arch.py``.
     """
 
-    Options = DINOv2Options
-    presets = {
-        "smoke": {
-            **DINO.presets["smoke"],
-            "model.patch_size": 4,
-            "objective.patch_out_dim": 64,
-            "objective.patch_bottleneck_dim": 32,
-            "objective.teacher_temp": 0.04,
-            "objective.teacher_temp_warmup_epochs": 0,
-            "optim.patch_embed_lr_mult": 0.2,
-            "optim.clip_rule": "module",
-        },
-        # DINO's numbers, with as many prototypes for the patches. A step costs a third more than
-        # DINO's, so there are fewer of them. The convolutional stem learns at the full rate; in the
-        # records `ablation-*` the patch loss helps with model.stem=patch, not with this stem.
-        "laptop": {
-            **DINO.presets["laptop"],
-            "objective.patch_out_dim": 512,
-            "objective.patch_bottleneck_dim": 128,
-            "objective.teacher_temp_warmup_epochs": 0,
-            "optim.clip_rule": "module",
-            "train.epochs": 4,
-        },
-        "gpu": {
-            **DINO.presets["gpu"],
-            "objective.patch_out_dim": 4096,
-            "objective.momentum": 0.992,
-            "objective.teacher_temp_warmup_epochs": 30,
-            "optim.clip_rule": "module",
-            "optim.patch_embed_lr_mult": 0.2,
-        },
-        # facebookresearch/dinov2 ssl_default_config.yaml and vitl14.yaml. Its lr is 2e-4 for 1024
-        # images with a square root, so 1e-4 for 256. Its epochs are 1,250 steps of 3,072 images,
-        # or 3.84 M images: three of ImageNet-1k. Lengths below are in such epochs; on a data set
-        # of another size multiply all of them.
-        "paper": {
-            "views.global_scale": [0.32, 1.0],
-            "views.local_scale": [0.05, 0.32],
-            "views.local_size": 98,
-            "model.arch": "vit_large",
-            "model.patch_size": 14,
-            "model.ffn": "swiglu",
-            "model.layer_scale_init": 1e-5,
-            "model.drop_path_rate": 0.4,
-            "model.drop_path_uniform": True,
-            "objective.out_dim": 131072,
-            "objective.head_bottleneck_dim": 384,
-            "objective.patch_out_dim": 131072,
-            "objective.momentum": 0.994,
-            "objective.centering": "sinkhorn",
-            "optim.lr": 1e-4,
-            "optim.lr_scaling": "sqrt",
-            "optim.warmup_epochs": 80,
-            "optim.weight_decay_final": 0.2,
-            "optim.clip_rule": "module",
-            "optim.patch_embed_lr_mult": 0.2,
-            "train.epochs": 500,
-            "train.batch_size": 3072,
-        },
-    }
+    Settings = DINOv2Settings
 
-    def __init__(self, backbone: nn.Module, options: DINOv2Options = DINOv2Options()):  # noqa: B008
-        super().__init__(backbone, options)
+    def __init__(self, backbone: nn.Module, settings: DINOv2Settings = DINOv2Settings()):  # noqa: B008
+        super().__init__(backbone, settings)
         self.koleo = KoLeoLoss()
         if self.masks_patches:
             self.patch_loss = iBOTPatchLoss(
-                options.patch_out_dim, options.student_temp, options.center_momentum
+                settings.patch_out_dim, settings.student_temp, settings.center_momentum
             )
             self._patch_center = CenterUpdate(self.patch_loss)
 
     @property
     def masks_patches(self) -> bool:
-        return self.options.ibot_weight > 0
+        return self.settings.ibot_weight > 0
 
     @property
     def guide(self) -> nn.Module:
@@ -194,7 +164,7 @@ class DINOv2(DINO):
                 "that begins with vit, or objective.ibot_weight=0"
             )
         backbone.mask_token.requires_grad_()
-        o, width = self.options, backbone.embed_dim
+        o, width = self.settings, backbone.embed_dim
         return PatchNetwork(
             backbone,
             self._head(width, o.out_dim, o.head_bottleneck_dim),
@@ -204,12 +174,12 @@ class DINOv2(DINO):
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
         if not self.masks_patches:
             return None
-        o, grid = self.options, self.student.backbone.grid_size
+        o, grid = self.settings, self.student.backbone.grid_size
         masks = block_masks(2 * batch_size, grid, generator, o.mask_ratio, o.mask_share)
         return DrawnMasks(masks.unflatten(0, (2, batch_size)))
 
     def forward(self, views, values, measure, hidden: PatchMasks | None = None):
-        o, temp = self.options, values["teacher_temp"]
+        o, temp = self.settings, values["teacher_temp"]
         teacher, student = self._answers(views, hidden)
         targets = self._targets(self.loss, self._center, teacher.logits, temp)
         parts = {"dino_loss": pair_cross_entropy(student.logits, targets, o.student_temp)}
@@ -262,7 +232,7 @@ class DINOv2(DINO):
         self, loss: CenteredLoss, center: CenterUpdate, teacher_logits: Tensor, temp: float
     ) -> Tensor:
         """The teacher's probabilities (…, K): centred by the running mean, or balanced."""
-        if self.options.centering == "sinkhorn":
+        if self.settings.centering == "sinkhorn":
             rows = teacher_logits.flatten(0, -2)
             return sinkhorn_knopp(rows, temp).view(teacher_logits.shape)
         center.add(teacher_logits)

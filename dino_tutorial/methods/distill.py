@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods.base import Method, Network
 from dino_tutorial.methods.dino import DINO
-from dino_tutorial.methods.dinov2 import CENTERINGS, Answer, DINOv2, DINOv2Options, PatchNetwork
+from dino_tutorial.methods.dinov2 import CENTERINGS, Answer, DINOv2, DINOv2Settings, PatchNetwork
 from dino_tutorial.options import option
 from dino_tutorial.views import DrawnMasks
 
 
 @dataclass(frozen=True)
-class DistillOptions:
+class DistillSettings:
     """Settings of the objective. What is null is as in the teacher's run, at its end.
 
     The student gets heads of the teacher's shapes: both answer over the same prototypes.
@@ -24,16 +24,40 @@ class DistillOptions:
     teaches, heads included. ``momentum`` is that of the student's own average, which is kept.
     """
 
-    teacher: str | None = None
-    student_temp: float | None = option(None, low=1e-3, high=10)
-    teacher_temp: float | None = option(None, low=1e-3, high=10)
-    centering: str | None = option(None, among=(*CENTERINGS, None))
-    freeze_last_layer_epochs: float = option(1, low=0)
-    momentum: float = option(0.994, low=0, high=1)
-    momentum_final: float = option(1.0, low=0, high=1)
-    dino_weight: float = option(1.0, low=0)
-    ibot_weight: float = option(1.0, low=0)
-    koleo_weight: float = option(0.1, low=0)
+    teacher: str | None = option(
+        None,
+        "The folder of a finished run of dino, dinov2 or distill; its averaged network teaches.",
+    )
+    student_temp: float | None = option(
+        None, "τ_s, the student's temperature; null is the teacher's run's.", low=1e-3, high=10
+    )
+    teacher_temp: float | None = option(
+        None, "τ_t, the teacher's temperature; null is its run's at the end.", low=1e-3, high=10
+    )
+    centering: str | None = option(
+        None,
+        "What keeps the prototypes in use; null is as in the teacher's run.",
+        among=(*CENTERINGS, None),
+    )
+    freeze_last_layer_epochs: float = option(
+        1, "Epochs at the start in which the prototypes stay as they are.", low=0
+    )
+    momentum: float = option(
+        0.994,
+        "Momentum of the student's own average, which is kept, at the first step.",
+        low=0,
+        high=1,
+    )
+    momentum_final: float = option(
+        1.0, "Where that momentum ends; a cosine leads there.", low=0, high=1
+    )
+    dino_weight: float = option(1.0, "Weight of DINO's loss, on class tokens.", low=0)
+    ibot_weight: float = option(
+        1.0, "Weight of iBOT's loss, on all patches of the global crops; 0 leaves it out.", low=0
+    )
+    koleo_weight: float = option(
+        0.1, "Weight of KoLeo, which spreads class tokens out; 0 leaves it out.", low=0
+    )
 
 
 class Frozen(nn.Module):
@@ -64,7 +88,7 @@ class Distill(DINOv2):
 
     Args:
         backbone: the student's encoder; with a patch loss, its patch size is the teacher's.
-        options: see :class:`DistillOptions`.
+        settings: see :class:`DistillSettings`.
         teacher: the trained method whose averaged network teaches.
 
     Raises:
@@ -73,60 +97,12 @@ class Distill(DINOv2):
     Source: Oquab et al. 2024, section 5, "Model distillation".
     """
 
-    Options = DistillOptions
+    Settings = DistillSettings
     needs_teacher = True
-    presets = {
-        "smoke": {
-            "views.local_crops": 2,
-            "model.embed_dim": 16,
-            "model.patch_size": 4,
-            "optim.lr": 4e-3,
-            "optim.patch_embed_lr_mult": 0.2,
-            "optim.clip_rule": "module",
-        },
-        # Half the teacher's width. Nothing has to settle, as in DINO, before the answers mean
-        # anything: the rate is twice DINO's, at once, the prototypes learn from the first step, and
-        # the average is short, as one epoch is. Chosen on held-out scenes.
-        "laptop": {
-            **{k: v for k, v in DINOv2.presets["laptop"].items() if not k.startswith("objective")},
-            "objective.freeze_last_layer_epochs": 0,
-            "objective.momentum": 0.9,
-            "objective.momentum_final": 0.9,
-            "objective.koleo_weight": 0.0,
-            "model.embed_dim": 48,
-            "optim.lr": 1e-2,
-            "optim.warmup_epochs": 0.1,
-            "train.epochs": 1,
-        },
-        "gpu": {
-            **{k: v for k, v in DINOv2.presets["gpu"].items() if not k.startswith("objective")},
-            "model.embed_dim": 192,
-            "model.num_heads": 3,
-            "model.drop_path_rate": 0.0,
-        },
-        # Learning rate 1e-3 for a batch of 2048, so 3.5e-4 for 256. Lengths are in epochs of
-        # 3.84 M images, as in dinov2's preset.
-        "paper": {
-            "views.global_scale": [0.32, 1.0],
-            "views.local_scale": [0.05, 0.32],
-            "views.local_size": 98,
-            "model.arch": "vit_large",
-            "model.patch_size": 14,
-            "model.layer_scale_init": 1e-5,
-            "optim.lr": 3.54e-4,
-            "optim.lr_scaling": "sqrt",
-            "optim.warmup_epochs": 80,
-            "optim.weight_decay_final": 0.2,
-            "optim.clip_rule": "module",
-            "optim.patch_embed_lr_mult": 0.2,
-            "train.epochs": 500,
-            "train.batch_size": 2048,
-        },
-    }
 
-    def __init__(self, backbone: nn.Module, options: DistillOptions, teacher: Method):
-        _check_teacher(teacher, backbone, options)
-        super().__init__(backbone, _with_teachers_heads(options, teacher))
+    def __init__(self, backbone: nn.Module, settings: DistillSettings, teacher: Method):
+        _check_teacher(teacher, backbone, settings)
+        super().__init__(backbone, _with_teachers_heads(settings, teacher))
         network = teacher.teacher.network
         if not self.masks_patches:
             network = Network(network.backbone, network.head)
@@ -178,36 +154,36 @@ def fingerprint(network: nn.Module) -> Tensor:
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8).clone()
 
 
-def _check_teacher(teacher: Method, student: nn.Module, options: DistillOptions) -> None:
+def _check_teacher(teacher: Method, student: nn.Module, settings: DistillSettings) -> None:
     """Say in one sentence why a teacher cannot teach this student."""
     if not isinstance(teacher, DINO):
         raise UserError(
-            f"the teacher {options.teacher} was trained by {type(teacher).__name__}, whose head "
+            f"the teacher {settings.teacher} was trained by {type(teacher).__name__}, whose head "
             f"has no prototypes to answer over: name a run of dino, dinov2 or distill"
         )
-    if not options.ibot_weight:
+    if not settings.ibot_weight:
         return
     if not isinstance(teacher.teacher.network, PatchNetwork):
         raise UserError(
-            f"the teacher {options.teacher} has no head for patches: teach with a run of dinov2, "
+            f"the teacher {settings.teacher} has no head for patches: teach with a run of dinov2, "
             f"or set objective.ibot_weight=0"
         )
     theirs = teacher.teacher.network.backbone.patch_size
     ours = getattr(student, "patch_size", theirs)
     if ours != theirs:
         raise UserError(
-            f"the teacher {options.teacher} has patches of {theirs} pixels and the student of "
+            f"the teacher {settings.teacher} has patches of {theirs} pixels and the student of "
             f"{ours}, so they cannot be compared: set model.patch_size={theirs}, or "
             f"objective.ibot_weight=0"
         )
 
 
-def _with_teachers_heads(options: DistillOptions, teacher: DINO) -> DINOv2Options:
+def _with_teachers_heads(settings: DistillSettings, teacher: DINO) -> DINOv2Settings:
     """The teacher's objective at its end, with what the student's settings replace."""
-    inherited = {f.name: getattr(teacher.options, f.name) for f in fields(teacher.options)}
-    own = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "teacher"}
+    inherited = {f.name: getattr(teacher.settings, f.name) for f in fields(teacher.settings)}
+    own = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "teacher"}
     own = {name: value for name, value in own.items() if value is not None}
-    return DINOv2Options(**{**inherited, "teacher_temp_warmup_epochs": 0, **own})
+    return DINOv2Settings(**{**inherited, "teacher_temp_warmup_epochs": 0, **own})
 
 
 def _leave_out_frozen(module: Distill, state: dict, prefix: str, local_metadata: dict) -> None:

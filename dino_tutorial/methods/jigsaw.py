@@ -20,14 +20,14 @@ from dino_tutorial.views import ViewSpec, permutation_set, shuffled_tiles, singl
 
 
 @dataclass(frozen=True)
-class JigsawOptions:
+class JigsawSettings:
     """Settings of the objective; the defaults are the paper's."""
 
-    grid: int = option(3, among=(2, 3))
-    tile_size: int = option(64, low=4)
-    permutations: int = option(1000, low=2)
-    tile_dim: int = option(512, low=1)
-    hidden_dim: int = option(4096, low=1)
+    grid: int = option(3, "Tiles along a side of the puzzle.", among=(2, 3))
+    tile_size: int = option(64, "Side of a tile, in pixels.", low=4)
+    permutations: int = option(1000, "Orders of the tiles that are told apart.", low=2)
+    tile_dim: int = option(512, "Width of a tile's vector before the solver.", low=1)
+    hidden_dim: int = option(4096, "Width of the solver's hidden layers.", low=1)
 
 
 class Jigsaw(Method):
@@ -44,110 +44,47 @@ class Jigsaw(Method):
 
     Args:
         backbone: the encoder.
-        options: see :class:`JigsawOptions`.
+        settings: see :class:`JigsawSettings`.
 
     Raises:
         UserError: if the tile is not a multiple of the patch, or the set of permutations is
             larger than the number that there are.
     """
 
-    Options = JigsawOptions
-    presets = {
-        "smoke": {
-            "views.local_crops": 0,
-            "objective.grid": 2,
-            "objective.tile_size": 8,
-            "objective.permutations": 4,
-            "objective.tile_dim": 32,
-            "objective.hidden_dim": 64,
-            "optim.lr": 4e-3,
-        },
-        # All 24 permutations of 2 × 2: windows of 14 pixels, shown nearly at the scale at which the
-        # encoder is used. A convolutional encoder, as in the paper: a transformer of four patches
-        # solves the puzzle by where the object ends, and in a trial knew less of its kind
-        # afterwards than untrained. No jitter.
-        "laptop": {
-            "model.arch": "resnet10",
-            "model.patch_size": None,
-            "model.embed_dim": None,
-            "model.depth": None,
-            "model.num_heads": None,
-            "model.stem": None,
-            "views.local_crops": 0,
-            "views.jitter_p": 0.0,
-            "objective.grid": 2,
-            "objective.tile_size": 16,
-            "objective.permutations": 24,
-            "objective.tile_dim": 128,
-            "objective.hidden_dim": 512,
-            "optim.lr": 4e-3,
-            "optim.warmup_epochs": 1,
-            "optim.weight_decay_final": 0.04,
-            "train.epochs": 3,
-        },
-        "gpu": {
-            "views.local_crops": 0,
-            "views.jitter_p": 0.0,
-            "objective.grid": 2,
-            "objective.tile_size": 16,
-            "objective.permutations": 24,
-            "objective.hidden_dim": 2048,
-            "optim.lr": 5e-4,
-            "optim.weight_decay_final": 0.04,
-        },
-        # Noroozi and Favaro 2016, section 4: crops of 225 of 256, 30 % of them gray, batch 256,
-        # lr 0.01, 350,000 iterations (70 epochs of ImageNet). Weight decay is not told; this is
-        # AlexNet's. The encoder is not theirs but the ResNet-50 of Kolesnikov et al. (2019). Their
-        # shift of the colour channels by up to 2 pixels is left out.
-        "paper": {
-            "views.global_size": 225,
-            "views.global_scale": [0.77, 0.775],
-            "views.local_crops": 0,
-            "views.jitter_p": 0.0,
-            "views.gray_p": 0.3,
-            "model.arch": "resnet50",
-            "optim.name": "sgd",
-            "optim.lr": 0.01,
-            "optim.lr_final": 1e-4,
-            "optim.warmup_epochs": 0,
-            "optim.weight_decay": 5e-4,
-            "optim.weight_decay_final": 5e-4,
-            "optim.clip": 0.0,
-            "train.epochs": 70,
-            "train.batch_size": 256,
-        },
-    }
+    Settings = JigsawSettings
 
     permutations: Tensor
 
     def __init__(
         self,
         backbone: nn.Module,
-        options: JigsawOptions = JigsawOptions(),  # noqa: B008
+        settings: JigsawSettings = JigsawSettings(),  # noqa: B008
     ):
         super().__init__()
         patch = getattr(backbone, "patch_size", 1)
-        if options.tile_size % patch:
+        if settings.tile_size % patch:
             raise UserError(
-                f"objective.tile_size = {options.tile_size} is not a multiple of the patch size "
-                f"{patch}: use {max(options.tile_size // patch, 1) * patch}"
+                f"objective.tile_size = {settings.tile_size} is not a multiple of the patch size "
+                f"{patch}: use {max(settings.tile_size // patch, 1) * patch}"
             )
-        self.options = options
-        n_tiles, hidden = options.grid**2, options.hidden_dim
-        head = nn.Sequential(nn.Linear(backbone.embed_dim, options.tile_dim), nn.ReLU(inplace=True))
+        self.settings = settings
+        n_tiles, hidden = settings.grid**2, settings.hidden_dim
+        head = nn.Sequential(
+            nn.Linear(backbone.embed_dim, settings.tile_dim), nn.ReLU(inplace=True)
+        )
         self.student = Network(backbone, head)
         self.solver = nn.Sequential(
-            nn.Linear(n_tiles * options.tile_dim, hidden),
+            nn.Linear(n_tiles * settings.tile_dim, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden, options.permutations),
+            nn.Linear(hidden, settings.permutations),
         )
-        self.register_buffer("permutations", permutation_set(n_tiles, options.permutations))
+        self.register_buffer("permutations", permutation_set(n_tiles, settings.permutations))
 
     @staticmethod
     def view_specs(views) -> list[ViewSpec]:
         refuse_local_crops("jigsaw", views)
         square = {"ratio": (1.0, 1.0)}  # the paper crops without stretching
-        return single_view(views.global_size, views.global_scale, **square, **views.jitter())
+        return single_view(views.global_size, views.global_scale, **square, **views.operations())
 
     def forward(self, views, values, measure):
         ((images,),) = views  # one group of one view: (B, 3, S, S)
@@ -155,7 +92,7 @@ class Jigsaw(Method):
         answers = torch.randint(len(self.permutations), (batch,), device=device)
         order = self.permutations[answers]  # (B, T)
         place = torch.rand(*order.shape, 2, device=device)
-        tiles = shuffled_tiles(images, order, place, self.options.tile_size)  # (T, B, 3, s, s)
+        tiles = shuffled_tiles(images, order, place, self.settings.tile_size)  # (T, B, 3, s, s)
         features, outputs = self.student([tiles])  # (T, B, D), (T, B, tile_dim)
         logits = self.solver(outputs.transpose(0, 1).flatten(1))
         loss = cross_entropy(logits, answers)

@@ -10,21 +10,26 @@ from torch.nn.functional import normalize
 from dino_tutorial.losses import info_nce
 from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
 from dino_tutorial.methods.queue import Queue
+from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import ProjectionHead
 from dino_tutorial.options import option
-from dino_tutorial.training.teacher import Teacher
 from dino_tutorial.views import ViewSpec, simclr_views
 
 
 @dataclass(frozen=True)
-class MoCoOptions:
+class MoCoSettings:
     """Settings of the objective; the defaults are v2's."""
 
-    hidden_dim: int = option(2048, low=1)
-    out_dim: int = option(128, low=1)
-    temperature: float = option(0.2, low=1e-3, high=10)
-    queue: int = option(65536, low=1)
-    momentum: float = option(0.999, low=0, high=1)
+    hidden_dim: int = option(2048, "Width of the hidden layer of the head.", low=1)
+    out_dim: int = option(128, "Width of queries and keys.", low=1)
+    temperature: float = option(0.2, "τ, the temperature of the similarities.", low=1e-3, high=10)
+    queue: int = option(65536, "Keys of earlier batches that serve as negatives.", low=1)
+    momentum: float = option(
+        0.999,
+        "m, the momentum of the key network: the share that stays of it at each step.",
+        low=0,
+        high=1,
+    )
 
 
 class MoCo(Method):
@@ -40,78 +45,26 @@ class MoCo(Method):
 
     Args:
         backbone: the student's encoder; the teacher starts as a copy.
-        options: see :class:`MoCoOptions`.
+        settings: see :class:`MoCoSettings`.
     """
 
-    Options = MoCoOptions
-    presets = {
-        "smoke": {
-            "views.local_crops": 0,
-            "objective.hidden_dim": 64,
-            "objective.out_dim": 32,
-            "objective.queue": 128,
-            "objective.momentum": 0.99,
-            "optim.lr": 4e-3,
-        },
-        # Optimizer, encoder, crops and momentum as for BYOL at this scale. The queue holds a tenth
-        # of the images, about as in the authors' CIFAR-10 notebook.
-        "laptop": {
-            "views.global_scale": [0.2, 1.0],
-            "views.local_crops": 0,
-            "objective.hidden_dim": 512,
-            "objective.out_dim": 128,
-            "objective.queue": 1024,
-            "objective.momentum": 0.99,
-            "optim.lr": 4e-3,
-            "optim.warmup_epochs": 1,
-            "optim.weight_decay_final": 0.04,
-            "train.epochs": 10,
-        },
-        # Queue, momentum and temperature of the authors' CIFAR-10 notebook (moco_cifar10_demo).
-        "gpu": {
-            "views.global_scale": [0.2, 1.0],
-            "views.local_crops": 0,
-            "objective.temperature": 0.1,
-            "objective.queue": 4096,
-            "objective.momentum": 0.99,
-            "optim.lr": 5e-4,
-            "optim.warmup_epochs": 10,
-            "optim.weight_decay_final": 0.04,
-        },
-        # facebookresearch/moco main_moco.py with --mlp --moco-t 0.2 --aug-plus --cos: ResNet-50,
-        # SGD, lr 0.03 for 256, 200 epochs.
-        "paper": {
-            "views.global_scale": [0.2, 1.0],
-            "views.local_crops": 0,
-            "views.saturation": 0.4,
-            "model.arch": "resnet50",
-            "optim.name": "sgd",
-            "optim.lr": 0.03,
-            "optim.lr_final": 0.0,
-            "optim.warmup_epochs": 0,
-            "optim.weight_decay": 1e-4,
-            "optim.weight_decay_final": 1e-4,
-            "optim.clip": 0.0,
-            "train.epochs": 200,
-            "train.batch_size": 256,
-        },
-    }
+    Settings = MoCoSettings
 
-    def __init__(self, backbone: nn.Module, options: MoCoOptions = MoCoOptions()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: MoCoSettings = MoCoSettings()):  # noqa: B008
         super().__init__()
-        self.options = options
-        head = ProjectionHead(backbone.embed_dim, options.hidden_dim, options.out_dim)
+        self.settings = settings
+        head = ProjectionHead(backbone.embed_dim, settings.hidden_dim, settings.out_dim)
         self.student = Network(backbone, head)
         self.teacher = Teacher(self.student)
-        self.queue = Queue(options.queue, options.out_dim)
+        self.queue = Queue(settings.queue, settings.out_dim)
 
     @staticmethod
     def view_specs(views) -> list[ViewSpec]:
         refuse_local_crops("moco", views)
-        return simclr_views(views.global_size, views.global_scale, **views.jitter())
+        return simclr_views(views.global_size, views.global_scale, **views.operations())
 
     def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
-        return {"momentum": torch.full((total_steps,), self.options.momentum, dtype=torch.float64)}
+        return {"momentum": torch.full((total_steps,), self.settings.momentum, dtype=torch.float64)}
 
     def train(self, mode: bool = True) -> "MoCo":
         super().train(mode)
@@ -122,7 +75,7 @@ class MoCo(Method):
         (pair,) = views  # one group: (2, B, 3, S, S)
         features, queries = self.student([pair[:1]])  # (1, B, D), (1, B, out_dim)
         keys = normalize(self.teacher([pair[1:]])[1][0], dim=-1)  # (B, out_dim)
-        loss = info_nce(queries[0], keys, self.queue.entries, self.options.temperature)
+        loss = info_nce(queries[0], keys, self.queue.entries, self.settings.temperature)
         self.queue.add(keys)
         if not measure:
             return {"loss": loss}
@@ -130,7 +83,7 @@ class MoCo(Method):
 
     @property
     def constants(self) -> dict[str, float]:
-        return {"ln_k": math.log(1 + self.options.queue)}
+        return {"ln_k": math.log(1 + self.settings.queue)}
 
     def after_step(self, values: dict[str, float]) -> None:
         """The step's keys enter the queue; the teacher follows the student."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dino_tutorial.training.distributed import gather_over_processes
+from dino_tutorial.parallel import gather_over_processes
 
 
 class Queue(nn.Module):

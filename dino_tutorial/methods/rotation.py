@@ -14,15 +14,14 @@ from dino_tutorial.methods.base import (
     share_right,
     spread_of,
 )
-from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, rotations, single_view
+
+N_ROTATIONS = 4
 
 
 @dataclass(frozen=True)
-class RotationOptions:
-    """Settings of the objective; the default is the paper's best (its table 1)."""
-
-    rotations: int = option(4, among=(2, 4))
+class RotationSettings:
+    """The objective has no settings: four rotations, the paper's best (its table 1)."""
 
 
 class Rotation(Method):
@@ -33,67 +32,28 @@ class Rotation(Method):
 
     Args:
         backbone: the encoder.
-        options: see :class:`RotationOptions`.
+        settings: see :class:`RotationSettings`.
     """
 
-    Options = RotationOptions
-    presets = {
-        "smoke": {"views.local_crops": 0, "optim.lr": 4e-3},
-        # Optimizer and encoder as for DINO at this scale. No jitter, as in the paper.
-        "laptop": {
-            "views.local_crops": 0,
-            "views.jitter_p": 0.0,
-            "optim.lr": 4e-3,
-            "optim.warmup_epochs": 1,
-            "optim.weight_decay_final": 0.04,
-            "train.epochs": 5,
-        },
-        "gpu": {
-            "views.local_crops": 0,
-            "views.jitter_p": 0.0,
-            "views.gray_p": 0.0,
-            "optim.lr": 5e-4,
-            "optim.weight_decay_final": 0.04,
-            "train.epochs": 100,
-        },
-        # Gidaris et al. 2018, section 3.2: ImageNet, batch 192, lr 0.01 falling to 0.0001 in 30
-        # epochs (there in two steps); the crops are those of the authors' code. The encoder is
-        # not their AlexNet but the ResNet-50 of Kolesnikov et al. (2019).
-        "paper": {
-            "views.global_scale": [0.08, 1.0],
-            "views.local_crops": 0,
-            "views.jitter_p": 0.0,
-            "views.gray_p": 0.0,
-            "model.arch": "resnet50",
-            "optim.name": "sgd",
-            "optim.lr": 0.01 * 256 / 192,
-            "optim.lr_final": 1e-4,
-            "optim.warmup_epochs": 0,
-            "optim.weight_decay": 5e-4,
-            "optim.weight_decay_final": 5e-4,
-            "optim.clip": 0.0,
-            "train.epochs": 30,
-            "train.batch_size": 192,
-        },
-    }
+    Settings = RotationSettings
 
     def __init__(
         self,
         backbone: nn.Module,
-        options: RotationOptions = RotationOptions(),  # noqa: B008
+        settings: RotationSettings = RotationSettings(),  # noqa: B008
     ):
         super().__init__()
-        self.options = options
-        self.student = Network(backbone, nn.Linear(backbone.embed_dim, options.rotations))
+        self.settings = settings
+        self.student = Network(backbone, nn.Linear(backbone.embed_dim, N_ROTATIONS))
 
     @staticmethod
     def view_specs(views) -> list[ViewSpec]:
         refuse_local_crops("rotation", views)
-        return single_view(views.global_size, views.global_scale, **views.jitter())
+        return single_view(views.global_size, views.global_scale, **views.operations())
 
     def forward(self, views, values, measure):
         ((images,),) = views  # one group of one view: (B, 3, S, S)
-        turned = rotations(images, self.options.rotations)
+        turned = rotations(images, N_ROTATIONS)
         features, logits = self.student([turned])  # (R, B, D), (R, B, R)
         answers = torch.arange(len(turned), device=images.device)[:, None].expand(logits.shape[:2])
         loss = cross_entropy(logits.flatten(0, 1), answers.flatten())
@@ -107,4 +67,4 @@ class Rotation(Method):
 
     @property
     def constants(self) -> dict[str, float]:
-        return {"ln_k": math.log(self.options.rotations)}
+        return {"ln_k": math.log(N_ROTATIONS)}

@@ -17,7 +17,7 @@ from dino_tutorial.views import ViewSpec, single_view
 
 
 @dataclass(frozen=True)
-class SupervisedOptions:
+class SupervisedSettings:
     """The objective has no settings."""
 
 
@@ -26,60 +26,20 @@ class Supervised(Method):
 
     Args:
         backbone: the encoder.
-        options: none.
+        settings: none.
         n_classes: of the labels. Images with the label −1 have none and are passed over.
 
     Raises:
         UserError: if there are fewer than two classes.
     """
 
-    Options = SupervisedOptions
+    Settings = SupervisedSettings
     needs_labels = True
-    presets = {
-        "smoke": {"views.local_crops": 0, "optim.lr": 4e-3},
-        # As the data set's card measures it.
-        "laptop": {
-            "views.global_scale": [0.5, 1.0],
-            "views.local_crops": 0,
-            "views.jitter_p": 0.0,
-            "optim.lr": 4e-3,
-            "optim.warmup_epochs": 1,
-            "optim.weight_decay": 0.05,
-            "optim.weight_decay_final": 0.05,
-            "train.epochs": 8,
-        },
-        "gpu": {
-            "views.global_scale": [0.3, 1.0],
-            "views.local_crops": 0,
-            "optim.lr": 5e-4,
-            "optim.warmup_epochs": 5,
-            "optim.weight_decay": 0.05,
-            "optim.weight_decay_final": 0.05,
-            "train.epochs": 50,
-        },
-        # Goyal et al. 2017, sections 2.2 and 5.1: ResNet-50, SGD, lr 0.1 for 256, 5 epochs of
-        # warm-up, 90 in all; their three steps of the learning rate are one cosine here.
-        "paper": {
-            "views.global_scale": [0.08, 1.0],
-            "views.local_crops": 0,
-            "views.gray_p": 0.0,
-            "model.arch": "resnet50",
-            "optim.name": "sgd",
-            "optim.lr": 0.1,
-            "optim.lr_final": 0.0,
-            "optim.warmup_epochs": 5,
-            "optim.weight_decay": 1e-4,
-            "optim.weight_decay_final": 1e-4,
-            "optim.clip": 0.0,
-            "train.epochs": 90,
-            "train.batch_size": 256,
-        },
-    }
 
     def __init__(
         self,
         backbone: nn.Module,
-        options: SupervisedOptions = SupervisedOptions(),  # noqa: B008
+        settings: SupervisedSettings = SupervisedSettings(),  # noqa: B008
         n_classes: int = 0,
     ):
         super().__init__()
@@ -94,7 +54,7 @@ class Supervised(Method):
     @staticmethod
     def view_specs(views) -> list[ViewSpec]:
         refuse_local_crops("supervised", views)
-        return single_view(views.global_size, views.global_scale, **views.jitter())
+        return single_view(views.global_size, views.global_scale, **views.operations())
 
     def forward(self, views, values, measure, labels):
         features, logits = self.student(views)  # (1, B, D), (1, B, n_classes)

@@ -1,7 +1,7 @@
 """Training: one loop, and the parts that every method shares."""
 
+from dino_tutorial.methods.schedules import cosine_schedule, linear_warmup
+from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.training.optim import clip_gradients, param_groups
-from dino_tutorial.training.schedules import cosine_schedule, linear_warmup
-from dino_tutorial.training.teacher import Teacher
 
 __all__ = ["Teacher", "clip_gradients", "cosine_schedule", "linear_warmup", "param_groups"]

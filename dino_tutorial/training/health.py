@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.training.teacher import Teacher
+from dino_tutorial.methods.teacher import Teacher
 
 
 class TrainingDiverged(UserError):

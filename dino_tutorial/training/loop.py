@@ -14,10 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
+from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.training.batches import BatchOrder, batches, mix
 from dino_tutorial.training.checkpoint import save_checkpoint
-from dino_tutorial.training.distributed import Processes, mean_over_processes
 from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
 from dino_tutorial.training.log import RowLog
 from dino_tutorial.training.optim import (
@@ -29,7 +30,6 @@ from dino_tutorial.training.optim import (
     set_learning_rate,
     split_by_module,
 )
-from dino_tutorial.training.schedules import cosine_schedule
 from dino_tutorial.training.sharding import cut_like, shard, whole
 
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.training.distributed import sum_over_processes
-from dino_tutorial.training.sharding import own_part
+from dino_tutorial.parallel import own_part, sum_over_processes
 
 CLIP_RULES = ("parameter", "module", "global")
 LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # the power of batch / 256 in the learning rate

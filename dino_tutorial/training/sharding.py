@@ -45,11 +45,6 @@ def shard(method: nn.Module, device_type: str) -> None:
             register_fsdp_forward_method(part, "forward_features")
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """The part of a tensor that lies here, sharing memory; the tensor itself if it is whole."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def whole(tree: Any, keep: bool) -> Any:
     """State dictionaries with every tensor in one piece, on the CPU where it was in parts.
 

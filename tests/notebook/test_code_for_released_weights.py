@@ -35,7 +35,7 @@ def at_home(tmp_path, monkeypatch):
     )
     load_weights(encoder, donor.state_dict(), "timm").eval()
     asked = []
-    for place in ("dino_tutorial.show.pretrained", "dino_tutorial.models.pretrained"):
+    for place in ("dino_tutorial.runs.show.pretrained", "dino_tutorial.models.pretrained"):
         monkeypatch.setattr(place, lambda name: asked.append(name) or encoder)
     monkeypatch.chdir(tmp_path)
     return asked

@@ -7,7 +7,7 @@ import pytest
 from torch.nn.functional import normalize
 
 from dino_tutorial import losses, methods, models, views
-from dino_tutorial.config import configure
+from dino_tutorial.runs import configure
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 CELLS = [cell for cell in nbformat.read(BOOK / "claims.ipynb", 4).cells if cell.cell_type == "code"]

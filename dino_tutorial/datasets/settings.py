@@ -1,0 +1,21 @@
+"""The settings of the images: ``data.*``."""
+
+from dataclasses import dataclass
+
+from dino_tutorial.options import option
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images: see :func:`dino_tutorial.datasets.open_dataset`."""
+
+    root: str | None = option(
+        None, "The folder where downloaded data sets are kept; null is the user's cache."
+    )
+    image_size: int | None = option(
+        None,
+        "Side of the canvas that training crops are cut from, in pixels; null keeps the data "
+        "set's own.",
+        low=1,
+    )
+    limit: int | None = option(None, "At most this many images of each split.", low=1)

@@ -1,0 +1,108 @@
+"""The little that the rest of the code has to know about several processes (torchrun)."""
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that torchrun started; alone, ``Processes()``."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def process_group(device_type: str):
+    """Join torchrun's process group for the duration (gloo on CPU, NCCL on CUDA)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes()
+        return
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if device_type == "cuda":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; the tensor itself when there is one."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    tensor = tensor.clone()
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over all processes; the tensor itself when there is one."""
+    return sum_over_processes(tensor) / rank_and_world()[1]
+
+
+def logsumexp_over_processes(tensor: Tensor) -> Tensor:
+    """log Σ exp over the first dimension, of all processes' rows together: (B, K) to (1, K).
+
+    Processes may have different numbers of rows, none included. No gradient passes.
+    """
+    local = tensor.logsumexp(dim=0, keepdim=True)
+    if not (dist.is_available() and dist.is_initialized()):
+        return local
+    largest = local.clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    total = (local - largest).exp()
+    dist.all_reduce(total)
+    return total.log() + largest
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's place among how many; (0, 1) when it is alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def gather_over_processes(tensor: Tensor) -> Tensor:
+    """All processes' rows in the order of their ranks: (B, …) to (W·B, …), with gradient.
+
+    A process's rows are used in the losses of all processes, so their gradient is the sum of
+    what all of them send back. Together with DDP, which averages over processes, that makes
+    the gradient of the mean of the losses. Every process has to bring as many rows.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    return _Gather.apply(tensor)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies here, sharing memory; the tensor itself if it is whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        rows = len(tensor)
+        ctx.own = slice(dist.get_rank() * rows, (dist.get_rank() + 1) * rows)
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[ctx.own]

@@ -1,0 +1,115 @@
+"""Methods out of configurations and of runs: fresh, as a run left them, or going on from one."""
+
+from pathlib import Path
+
+import torch
+
+from dino_tutorial.runs.config import Config
+from dino_tutorial.errors import UserError
+from dino_tutorial.methods import METHODS, Method
+from dino_tutorial.models import VisionTransformer
+from dino_tutorial.models.pretrained import RELEASED
+from dino_tutorial.runs.folder import Run, load_run, new_encoder
+from dino_tutorial.training.batches import mix
+from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
+
+
+def build_method(config: Config, n_classes: int = 0) -> Method:
+    """The configured method with fresh weights, all drawn from the run's seed.
+
+    Args:
+        n_classes: of the labelled images; only a method that needs labels is told.
+
+    Raises:
+        UserError: the settings do not fit together, or the teacher of a method that needs one is
+            missing or does not fit.
+    """
+    encoder, method = new_encoder(config), METHODS[config.method]
+    given = {"n_classes": n_classes} if method.needs_labels else {}
+    if method.needs_teacher:
+        teacher = teacher_run(config.objective.teacher)
+        given["teacher"] = trained_method(teacher.folder, n_classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(config.seed, 4))
+        return method(encoder, config.objective, **given)
+
+
+def teacher_run(name: str | Path | None) -> Run:
+    """The run whose networks are to teach.
+
+    Raises:
+        UserError: nothing is named, or no run, or an encoder's weights alone.
+    """
+    hint = "the folder of a finished run of dino or dinov2"
+    if name is None:
+        raise UserError(
+            f"distillation needs a teacher: set objective.teacher to {hint}, or say "
+            f"dino-tutorial distill FOLDER"
+        )
+    if str(name) in RELEASED or Path(name).is_file():
+        raise UserError(
+            f"{name} holds an encoder without the heads over whose prototypes teacher and student "
+            f"are compared: name {hint}"
+        )
+    return load_run(name)
+
+
+def trained_method(folder: str | Path, n_classes: int = 0) -> Method:
+    """The method of a finished run as training left it, heads and teacher included.
+
+    Args:
+        folder: of the run, with its last checkpoint; a record without weights is not enough.
+        n_classes: as in :func:`build_method`.
+
+    Raises:
+        UserError: there is no finished run, or its checkpoint is gone.
+    """
+    run = load_run(folder)
+    if not run.complete:
+        raise UserError(f"the run {folder} is not finished: finish it with --resume, then use it")
+    if not (run.folder / CURRENT).exists():
+        raise UserError(
+            f"{folder} has no {CURRENT}, which holds the heads: name the folder that the run was "
+            f"trained in, not a record of it"
+        )
+    method = build_method(run.config, n_classes)
+    _load(method, load_checkpoint(run.folder)["method"], f"the checkpoint in {folder}")
+    return method
+
+
+def start_from(method: Method, folder: str | Path, n_classes: int = 0) -> None:
+    """Fill a fresh method with all that a finished run of it has learned.
+
+    Students, teachers, heads and centers are taken over; position embeddings are interpolated to
+    the new image size, as the encoder itself would at call time. The optimizer starts anew.
+
+    Args:
+        method: changed in place.
+        folder: of the run; see :func:`trained_method`.
+        n_classes: as in :func:`build_method`.
+
+    Raises:
+        UserError: the run cannot be used, or is of another method or architecture.
+    """
+    before = trained_method(folder, n_classes)
+    if type(before) is not type(method):
+        raise UserError(
+            f"train.init = {folder} is a run of {type(before).__name__}, not of "
+            f"{type(method).__name__}: start from a run of the same method"
+        )
+    state, modules = before.state_dict(), dict(method.named_modules())
+    for name, module in before.named_modules():
+        if isinstance(module, VisionTransformer) and f"{name}.pos_embed" in state:
+            rows, columns = modules[name].grid_size
+            state[f"{name}.pos_embed"] = module.positions(rows, columns).detach()
+    _load(method, state, f"train.init = {folder}")
+
+
+def _load(method: Method, state: dict, where: str) -> None:
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{where} does not fit these settings ({reason}): use those it was trained with"
+        ) from None

@@ -1,0 +1,156 @@
+"""The whole configuration of a run, and the presets it starts from.
+
+A configuration is built in layers: the defaults of the settings' dataclasses, what the preset means
+for every method (``presets/common.yaml``), what it means for this one (``presets/METHOD.yaml``),
+then the caller's own changes. The result is complete, frozen and written into the run's folder,
+where it can be read back.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dino_tutorial.datasets.settings import DataSettings
+from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.settings import KNNSettings
+from dino_tutorial.methods import METHODS
+from dino_tutorial.models.settings import ModelSettings
+from dino_tutorial.options import flatten, option, replace_options
+from dino_tutorial.training.settings import OptimSettings, TrainSettings
+from dino_tutorial.views.settings import ViewSettings
+
+PRESETS = ("smoke", "laptop", "gpu", "paper")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# What a transformer keeps of earlier layers when another architecture is named.
+NOT_OF_THE_ARCH = ("patch_size", "drop_path_rate", "drop_path_uniform")
+
+# Settings that are no longer there, and the only value that they ever had in a run.
+FIXED = {
+    "model.mlp_ratio": None,
+    "objective.rotations": 4,
+    "objective.sinkhorn_iters": 3,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run."""
+
+    method: str = option("dino", "What trains the encoder.")
+    preset: str = option("laptop", "The preset that the settings start from.", among=PRESETS)
+    source: str = option("scenes", "A data set's name, or a folder of images.")
+    name: str | None = option(None, "The run's name; null is method-data-preset.")
+    seed: int = option(0, "Of all randomness: weights, batches, views, masks.", low=0)
+    device: str = option("auto", "auto takes CUDA, else MPS, else the CPU.", among=DEVICES)
+    folder: str = option("runs", "Where the folders of runs are.")
+    data: DataSettings = field(default_factory=DataSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: Any = None
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    knn: KNNSettings = field(default_factory=KNNSettings)
+
+    def dump(self) -> str:
+        """YAML that :func:`read_config` turns back into the same configuration."""
+        return yaml.safe_dump(flatten(self), sort_keys=False)
+
+    def changed(self, changes: dict[str, Any]) -> "Config":
+        """This configuration with one more layer over it.
+
+        A layer that names ``model.arch`` means that architecture, not what an earlier layer made
+        of another one: the other ``model.*`` settings go back to its own. A transformer keeps what
+        is no part of its name: the patch size, chosen for the size of the images, and the rate of
+        stochastic depth.
+
+        Args:
+            changes: dotted keys, e.g. ``{"optim.lr": 1e-3, "seed": 1}``.
+
+        Raises:
+            UserError: for anything unknown or out of range.
+        """
+        config = self
+        if (arch := changes.get("model.arch")) is not None:
+            kept = NOT_OF_THE_ARCH if str(arch).startswith("vit") else ()
+            model = ModelSettings(**{name: getattr(self.model, name) for name in kept})
+            config = dataclasses.replace(self, model=model)
+        return replace_options(config, changes)
+
+
+def configure(
+    method: str = "dino",
+    data: str = "scenes",
+    preset: str = "laptop",
+    changes: dict[str, Any] | None = None,
+) -> Config:
+    """A complete configuration: defaults, then the preset, then ``changes``.
+
+    Args:
+        method: a key of ``dino_tutorial.methods.METHODS``.
+        data: a data set's name or a folder of images.
+        preset: one of ``smoke``, ``laptop``, ``gpu``, ``paper``.
+        changes: dotted keys, e.g. ``{"optim.lr": 1e-3, "seed": 1}``.
+
+    Raises:
+        UserError: for anything unknown or out of range.
+    """
+    _known("method", method, METHODS)
+    _known("preset", preset, PRESETS)
+    objective = METHODS[method].Settings()
+    config = Config(method=method, preset=preset, source=str(data), objective=objective)
+    for layer in (_read_presets("common")[preset], preset_of(method, preset), changes or {}):
+        config = config.changed(layer)
+    return config
+
+
+def preset_of(method: str, preset: str) -> dict[str, Any]:
+    """What a preset means for one method, under dotted keys.
+
+    A preset that begins with ``like: METHOD`` has that method's values where it names none.
+    """
+    values = dict(_read_presets(method)[preset])
+    if (other := values.pop("like", None)) is not None:
+        values = {**preset_of(other, preset), **values}
+    return values
+
+
+def read_config(path: Path) -> Config:
+    """The configuration that a run wrote into ``config.yaml``."""
+    try:
+        flat = yaml.safe_load(path.read_text(encoding="utf-8"))
+        method = flat["method"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as a run's configuration ({error})") from None
+    _known("method", method, METHODS)
+    return Config(objective=METHODS[method].Settings()).changed(_without_fixed(flat, path))
+
+
+def _without_fixed(flat: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Pass over settings that earlier versions had, as long as they say what holds today."""
+    for name, value in FIXED.items():
+        if flat.get(name, value) != value:
+            raise UserError(
+                f"{path} has {name} = {flat[name]!r}, which is {value!r} for all runs now: use the "
+                f"version of dino-tutorial that the run was made with"
+            )
+    return {name: value for name, value in flat.items() if name not in FIXED}
+
+
+@cache
+def _read_presets(name: str) -> dict[str, dict[str, Any]]:
+    path = Path(__file__).parent / "presets" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _known(what: str, name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(str(name), list(names), n=1)
+        hint = f"did you mean '{near[0]}'? There are" if near else "there are"
+        raise UserError(f"unknown {what} '{name}': {hint} {', '.join(names)}")

@@ -1,0 +1,124 @@
+"""What the frozen features of a run, or of any encoder, are worth."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dino_tutorial.datasets import open_dataset
+from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.part import labelled_part
+from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation import (
+    evaluate_dense,
+    evaluate_knn,
+    extract_features,
+    linear_probe,
+)
+from dino_tutorial.runs.environment import choose_device
+from dino_tutorial.runs.folder import Run, load_run, new_encoder
+
+DENSE_IMAGES = 2000  # that linear segmentation and depth are fitted to
+
+
+def evaluate(
+    run_or_weights: Run | str | Path | nn.Module,
+    data: str | ImageDataset | None = None,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    probe: bool = False,
+    dense: bool = False,
+    device: str = "auto",
+    limit: int | None = None,
+    image_size: int | None = None,
+) -> dict[str, Any]:
+    """Measure frozen features by weighted k-NN, with the baselines beside it.
+
+    The bank is the whole training split, the queries are the whole test split.
+
+    Args:
+        run_or_weights: a run, its folder, or any encoder with ``forward(x) -> (B, D)``.
+        data: a data set's name or folder; by default the one that the run was trained on.
+        k, temperature: of the k-NN classifier (Wu et al. 2018; DINO: 20, 0.07).
+        probe: also train a linear classifier on the training split's features.
+        dense: also measure patches, by linear segmentation and linear depth, see
+            :func:`dino_tutorial.evaluation.evaluate_dense`; fitted to at most 2,000 images. The
+            data have to come with masks and depth, as the scenes do.
+        device: auto, cpu, cuda or mps.
+        limit: at most this many images of each split.
+        image_size: canvas in pixels; by default the run's global view size.
+
+    Returns:
+        ``knn_top1`` and the baselines ``knn_raw_pixels``, ``knn_color_histogram`` and, for a
+        run, ``knn_random_init`` (the same encoder before training), as fractions.
+
+    Raises:
+        UserError: no data are named, or they have too few labels, or no masks and depth.
+    """
+    torch_device = choose_device(device)
+    if isinstance(run_or_weights, str | Path):
+        run_or_weights = load_run(run_or_weights)
+    if isinstance(run_or_weights, Run):
+        config = run_or_weights.config
+        encoder, untrained = run_or_weights.encoder(), new_encoder(config)
+        data, image_size = data or config.source, image_size or config.views.global_size
+    else:
+        encoder, untrained = run_or_weights, None
+        if data is None:
+            raise UserError("evaluate needs data: name a data set or a folder of images")
+    bank = labelled_part(open_dataset(data, "train", image_size=image_size, limit=limit))
+    queries = labelled_part(open_dataset(data, "test", image_size=bank.image_size, limit=limit))
+    if dense and not (hasattr(bank, "masks") and hasattr(bank, "depth")):
+        raise UserError(f"{bank.name} has no masks and depth to measure patches with: use scenes")
+    results = {"data": bank.name, "image_size": bank.image_size}
+    results |= measure_knn(encoder, untrained, bank, queries, k, temperature, torch_device)
+    if probe:
+        train_x, train_y = extract_features(encoder, bank, device=torch_device)
+        test_x, test_y = extract_features(encoder, queries, device=torch_device)
+        results["linear_top1"] = linear_probe(train_x, train_y, test_x, test_y).test_accuracy
+    if dense:
+        few = min(len(bank), DENSE_IMAGES)
+        fitted = open_dataset(data, "train", image_size=bank.image_size, limit=few)
+        results |= evaluate_dense(
+            encoder, fitted, queries, untrained=untrained, device=torch_device
+        )
+    return results
+
+
+def measure_knn(
+    encoder: nn.Module,
+    untrained: nn.Module | None,
+    bank: ImageDataset,
+    queries: ImageDataset,
+    k: int,
+    temperature: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    """k-NN of the encoder and of every baseline under one protocol, with the protocol.
+
+    Args:
+        encoder, untrained: moved to ``device``; without the second one its baseline is left out.
+        bank, queries: images that all have a label.
+        k, temperature: of the classifier.
+        device: where features are computed.
+
+    Raises:
+        UserError: the bank has fewer than two classes, or there are no queries.
+    """
+    if len(bank.classes) < 2:
+        raise UserError(f"{bank.name} has no class labels to evaluate with: use images by class")
+    if len(queries) == 0:
+        raise UserError(f"{queries.name} has no test images: add a test folder")
+    top1 = evaluate_knn(
+        encoder.to(device),
+        bank,
+        queries,
+        [k],
+        temperature=temperature,
+        untrained=untrained.to(device) if untrained is not None else None,
+        device=device,
+    )
+    protocol = {"bank": len(bank), "queries": len(queries), "k": k, "temperature": temperature}
+    return protocol | {name: accuracies[k] for name, accuracies in top1.items()}

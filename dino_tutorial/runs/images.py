@@ -1,0 +1,65 @@
+"""The images of a run: what it learns from, and what measures it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dino_tutorial.datasets import open_dataset
+from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.part import labelled_part, random_part
+from dino_tutorial.evaluation import accuracy, extract_features, knn_classify
+from dino_tutorial.runs.config import Config
+from dino_tutorial.training.batches import mix
+
+
+@dataclass(frozen=True)
+class Images:
+    """Splits of one data set.
+
+    Attributes:
+        train: what is trained on, on the canvas that crops are cut from.
+        bank: the training split at the size of evaluation; only images with a label.
+        test: the test split likewise.
+    """
+
+    train: ImageDataset
+    bank: ImageDataset
+    test: ImageDataset
+
+    @classmethod
+    def open(cls, config: Config) -> "Images":
+        data, size = config.data, config.views.global_size
+        where = {"root": data.root, "limit": data.limit}
+        train = open_dataset(config.source, "train", image_size=data.image_size, **where)
+        same = train.image_size == size
+        bank = train if same else open_dataset(config.source, "train", image_size=size, **where)
+        test = open_dataset(config.source, "test", image_size=size, **where)
+        return cls(train, labelled_part(bank), labelled_part(test))
+
+    @property
+    def labelled(self) -> bool:
+        return len(self.bank.classes) > 1 and min(len(self.bank), len(self.test)) > 0
+
+    def watch(
+        self, encoder: nn.Module, config: Config, device: torch.device
+    ) -> Callable[[], dict[str, float]] | None:
+        """A function that measures k-NN on *training* images: some are the bank, others queries.
+
+        The test split stays unseen until the end, so watching it cannot tune anything.
+        """
+        if not self.labelled:
+            return None
+        n_bank = min(config.knn.watch_bank, len(self.bank) * 4 // 5)
+        few = random_part(self.bank, n_bank + config.knn.watch_queries, mix(config.seed, 5))
+        k, temperature = min(config.knn.k, n_bank), config.knn.temperature
+
+        def measure() -> dict[str, float]:
+            features, labels = extract_features(encoder, few, device=device)
+            votes = knn_classify(
+                features[:n_bank], labels[:n_bank], features[n_bank:], k, temperature
+            )
+            return {"knn_top1": accuracy(votes, labels[n_bank:])}
+
+        return measure

@@ -1,0 +1,79 @@
+"""What a run report shows of the encoder: crops, attention, patch components, neighbours."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dino_tutorial.datasets import open_dataset
+from dino_tutorial.datasets.part import random_part
+from dino_tutorial.methods import METHODS
+from dino_tutorial.models import VisionTransformer
+from dino_tutorial.options import flatten
+from dino_tutorial.runs.pictures import cls_attention, crops_of, nearest_pictures, patch_components
+from dino_tutorial.plots.report import ReportData, write_report
+from dino_tutorial.runs.folder import Run
+from dino_tutorial.training.batches import mix
+from dino_tutorial.views import Augment
+
+BANK, QUERIES, NEIGHBOURS = 2000, 5, 5
+
+
+def report_again(run: Run) -> Path:
+    """Write the report of a finished run once more, from its folder alone."""
+    config = run.config
+    where = {"root": config.data.root, "limit": config.data.limit}
+    size = config.views.global_size
+    seen = open_dataset(config.source, "train", image_size=config.data.image_size, **where)
+    bank = open_dataset(config.source, "train", image_size=size, **where)
+    test = open_dataset(config.source, "test", image_size=size, **where)
+    augment = Augment(METHODS[config.method].view_specs(config.views))
+    return report_on(run, run.encoder(), augment, seen, bank, test)
+
+
+@torch.inference_mode()
+def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) -> Path:
+    """Draw the pictures of one encoder on the CPU and write ``report.html``.
+
+    Args:
+        seen: what was trained on, for the crops.
+        bank, test: splits at evaluation size; neighbours of test images come from the bank.
+    """
+    data = ReportData(
+        config=flatten(run.config),
+        summary=run.summary,
+        metrics=run.metrics,
+        timings=run.timings,
+        environment=run.environment,
+        classes=bank.classes,
+    )
+    queries = test if len(test) else bank
+    seed = run.config.seed
+    _add_crops(data, augment, seen, seed)
+    pixels = random_part(queries, 8, mix(seed, 6)).images()
+    if isinstance(encoder, VisionTransformer):
+        _add_attention_and_components(data, encoder, pixels)
+    _add_neighbours(data, encoder, bank, queries, seed)
+    return write_report(run.report, data)
+
+
+def _add_crops(data: ReportData, augment: Augment, seen, seed: int) -> None:
+    data.source_images = random_part(seen, 2, mix(seed, 6)).images()
+    data.crops, data.crop_boxes = crops_of(augment, data.source_images, mix(seed, 7))
+
+
+def _add_attention_and_components(
+    data: ReportData, encoder: VisionTransformer, pixels: Tensor
+) -> None:
+    data.attention_images, data.attention = pixels[:4], cls_attention(encoder, pixels[:4])
+    if data.attention[0, 0].numel() >= 16:
+        data.pca_images, data.patch_pca = pixels, patch_components(encoder, pixels)
+
+
+def _add_neighbours(data: ReportData, encoder: nn.Module, bank, queries, seed: int) -> None:
+    stored = random_part(bank, BANK, mix(seed, 8))
+    asked = random_part(queries, QUERIES, mix(seed, 6))
+    data.query_images, data.query_labels = asked.images(), asked.labels
+    data.neighbour_images, data.neighbour_labels = nearest_pictures(
+        encoder, stored, asked, NEIGHBOURS
+    )

@@ -1,0 +1,133 @@
+"""From a configuration to a finished run: open the images, train, evaluate, report."""
+
+from pathlib import Path
+
+import torch
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.options import flatten, replace_options
+from dino_tutorial.parallel import process_group
+from dino_tutorial.runs.build import build_method, start_from
+from dino_tutorial.runs.config import Config, read_config
+from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
+from dino_tutorial.runs.evaluate import measure_knn
+from dino_tutorial.runs.folder import (
+    Run,
+    find_folder,
+    load_run,
+    new_encoder,
+    save_backbone,
+    write_json,
+    write_text,
+)
+from dino_tutorial.runs.images import Images
+from dino_tutorial.runs.report import report_on
+from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
+from dino_tutorial.training.loop import Trainer
+from dino_tutorial.training.sharding import whole
+from dino_tutorial.views import Augment
+
+
+def train(config: Config, resume: bool = False) -> Run:
+    """Train to the end, evaluate, write the report; return the finished run.
+
+    Args:
+        config: from :func:`dino_tutorial.configure`.
+        resume: continue the newest run of this configuration from its last checkpoint. The
+            result is the uninterrupted run's, bit for bit, on the same machine.
+
+    Raises:
+        UserError: for anything that the caller can mend.
+        dino_tutorial.training.loop.Interrupted: after Ctrl-C; everything is saved.
+    """
+    device = choose_device(config.device)
+    with process_group(device.type) as processes:
+        device = choose_device(config.device, processes.local_rank)
+        folder = find_folder(config, resume)
+        images = Images.open(config)
+        n_classes = len(images.train.classes)
+        method = build_method(config, n_classes)
+        resumes = resume and (folder / CURRENT).exists()
+        if config.train.init is not None and not resumes:
+            start_from(method, config.train.init, n_classes)
+        method.to(device)
+        augment = Augment(method.view_specs(config.views))
+        trainer = Trainer(
+            method=method,
+            augment=augment,
+            dataset=images.train,
+            optim=config.optim,
+            train=replace_options(
+                config.train, {"precision": choose_precision(config.train.precision, device)}
+            ),
+            seed=config.seed,
+            device=device,
+            folder=folder,
+            processes=processes,
+            evaluate=images.watch(method.encoder, config, device),
+        )
+        if processes.is_main:
+            _prepare(folder, config, device, resume)
+        if resumes:
+            trainer.restore(load_checkpoint(folder, warn=trainer.warn))
+        if trainer.step < trainer.total_steps:
+            trainer.fit()
+        weights = whole(trainer.method.encoder.state_dict(), keep=processes.is_main)
+        if processes.is_main:
+            _finish(folder, config, trainer, images, weights)
+    return load_run(folder)
+
+
+def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -> None:
+    path = folder / "config.yaml"
+    if resume and path.exists():
+        before, now = flatten(read_config(path)), flatten(config)
+        free = {"name", "folder", "device", "train.sharding"}
+        changed = [key for key in now if now[key] != before.get(key) and key not in free]
+        if changed:
+            raise UserError(
+                f"{folder} was started with {changed[0]} = {before.get(changed[0])!r}, not "
+                f"{now[changed[0]]!r}: resume it unchanged or start a new run"
+            )
+        return
+    write_text(path, config.dump())
+    write_json(folder / "environment.json", describe_environment(device))
+
+
+def _finish(folder: Path, config: Config, trainer: Trainer, images: Images, weights: dict) -> None:
+    """Weights, summary and report of a completed training."""
+    encoder = new_encoder(config).eval()
+    encoder.load_state_dict(weights)
+    save_backbone(folder / "backbone.safetensors", encoder)
+    last = trainer.rows[-1] if trainer.rows else Run(folder).metrics[-1]
+    summary = {
+        "method": config.method,
+        "data": Path(config.source).name,
+        "preset": config.preset,
+        "device": trainer.device.type,
+        "precision": trainer.train.precision,
+        "seed": config.seed,
+        "steps": trainer.total_steps,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "train_seconds": round(trainer.seconds, 2),
+        "images_per_second": round(
+            trainer.total_steps * config.train.batch_size / max(trainer.seconds, 1e-9), 1
+        ),
+        "final_loss": last["loss"],
+        "ln_k": last.get("ln_k"),
+        "teacher_entropy": last.get("teacher_entropy"),
+        "feature_spread": last["feature_spread"],
+        "knn_top1": None,
+        "knn_random_init": None,
+        "knn_raw_pixels": None,
+        "knn_color_histogram": None,
+        "warnings": trainer.warnings,
+    }
+    if images.labelled:
+        k = min(config.knn.k, len(images.bank))
+        summary |= measure_knn(
+            encoder, new_encoder(config), images.bank, images.test,
+            k, config.knn.temperature, trainer.device,
+        )  # fmt: skip
+    write_json(folder / "summary.json", summary)
+    report_on(Run(folder), encoder.cpu(), trainer.augment, images.train, images.bank, images.test)

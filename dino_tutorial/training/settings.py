@@ -1,0 +1,79 @@
+"""The settings of training: ``optim.*`` and ``train.*``."""
+
+from dataclasses import dataclass
+
+from dino_tutorial.options import option
+from dino_tutorial.training.optim import CLIP_RULES, LR_SCALINGS, OPTIMIZERS
+from dino_tutorial.training.sharding import SHARDINGS
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """The optimizer, its schedules, and what is done to gradients."""
+
+    name: str = option("adamw", "The optimizer.", among=OPTIMIZERS)
+    lr: float = option(
+        5e-4, "The learning rate after warm-up, for a batch of 256 images; see lr_scaling.", low=0
+    )
+    lr_final: float = option(1e-6, "Where the cosine of the learning rate ends.", low=0)
+    lr_scaling: str = option(
+        "linear",
+        "How the learning rate grows with the batch: linear (DINO) or with its root (DINOv2).",
+        among=tuple(LR_SCALINGS),
+    )
+    warmup_epochs: float = option(
+        10, "Epochs over which the learning rate grows from 0 to lr.", low=0
+    )
+    weight_decay: float = option(0.04, "Weight decay at the start.", low=0)
+    weight_decay_final: float = option(0.4, "Weight decay at the end; a cosine leads there.", low=0)
+    clip: float = option(3.0, "Gradients are scaled down to this norm; 0 leaves them.", low=0)
+    clip_rule: str = option(
+        "parameter",
+        "Whose norm it is: each parameter's (DINO), each module's (DINOv2), or all together.",
+        among=CLIP_RULES,
+    )
+    layer_decay: float = option(
+        1.0,
+        "Each block of a transformer learns at this times the rate of the next one (DINOv2: 0.9 "
+        "for short runs).",
+        low=0.01,
+        high=1,
+    )
+    patch_embed_lr_mult: float = option(
+        1.0, "Factor on the learning rate of the patch embedding (DINOv2: 0.2).", low=0, high=1
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Length and machinery."""
+
+    init: str | None = option(
+        None,
+        "The folder of a finished run of the same method, whose weights are where this one begins.",
+    )
+    epochs: float = option(100, "How often each image is seen.", low=0.001)
+    batch_size: int = option(256, "Images a step, over all processes.", low=2)
+    accumulate: int = option(
+        1, "Parts that a batch is run in, to save memory; it divides the batch.", low=1
+    )
+    checkpoint_activations: bool = option(
+        False, "Compute activations a second time in the backward pass, to save memory."
+    )
+    precision: str = option(
+        "auto",
+        "Of the products: bf16, fp32, or auto: bf16 where the hardware has it.",
+        among=("auto", "fp32", "bf16"),
+    )
+    compile: bool = option(False, "Compile the networks (torch.compile): a slow start, fast steps.")
+    sharding: str = option(
+        "none",
+        "Under torchrun: each process holds the whole model (none) or a part of it (fsdp).",
+        among=SHARDINGS,
+    )
+    workers: int = option(
+        4, "Processes that decode images ahead, where they do not fit in memory.", low=0
+    )
+    log_every: int = option(10, "Steps from one row of metrics.jsonl to the next.", low=1)
+    eval_every: int = option(1000, "Steps from one k-NN on training images to the next.", low=1)
+    checkpoint_every: int = option(500, "Steps from one checkpoint to the next.", low=1)

@@ -1,0 +1,179 @@
+"""`dino-tutorial curate` as a user meets it: what it writes, and one sentence for every mistake."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from html_page import Page
+from PIL import Image
+
+from dino_tutorial import configure, train
+from dino_tutorial.cli import main
+from dino_tutorial.datasets import ArrayDataset, open_dataset, write_shards
+from dino_tutorial.datasets.files import ImageFiles
+from dino_tutorial.datasets.scenes import CLASSES, SceneDataset
+from dino_tutorial.datasets.scenes.sets import uncurated_pool
+from dino_tutorial.plots.curation import curation_warnings, share_curves
+
+COPIES = {"a/03.png": "a/00.png", "b/07.jpg": "a/05.png"}  # file: what it is a copy of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of photographs, as a crawl leaves one: copies, a blank page, a broken file."""
+    root = tmp_path_factory.mktemp("crawl")
+    scenes = SceneDataset("val", 64, 40).images().permute(0, 2, 3, 1).numpy()
+    for index, pixels in enumerate(scenes):
+        place = root / ("a" if index < 20 else "b") / f"{index:02d}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    for copy, original in COPIES.items():
+        image = Image.open(root / original).resize((90, 90))
+        image.save(root / copy, **({"quality": 80} if copy.endswith("jpg") else {}))
+    Image.new("RGB", (64, 64), "white").save(root / "b" / "page.png")
+    (root / "b" / "zz.png").write_bytes(b"not a picture")
+    return root
+
+
+def test_a_folder_of_photographs(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["curate", "--pool", str(folder), "--out", str(out)]
+    # Among so few images the whitening knows little, so strangers come near: a higher threshold.
+    assert main([*words, "--shards", "--set", "similarity=0.85"]) == 0
+    assert "zz.png" in capsys.readouterr().err
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["images"], summary["blank"], summary["copies"]) == (43, 2, 2)
+    assert summary["kept"] == 39 and summary["selected"] == 20
+    chosen = (out / "selected.txt").read_text().splitlines()
+    assert len(chosen) == 20 and all((folder / name).exists() for name in chosen)
+    assert not set(chosen) & {"b/page.png", "b/zz.png"}
+    for copy, original in COPIES.items():
+        assert not {copy, original} <= set(chosen)
+    shards = open_dataset(str(out / "curated"))
+    assert len(shards) + len(open_dataset(str(out / "curated"), "test")) == 20
+    # Again, from what is described: the images are not read, and another set is not mixed in.
+    described = list((out / "descriptions").rglob("*.npy"))
+    times = {path: path.stat().st_mtime_ns for path in described if "whitened" not in path.parts}
+    assert main([*words, "--set", "size=7"]) == 0
+    assert len((out / "selected.txt").read_text().splitlines()) == 7
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert main([*words, "--limit", "9"]) == 2
+    assert "describes other images" in capsys.readouterr().err
+
+
+def test_images_of_a_folder(folder):
+    files = ImageFiles(folder, image_size=32)
+    assert len(files) == 43 and files.classes == ("a", "b")
+    assert files.paths == sorted(files.paths)
+    assert (files.images(torch.tensor([42])) == 0).all()  # zz.png
+    with Image.open(folder / files.paths[1]) as image:
+        direct = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
+    assert np.array_equal(files.images(torch.tensor([1]))[0].permute(1, 2, 0), direct)
+    few = ImageFiles(folder, limit=5)
+    assert len(few) == 5 and set(few.paths) <= set(files.paths)
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory):
+    out = tmp_path_factory.mktemp("scenes")
+    words = ["curate", "--pool", "scenes", "--seeds", "scenes", "--limit", "400"]
+    assert main([*words, "--out", str(out), "--set", "size=60"]) == 0
+    return out
+
+
+def test_scenes_are_measured_against_the_truth(curated):
+    summary = json.loads((curated / "summary.json").read_text())
+    assert summary["selected"] == 60
+    assert min(summary["pair_precision"], summary["pair_recall"]) >= 0.95
+    assert 0 <= summary["purity_nearest"] <= 1 and summary["copies"] > 40
+    assert summary["copies_by_hash"] < summary["copies"]
+
+
+def test_the_report_is_one_accessible_file(curated):
+    text = (curated / "report.html").read_text()
+    page = Page(text)
+    assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
+    figures = page.named("svg")
+    assert len(figures) >= 5 and all(figure.get("aria-label") for figure in figures)
+    assert page.heads("h2")[:3] == [
+        "What was removed", "What was found", "Balance before and after",
+    ]  # fmt: skip
+    words = " ".join(page.text)
+    assert "Run it again" in words and "--seeds scenes" in words
+    assert "Copies: precision of pairs" in words and "prefers-color-scheme: dark" in text
+
+
+def test_warnings_tell_what_does_not_fit():
+    summary = {"largest_component": 12, "images": 1000, "blank": 3, "near_evaluation": 0}
+    assert curation_warnings(summary) == []
+    worse = summary | {"largest_component": 300, "blank": 500, "near_evaluation": 1}
+    assert [text.split()[0] for text in curation_warnings(worse)] == ["One", "50.0", "1"]
+
+
+def test_shares_are_described():
+    counts = {"pool": np.array([1, 3]), "selected": np.array([5, 5])}
+    told = share_curves(counts, ("cat", "dog")).alt_text
+    assert "pool, 25.0 % to 75.0 %" in told and "selected, 50.0 % to 50.0 %" in told
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--pool", "scens"], "Did you mean scenes?"),
+        (["--pool", "no/such"], "no/such"),
+        (["--pool", "scenes", "--weights", "no/run"], "there is no folder no/run"),
+        (["--pool", "scenes", "--weights", "dino_vits99"], "dino_vits99"),
+        (["--pool", "scenes", "--set", "sise=3"], "did you mean 'size'"),
+        (["--pool", "scenes", "--set", "similarity=2"], "out of range"),
+        (["--pool", "scenes", "--limit", "0"], "limit"),
+        (["--pool", "scenes", "--limit", "20", "--seeds", "no/such"], "no/such"),
+    ],
+)
+def test_mistakes(words, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["curate", *words, "--out", "out", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dino-tutorial: ") and error.count("\n") == 1 and sentence in error
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dino_tutorial.curation.command.curate_pool", stop)
+    assert main(["curate", "--pool", "scenes", "--out", str(tmp_path)]) == 130
+    assert "Continue with the same command" in capsys.readouterr().err
+
+
+def test_two_processes_describe_what_one_does(folder, tmp_path):
+    root = Path(__file__).parents[2]
+    words = ["--pool", str(folder), "--device", "cpu", "--out"]
+    assert main(["curate", *words, str(tmp_path / "one")]) == 0
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "dino_tutorial", "curate", *words, str(tmp_path / "two")],
+        capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("images in the pool") == 1
+    names = ("selected.txt", "summary.json")
+    one, two = ([(tmp_path / way / name).read_text() for name in names] for way in ("one", "two"))
+    assert one == two
+
+
+def test_a_pool_with_junk_can_be_trained_on(tmp_path):
+    """Images without a label are trained on like all others; only labelled ones measure."""
+    images = ArrayDataset(*uncurated_pool(300, 32)[:2], CLASSES, "scenes")
+    write_shards(images, tmp_path / "pool" / "train")
+    changes = {"folder": str(tmp_path / "runs"), "train.epochs": 0.5, "data.limit": 256}
+    run = train(configure("dino", str(tmp_path / "pool"), "smoke", changes))
+    assert (open_dataset(tmp_path / "pool").labels < 0).any()
+    assert 0 < run.summary["bank"] < 256 and run.summary["knn_top1"] is not None
