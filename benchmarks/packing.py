@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dino_tutorial.environment import describe_environment
 from dino_tutorial.models import VisionTransformer, vit_small
-from dino_tutorial.models.vit import Attention, Block
+from dino_tutorial.models.block import Attention, Block
 
 HERE = Path(__file__).parent
 GLOBAL, LOCAL, N_LOCAL = 224, 96, 8

@@ -22,7 +22,7 @@ from dino_tutorial import configure
 from dino_tutorial.environment import describe_environment
 from dino_tutorial.experiment import build_method
 from dino_tutorial.models import vit_small
-from dino_tutorial.models.vit import Attention
+from dino_tutorial.models.block import Attention
 from dino_tutorial.training.optim import (
     build_optimizer,
     clip_modules,
