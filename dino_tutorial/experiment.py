@@ -37,7 +37,7 @@ from dino_tutorial.runs import (
     write_json,
     write_text,
 )
-from dino_tutorial.training.batches import mix
+from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 from dino_tutorial.training.distributed import process_group
 from dino_tutorial.training.loop import Trainer
@@ -188,7 +188,8 @@ class Images:
         if not self.labelled:
             return None
         n_bank = min(config.knn.watch_bank, len(self.bank) * 4 // 5)
-        few = random_part(self.bank, n_bank + config.knn.watch_queries, mix(config.seed, 5))
+        seed = mix(config.seed, Stream.WATCHED)
+        few = random_part(self.bank, n_bank + config.knn.watch_queries, seed)
         k, temperature = min(config.knn.k, n_bank), config.knn.temperature
 
         def measure() -> dict[str, float]:
