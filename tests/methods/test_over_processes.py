@@ -85,7 +85,8 @@ def stored(tmp_path_factory):
         done = subprocess.run(
             [sys.executable, *words[:-1], __file__, words[-1]],
             capture_output=True, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
+            env={**os.environ, "OMP_NUM_THREADS": "1",
+             "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     return one, two

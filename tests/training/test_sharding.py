@@ -179,7 +179,8 @@ def stored(tmp_path_factory):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          __file__, str(folder), str(alone)],
         capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
+        env={**os.environ, "OMP_NUM_THREADS": "1",
+             "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "UserWarning" not in done.stderr
