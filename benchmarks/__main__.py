@@ -101,7 +101,7 @@ def _one(m: int, k: int, n: int, dtype) -> float:
 
 def loss_at_k65536(clone: Path | None, rounds: int) -> dict:
     """Forward and backward of the DINO loss alone: batch 32, ten crops, K = 65536."""
-    from dino_tutorial.losses import DINOLoss
+    from dino_tutorial.losses import DINOLoss, dino_loss
 
     torch.manual_seed(0)
     student = torch.randn(10, 32, 65536, requires_grad=True)
@@ -112,7 +112,11 @@ def loss_at_k65536(clone: Path | None, rounds: int) -> dict:
         student.grad = None
         ours(student, teacher, 0.04).backward()
 
-    works = {"ours": run_ours}
+    def run_plain() -> None:
+        student.grad = None
+        dino_loss(student, ours.probabilities(teacher, 0.04), ours.student_temp).backward()
+
+    works = {"ours": run_ours, "plain": run_plain}
     if clone:
         from contenders import _import_clone
 

@@ -16,10 +16,10 @@ from torch.nn.functional import cosine_similarity
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import feature_spread
-from dino_tutorial.losses import DINOLoss
+from dino_tutorial.losses import dino_loss
 from dino_tutorial.methods.base import Method, spread_of
 from dino_tutorial.methods.byol import BYOL, BYOLSettings
-from dino_tutorial.methods.dino import DINO, CenterUpdate, DINOSettings
+from dino_tutorial.methods.dino import DINO, DINOSettings, measures
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import SmallResNet, vit_tiny
 from dino_tutorial.options import replace_options
@@ -123,23 +123,19 @@ class _SameNetwork(Teacher):
 
 
 class _OneNetworkDINO(DINO):
-    """DINO whose teacher is the student; the center still moves."""
+    """DINO whose teacher is the student, gradient and all; the center still moves."""
 
     def __init__(self, backbone: nn.Module, options: DINOSettings):
         super().__init__(backbone, options)
         self.teacher = _SameNetwork(self.student)
-        self.loss = _LossWithoutStop(options.out_dim, options.student_temp, options.center_momentum)
-        self._center = CenterUpdate(self.loss)
 
-
-class _LossWithoutStop(DINOLoss):
-    """DINO's loss, written so that its targets carry a gradient."""
-
-    def forward(self, student_logits, teacher_logits, teacher_temp, update_center=False):
-        targets = ((teacher_logits - self.center) / teacher_temp).softmax(dim=-1)
-        log_q = (student_logits / self.student_temp).log_softmax(dim=-1)
-        pairs = -torch.einsum("gbk,vbk->gv", targets, log_q) / targets.shape[1]
-        return (pairs.sum() - pairs.diagonal().sum()) / (2 * len(student_logits) - 2)
+    def forward(self, views, values, measure):
+        features, teacher_logits = self.teacher([views[0][:2]])
+        _, student_logits = self.student(views)
+        targets = ((teacher_logits - self.loss.center) / values["teacher_temp"]).softmax(dim=-1)
+        loss = dino_loss(student_logits, targets, self.loss.student_temp)
+        self.loss.note(teacher_logits)
+        return {"loss": loss} | (measures(targets.detach(), features) if measure else {})
 
 
 class _OneNetworkBYOL(BYOL):

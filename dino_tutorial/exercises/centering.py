@@ -22,7 +22,7 @@ from dino_tutorial.losses import DINOLoss, sinkhorn_knopp
 def _package_answer(teacher_logits: Tensor, center: Tensor, teacher_temp: float) -> Tensor:
     criterion = DINOLoss(center.shape[-1])
     criterion.center.copy_(center)
-    return criterion.teacher_probabilities(teacher_logits, teacher_temp)
+    return criterion.probabilities(teacher_logits, teacher_temp)
 
 
 def _teacher_probabilities(
@@ -127,7 +127,8 @@ TEACHER_PROBABILITIES = Exercise(
 def _package_center(center: Tensor, teacher_logits: Tensor, momentum: float) -> Tensor:
     criterion = DINOLoss(center.shape[-1], center_momentum=momentum)
     criterion.center.copy_(center)
-    criterion.update_center(teacher_logits.mean(dim=(0, 1)))
+    criterion.note(teacher_logits)
+    criterion.update()
     return criterion.center
 
 

@@ -13,15 +13,14 @@ from dino_tutorial.exercises.exercise import (
     gradients,
     randn,
 )
-from dino_tutorial.losses import KoLeoLoss
-from dino_tutorial.losses.ibot import masked_patch_loss
+from dino_tutorial.losses import KoLeoLoss, ibot_loss
 
 CHAPTER = "dinov2-objective"
 
 
 def _package_patch_loss(student: Tensor, targets: Tensor, masks: Tensor, temp: float) -> Tensor:
     weights = (1 / masks.sum(dim=1, keepdim=True).clamp(min=1)).expand(masks.shape)[masks]
-    return masked_patch_loss(student[masks], targets[masks].detach(), weights, len(masks), temp)
+    return ibot_loss(student[masks], targets[masks].detach(), weights, len(masks), temp)
 
 
 def _patch_loss(

@@ -11,7 +11,7 @@ from dino_tutorial.exercises.exercise import (
     gradients,
     randn,
 )
-from dino_tutorial.losses.ibot import masked_patch_loss
+from dino_tutorial.losses import ibot_loss
 from dino_tutorial.training import cosine_schedule
 
 
@@ -19,7 +19,7 @@ def _package_patch_loss(
     student_logits: Tensor, teacher_logits: Tensor, student_temp: float, teacher_temp: float
 ) -> Tensor:
     crops, batch, patches, _ = student_logits.shape
-    return masked_patch_loss(
+    return ibot_loss(
         student_logits.flatten(0, 2),
         (teacher_logits.detach() / teacher_temp).softmax(dim=-1).flatten(0, 2),
         torch.full((crops * batch * patches,), 1 / patches),

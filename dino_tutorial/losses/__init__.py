@@ -3,10 +3,10 @@
 from dino_tutorial.losses.byol import byol_loss
 from dino_tutorial.losses.clustering import sinkhorn_knopp, swapped_prediction_loss
 from dino_tutorial.losses.contrastive import info_nce, nt_xent
-from dino_tutorial.losses.dino import DINOLoss
+from dino_tutorial.losses.dino import DINOLoss, dino_loss
 from dino_tutorial.losses.distillation import distillation_loss
 from dino_tutorial.losses.gram import GramLoss
-from dino_tutorial.losses.ibot import iBOTPatchLoss
+from dino_tutorial.losses.ibot import ibot_loss, iBOTPatchLoss
 from dino_tutorial.losses.koleo import KoLeoLoss
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "GramLoss",
     "KoLeoLoss",
     "byol_loss",
+    "dino_loss",
     "distillation_loss",
     "iBOTPatchLoss",
+    "ibot_loss",
     "info_nce",
     "nt_xent",
     "sinkhorn_knopp",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dino_tutorial.losses.dino import pair_cross_entropy
+from dino_tutorial.losses.fused import fused_dino_loss
 from dino_tutorial.parallel import logsumexp_over_processes
 
 
@@ -65,4 +65,4 @@ def swapped_prediction_loss(logits: Tensor, assignments: Tensor, temp: float) ->
             f"swapped_prediction_loss wants logits (V ≥ 2, B, K) and assignments (2, B, K), "
             f"got {tuple(logits.shape)} and {tuple(assignments.shape)}"
         )
-    return pair_cross_entropy(logits, assignments.float(), temp)
+    return fused_dino_loss(logits, assignments.float(), temp)  # the same pairs as DINO's

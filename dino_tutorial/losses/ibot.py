@@ -1,28 +1,62 @@
 """iBOT's loss: the student names what lies behind each hidden patch."""
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from dino_tutorial.losses.centering import CenteredLoss
+from dino_tutorial.losses.centering import Center
 
 
-class iBOTPatchLoss(CenteredLoss):
-    """Cross-entropy at the hidden patches between the teacher, who sees them, and the student.
+def ibot_loss(
+    student_logits: Tensor, targets: Tensor, weights: Tensor, n_images: int, student_temp: float
+) -> Tensor:
+    """``(1/B) Σ_images (1/M_i) Σ_patches H(p_t, p_s)``, over the hidden patches of each image.
 
     Only logits of hidden patches are given, gathered from all images of the batch. Each image that
-    has any counts the same, however many it has; images without any count as zero:
-    ``(1/B) Σ_images (1/M_i) Σ_patches H(teacher, student)``.
+    has any counts the same, however many it has; images without any count as zero.
 
-    In training mode ``center`` is updated *after* the loss of the same step, unless
-    ``update_center=False`` leaves that to the caller.
+    Args:
+        student_logits: (M, K) of the student, who sees the mask token in these M places.
+        targets: p_t (M, K), the teacher's probabilities in the same places, however they were made
+            (centering, Sinkhorn-Knopp); each row sums to 1.
+        weights: (M,), 1 / M_i for a patch of image i, which has M_i hidden patches.
+        n_images: B, all images of the batch, those without hidden patches too.
+        student_temp: τ_s.
+
+    Returns:
+        Scalar float32; 0 where nothing is hidden.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+
+    Source: Zhou et al. 2022, equation 2; facebookresearch/dinov2 ``ibot_patch_loss.py``.
+    """
+    if student_logits.shape != targets.shape or weights.shape != student_logits.shape[:1]:
+        raise ValueError(
+            f"the patch loss wants logits and targets (M, K) and weights (M,), got "
+            f"{tuple(student_logits.shape)}, {tuple(targets.shape)} and {tuple(weights.shape)}"
+        )
+    entropies = cross_entropy(student_logits.float() / student_temp, targets, reduction="none")
+    return (entropies * weights).sum() / n_images
+
+
+class iBOTPatchLoss(Center):
+    """:func:`ibot_loss` for a teacher that is centred and sharpened, and the center that does it.
+
+    The center moves as :class:`~dino_tutorial.losses.DINOLoss` moves its own.
 
     Args:
         out_dim: K, the number of prototypes.
         student_temp: τ_s.
-        center_momentum: as DINO's.
+        center_momentum: m, as DINO's.
 
     Source: Zhou et al. 2022, equation 2; facebookresearch/dinov2 ``ibot_patch_loss.py``.
     """
+
+    def __init__(
+        self, out_dim: int, student_temp: float = 0.1, center_momentum: float = 0.9
+    ) -> None:
+        super().__init__(out_dim, center_momentum)
+        self.student_temp = student_temp
 
     def forward(
         self,
@@ -31,7 +65,6 @@ class iBOTPatchLoss(CenteredLoss):
         teacher_temp: float,
         weights: Tensor,
         n_images: int,
-        update_center: bool = True,
     ) -> Tensor:
         """Return the scalar loss.
 
@@ -41,40 +74,12 @@ class iBOTPatchLoss(CenteredLoss):
             teacher_temp: τ_t, this step's teacher temperature.
             weights: (M,), 1 / (hidden patches of the same image).
             n_images: B, all images of the batch, those without hidden patches too.
-            update_center: whether to move ``center`` afterwards (training mode only).
 
         Raises:
             ValueError: if the shapes do not fit together.
         """
-        targets = self.teacher_probabilities(teacher_logits, teacher_temp)
-        loss = masked_patch_loss(student_logits, targets, weights, n_images, self.student_temp)
-        if self.training and update_center and len(teacher_logits):
-            self.update_center(teacher_logits.detach().float().mean(dim=0))
+        targets = self.probabilities(teacher_logits, teacher_temp)
+        loss = ibot_loss(student_logits, targets, weights, n_images, self.student_temp)
+        self.note(teacher_logits)
+        self.update()
         return loss
-
-
-def masked_patch_loss(
-    student_logits: Tensor, targets: Tensor, weights: Tensor, n_images: int, student_temp: float
-) -> Tensor:
-    """iBOT's loss for given targets, however they were made (centring, Sinkhorn-Knopp).
-
-    Args:
-        student_logits: (M, K).
-        targets: (M, K), each row sums to 1.
-        weights: (M,), 1 / (hidden patches of the same image).
-        n_images: B.
-        student_temp: τ_s.
-
-    Returns:
-        Scalar; 0 where nothing is hidden.
-
-    Raises:
-        ValueError: if the shapes do not fit together.
-    """
-    if student_logits.shape != targets.shape or weights.shape != student_logits.shape[:1]:
-        raise ValueError(
-            f"the patch loss wants logits and targets (M, K) and weights (M,), got "
-            f"{tuple(student_logits.shape)}, {tuple(targets.shape)} and {tuple(weights.shape)}"
-        )
-    entropies = F.cross_entropy(student_logits.float() / student_temp, targets, reduction="none")
-    return (entropies * weights).sum() / n_images

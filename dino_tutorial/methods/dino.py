@@ -3,18 +3,16 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import DINOLoss
-from dino_tutorial.losses.centering import CenteredLoss
+from dino_tutorial.losses.fused import fused_dino_loss
 from dino_tutorial.methods.base import Method, Network, spread_of
 from dino_tutorial.methods.schedules import cosine_schedule, linear_warmup
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import DINOHead
 from dino_tutorial.options import option
-from dino_tutorial.parallel import mean_over_processes
 from dino_tutorial.views import ViewSpec, dino_views
 
 
@@ -78,7 +76,6 @@ class DINO(Method):
         self.student = self._network(backbone)
         self.teacher = Teacher(self.student)
         self.loss = DINOLoss(settings.out_dim, settings.student_temp, settings.center_momentum)
-        self._center = CenterUpdate(self.loss)
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -124,13 +121,10 @@ class DINO(Method):
     def forward(self, views, values, measure):
         features, teacher_logits = self.teacher([views[0][:2]])  # the two global views
         _, student_logits = self.student(views)
-        teacher_temp = values["teacher_temp"]
-        loss = self.loss(student_logits, teacher_logits, teacher_temp, update_center=False)
-        self._center.add(teacher_logits)
-        if not measure:
-            return {"loss": loss}
-        targets = self.loss.teacher_probabilities(teacher_logits, teacher_temp)
-        return {"loss": loss} | measures(targets, features)
+        targets = self.loss.probabilities(teacher_logits, values["teacher_temp"])
+        loss = fused_dino_loss(student_logits, targets, self.loss.student_temp)
+        self.loss.note(teacher_logits)
+        return {"loss": loss} | (measures(targets, features) if measure else {})
 
     @property
     def constants(self) -> dict[str, float]:
@@ -144,35 +138,8 @@ class DINO(Method):
 
     def after_step(self, values: dict[str, float]) -> None:
         """Move the center by the mean over micro-batches and processes, then the teacher."""
-        self._center.apply()
+        self.loss.update()
         super().after_step(values)
-
-
-class CenterUpdate:
-    """One update of a loss's center a step, by the mean over micro-batches and processes."""
-
-    def __init__(self, loss: CenteredLoss):
-        self.loss = loss
-        self._sums: list[Tensor] = []
-        self._count = 0
-
-    @torch.no_grad()
-    def add(self, teacher_logits: Tensor) -> None:
-        """Take note of the teacher's logits (…, K) of a micro-batch."""
-        self._sums.append(teacher_logits.float().flatten(0, -2).sum(dim=0))
-        self._count += teacher_logits.shape[:-1].numel()
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Move the center, if there was anything; processes may have seen different numbers."""
-        if not self._sums:
-            return
-        total = torch.stack(self._sums).sum(dim=0)
-        both = torch.cat([total, torch.full_like(total[:1], self._count)])
-        both = mean_over_processes(both)
-        self.loss.update_center(both[:-1] / both[-1:].clamp(min=1e-6))
-        self._sums.clear()
-        self._count = 0
 
 
 def measures(targets: Tensor, features: Tensor) -> dict[str, Tensor]:

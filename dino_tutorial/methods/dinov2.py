@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import entropy
-from dino_tutorial.losses import KoLeoLoss, iBOTPatchLoss, sinkhorn_knopp
-from dino_tutorial.losses.centering import CenteredLoss
-from dino_tutorial.losses.dino import pair_cross_entropy
-from dino_tutorial.losses.ibot import masked_patch_loss
+from dino_tutorial.losses import KoLeoLoss, ibot_loss, iBOTPatchLoss, sinkhorn_knopp
+from dino_tutorial.losses.centering import Center
+from dino_tutorial.losses.fused import fused_dino_loss
 from dino_tutorial.methods.base import Network
-from dino_tutorial.methods.dino import DINO, CenterUpdate, DINOSettings, measures
+from dino_tutorial.methods.dino import DINO, DINOSettings, measures
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import option
 from dino_tutorial.views import DrawnMasks, PatchMasks, block_masks
@@ -135,7 +134,6 @@ class DINOv2(DINO):
             self.patch_loss = iBOTPatchLoss(
                 settings.patch_out_dim, settings.student_temp, settings.center_momentum
             )
-            self._patch_center = CenterUpdate(self.patch_loss)
 
     @property
     def masks_patches(self) -> bool:
@@ -181,14 +179,12 @@ class DINOv2(DINO):
     def forward(self, views, values, measure, hidden: PatchMasks | None = None):
         o, temp = self.settings, values["teacher_temp"]
         teacher, student = self._answers(views, hidden)
-        targets = self._targets(self.loss, self._center, teacher.logits, temp)
-        parts = {"dino_loss": pair_cross_entropy(student.logits, targets, o.student_temp)}
+        targets = self._targets(self.loss, teacher.logits, temp)
+        parts = {"dino_loss": fused_dino_loss(student.logits, targets, o.student_temp)}
         measured = measures(targets, self._watched(teacher, student)) if measure else {}
         if self.masks_patches:
-            patch_targets = self._targets(
-                self.patch_loss, self._patch_center, teacher.patch_logits, temp
-            )
-            parts["ibot_loss"] = masked_patch_loss(
+            patch_targets = self._targets(self.patch_loss, teacher.patch_logits, temp)
+            parts["ibot_loss"] = ibot_loss(
                 student.patch_logits,
                 patch_targets,
                 hidden.weights,
@@ -209,7 +205,7 @@ class DINOv2(DINO):
 
     def after_step(self, values: dict[str, float]) -> None:
         if self.masks_patches:
-            self._patch_center.apply()
+            self.patch_loss.update()
         super().after_step(values)
 
     def _answers(self, views: list[Tensor], hidden: PatchMasks | None) -> tuple[Answer, Answer]:
@@ -228,15 +224,13 @@ class DINOv2(DINO):
         """The features (2, B, D) whose spread would tell of a collapse."""
         return teacher.features
 
-    def _targets(
-        self, loss: CenteredLoss, center: CenterUpdate, teacher_logits: Tensor, temp: float
-    ) -> Tensor:
+    def _targets(self, center: Center, teacher_logits: Tensor, temp: float) -> Tensor:
         """The teacher's probabilities (…, K): centred by the running mean, or balanced."""
         if self.settings.centering == "sinkhorn":
             rows = teacher_logits.flatten(0, -2)
             return sinkhorn_knopp(rows, temp).view(teacher_logits.shape)
-        center.add(teacher_logits)
-        return loss.teacher_probabilities(teacher_logits, temp)
+        center.note(teacher_logits)
+        return center.probabilities(teacher_logits, temp)
 
 
 def _mean_entropy(targets: Tensor, weights: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from two_processes import in_two_processes
 
 from dino_tutorial import configure, load_run, train
 from dino_tutorial.errors import UserError
-from dino_tutorial.losses import iBOTPatchLoss, sinkhorn_knopp
+from dino_tutorial.losses import sinkhorn_knopp
 from dino_tutorial.methods import DINO, DINOv2
-from dino_tutorial.methods.dino import CenterUpdate, DINOSettings
+from dino_tutorial.methods.dino import DINOSettings
 from dino_tutorial.methods.dinov2 import DINOv2Settings
 from dino_tutorial.models import DINOHead, VisionTransformer, build_encoder
 from dino_tutorial.options import flatten
@@ -179,7 +179,7 @@ def test_centers_move_once_a_step_by_the_mean_of_all_micro_batches():
     mean = torch.cat(expected).mean(dim=0)
     torch.testing.assert_close(method.patch_loss.center[0], 0.1 * mean)
     center = method.patch_loss.center.clone()
-    CenterUpdate(method.patch_loss).apply()  # nothing seen, nothing moved
+    method.patch_loss.update()  # nothing noted since, nothing moved
     assert torch.equal(method.patch_loss.center, center)
 
 
@@ -302,19 +302,6 @@ def test_accumulation_equals_one_batch(tmp_path):
     torch.testing.assert_close(
         ours["patch_loss.center"], theirs["patch_loss.center"], rtol=1e-3, atol=1e-5
     )
-
-
-def test_center_is_the_mean_of_all_processes_logits_however_many_each_has(monkeypatch):
-    mine, theirs = torch.randn(3, 7), torch.randn(11, 7)
-    other = torch.cat([theirs.sum(dim=0), torch.tensor([11.0])])
-    monkeypatch.setattr(
-        "dino_tutorial.methods.dino.mean_over_processes", lambda tensor: (tensor + other) / 2
-    )
-    loss = iBOTPatchLoss(7)
-    center = CenterUpdate(loss)
-    center.add(mine)
-    center.apply()
-    torch.testing.assert_close(loss.center[0], 0.1 * torch.cat([mine, theirs]).mean(dim=0))
 
 
 def test_two_processes_equal_one_with_sinkhorn_knopp(tmp_path):

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from dino_tutorial import configure
 from dino_tutorial.errors import UserError
-from dino_tutorial.losses import sinkhorn_knopp
+from dino_tutorial.losses import DINOLoss, sinkhorn_knopp
 from dino_tutorial.methods import METHODS, MoCo
 from dino_tutorial.methods.queue import Queue
 from dino_tutorial.models import ConvNet
@@ -120,6 +120,20 @@ def test_every_trainable_parameter_gets_a_gradient(method, encoder):
     assert loss.isfinite()
     for name, parameter in built.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_what_trains_dino_is_its_loss():
+    method, values = smoke_method("dino"), {"teacher_temp": 0.05, "momentum": 0.9}
+    g = torch.Generator().manual_seed(0)
+    views = [torch.randn(2, 3, 3, 32, 32, generator=g), torch.randn(2, 3, 3, 16, 16, generator=g)]
+    loss = DINOLoss(method.loss.center.shape[1], method.loss.student_temp)
+    with torch.no_grad():
+        teacher_logits, student_logits = method.teacher(views[:1])[1], method.student(views)[1]
+        for _ in range(2):  # the second time with a center that has moved
+            expected = loss(student_logits, teacher_logits, 0.05)
+            assert method(views, values, False)["loss"] == expected
+            method.loss.update()
+            assert torch.equal(method.loss.center, loss.center)
 
 
 def test_only_supervised_training_sees_labels(tmp_path):

@@ -16,9 +16,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dino_tutorial.losses import DINOLoss, KoLeoLoss, iBOTPatchLoss, sinkhorn_knopp
-from dino_tutorial.losses.dino import pair_cross_entropy
-from dino_tutorial.losses.ibot import masked_patch_loss
+from dino_tutorial.losses import (
+    DINOLoss,
+    KoLeoLoss,
+    dino_loss,
+    ibot_loss,
+    iBOTPatchLoss,
+    sinkhorn_knopp,
+)
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.training import cosine_schedule, linear_warmup, param_groups
 from dino_tutorial.views import block_masks
@@ -75,10 +80,10 @@ def ours():
     return {
         # The second value sees the center that the first has moved.
         "dino": [dino(STUDENT, TEACHER, TEACHER_TEMP).item() for _ in range(2)],
-        "dino_sinkhorn": [pair_cross_entropy(STUDENT, balanced.view(2, 3, 16), 0.1).item()],
+        "dino_sinkhorn": [dino_loss(STUDENT, balanced.view(2, 3, 16), 0.1).item()],
         "ibot": [ibot(*patches).item() for _ in range(2)],
         "ibot_sinkhorn": [
-            masked_patch_loss(PATCH_STUDENT, patch_balanced, weights, len(MASKS), 0.1).item()
+            ibot_loss(PATCH_STUDENT, patch_balanced, weights, len(MASKS), 0.1).item()
         ],
         "sinkhorn": patch_balanced[0].tolist(),
         "koleo": [koleo.item()],
