@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_tutorial.models import VisionTransformer, vit_small
-from dino_tutorial.models.vit import Attention, Block
+from dino_tutorial.models.block import Attention, Block
 from dino_tutorial.runs.environment import describe_environment
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dino_tutorial import configure
 from dino_tutorial.models import vit_small
-from dino_tutorial.models.vit import Attention
+from dino_tutorial.models.block import Attention
 from dino_tutorial.runs import build_method
 from dino_tutorial.runs.environment import describe_environment
 from dino_tutorial.training.optim import (

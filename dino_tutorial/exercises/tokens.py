@@ -13,7 +13,8 @@ from dino_tutorial.exercises.exercise import (
     as_tensor,
     randn,
 )
-from dino_tutorial.models.vit import Attention, VisionTransformer
+from dino_tutorial.models.block import Attention
+from dino_tutorial.models.vit import VisionTransformer
 
 
 def _unfolded(images: Tensor, patch_size: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_tutorial.models.vit import DropPath
+from dino_tutorial.models.block import DropPath
 from dino_tutorial.parallel import own_part
 
 

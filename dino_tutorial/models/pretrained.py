@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.models.vit import PatchEmbed, SwiGLU, VisionTransformer
+from dino_tutorial.models.block import SwiGLU
+from dino_tutorial.models.vit import PatchEmbed, VisionTransformer
 
 if TYPE_CHECKING:
     import timm

@@ -3,7 +3,7 @@
 Parameter names follow DINOv2, so that a checkpoint reads like the released ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.models.block import FEED_FORWARD, Block
+from dino_tutorial.models.shortcuts import LastBlock, LastSampledBlock, SampledBlock
 
 
 class Features(NamedTuple):
@@ -76,165 +78,7 @@ class ConvStem(nn.Module):
         return self.proj(x.flatten(2).transpose(1, 2))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over tokens (B, T, D)."""
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
-        """Tokens (B, T, D) to (B, T, D); with ``cls_only`` the first one alone, (B, 1, D)."""
-        if cls_only:
-            return self.proj(self._cls_output(x))
-        x = F.scaled_dot_product_attention(*self._queries_keys_values(x))
-        return self.proj(x.transpose(1, 2).flatten(2))
-
-    def weights(self, x: Tensor) -> Tensor:
-        """softmax(q k' / sqrt(d)) written out: (B, heads, T, T), each row sums to 1."""
-        q, k, _ = self._queries_keys_values(x)
-        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        return scores.softmax(dim=-1)
-
-    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tokens (B, T, D) to three tensors (B, heads, T, D / heads)."""
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
-
-    def _cls_output(self, x: Tensor) -> Tensor:
-        """What the class token gathers from tokens (B, T, D): (B, 1, D), the same as above.
-
-        With one query, no token needs a key or a value of its own. Its score is
-        q (W_k x + b_k) = (q W_k) x + a constant, which the softmax ignores; and the weighted sum of
-        the values W_v x + b_v is W_v applied to the weighted sum of the tokens, plus b_v.
-        """
-        batch, _, dim = x.shape
-        w_query, w_key, w_value = self.qkv.weight.unflatten(0, (3, dim))
-        b_query, _, b_value = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.view(3, dim)
-        w_key, w_value = (w.unflatten(0, (self.num_heads, -1)) for w in (w_key, w_value))
-
-        q = F.linear(x[:, 0], w_query, b_query).view(batch, self.num_heads, -1)
-        q = torch.einsum("bhd,hdc->bhc", q, w_key) / q.shape[-1] ** 0.5
-        scores = q @ x.transpose(1, 2)
-        gathered = scores.softmax(dim=-1) @ x
-        out = torch.einsum("bhc,hdc->bhd", gathered, w_value).flatten(1)
-        return (out if b_value is None else out + b_value).unsqueeze(1)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward network (Shazeer, 2020), at the parameter count of the MLP it replaces."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        # DINOv2: two thirds of the MLP's width, rounded up to a multiple of 8.
-        hidden_dim = (int(hidden_dim * 2 / 3) + 7) // 8 * 8
-        self.w12 = nn.Linear(dim, 2 * hidden_dim)
-        self.w3 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
-
-
-class LayerScale(nn.Module):
-    """A learned factor for each channel of a branch, small at first (Touvron et al., 2021)."""
-
-    def __init__(self, dim: int, init: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), init))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): in training, drop a branch for single samples.
-
-    A kept branch is divided by its probability, so that its mean does not change.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        keep = 1.0 - self.rate
-        kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep)
-        return x * kept.div_(keep)
-
-    def add(self, x: Tensor, branch: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
-        """``x`` plus what is kept of ``branch(source)``."""
-        return x + self(branch(source))
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
-
-
-class DropSamples(DropPath):
-    """Stochastic depth that saves the work (DINOv2): the branch sees the kept samples alone.
-
-    A fixed number of samples is kept, ``(1 - rate)`` of the batch rounded down and at least one,
-    so shapes do not depend on the draw.
-    """
-
-    def add(self, x: Tensor, branch: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x + branch(source)
-        samples = len(source)
-        kept = torch.randperm(samples, device=x.device)[: max(int(samples * (1 - self.rate)), 1)]
-        update = branch(source[kept])
-        return x.index_add(0, kept, update.to(x.dtype), alpha=samples / len(kept))
-
-
-FEED_FORWARD = {"mlp": Mlp, "swiglu": SwiGLU}
 STEMS = {"patch": PatchEmbed, "conv": ConvStem}
-
-
-class Block(nn.Module):
-    """Attention, then a feed-forward network, each normalised before and added to its input."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        drop_path: DropPath,
-        layer_scale_init: float | None,
-        ffn: str,
-    ) -> None:
-        super().__init__()
-        scaled = layer_scale_init is not None
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, qkv_bias)
-        self.ls1 = LayerScale(dim, layer_scale_init) if scaled else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = FEED_FORWARD[ffn](dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, layer_scale_init) if scaled else nn.Identity()
-        self.drop_path = drop_path
-
-    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
-        """Tokens (B, T, D) to (B, T, D), or to (B, 1, D): the class token alone."""
-        kept = x[:, :1] if cls_only else x
-        x = self.drop_path.add(kept, lambda t: self.ls1(self.attn(self.norm1(t), cls_only)), x)
-        return self.drop_path.add(x, lambda t: self.ls2(self.mlp(self.norm2(t))), x)
 
 
 class VisionTransformer(nn.Module):
@@ -318,10 +162,12 @@ class VisionTransformer(nn.Module):
         )
         self.mask_token = nn.Parameter(torch.zeros(1, embed_dim), requires_grad=False)
         self.patch_embed = STEMS[stem](patch_size, in_chans, embed_dim)
-        drops = _drop_paths(drop_path_rate, depth, drop_path_uniform)
+        block, last = (SampledBlock, LastSampledBlock) if drop_path_uniform else (Block, LastBlock)
+        rates = _drop_path_rates(drop_path_rate, depth, drop_path_uniform)
+        kinds = [block] * (depth - 1) + [last]
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop, layer_scale_init, ffn)
-            for drop in drops
+            kind(embed_dim, num_heads, mlp_ratio, qkv_bias, rate, layer_scale_init, ffn)
+            for kind, rate in zip(kinds, rates, strict=True)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self._init_weights()
@@ -329,8 +175,8 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """The normalised class token of each image.
 
-        Nothing else of the last block is used, so it is not computed: values and gradients are
-        those of ``forward_features(x).cls``.
+        Values and gradients are those of ``forward_features(x).cls``; what else the last block
+        makes is not computed.
 
         Args:
             x: images (B, C, H, W), or several such batches, each of its own size.
@@ -346,9 +192,10 @@ class VisionTransformer(nn.Module):
             # most (benchmarks/packing.py), and drop path would have to know whose a token is.
             return torch.cat([self.forward(batch) for batch in x])
         x = self._tokens(x)
-        for block in self.blocks[:-1]:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = self._run(block, x)
-        return self.norm(self._run(self.blocks[-1], x, cls_only=True)[:, 0])
+        return self.norm(self._run(last, x, cls_only=True)[:, 0])
 
     def forward_features(self, x: Tensor, masks: Tensor | None = None) -> Features:
         """All output tokens of images (B, C, H, W).
@@ -400,10 +247,10 @@ class VisionTransformer(nn.Module):
                 outputs.append(self.norm(x))
         return outputs
 
-    def _run(self, block: Block, x: Tensor, cls_only: bool = False) -> Tensor:
+    def _run(self, block: nn.Module, x: Tensor, **options: bool) -> Tensor:
         if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, x, cls_only, use_reentrant=False)
-        return block(x, cls_only)
+            return checkpoint(block, x, use_reentrant=False, **options)
+        return block(x, **options)
 
     def _tokens(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
@@ -481,10 +328,8 @@ class VisionTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
 
 
-def _drop_paths(rate: float, depth: int, uniform: bool) -> list[DropPath]:
-    if uniform:
-        return [DropSamples(rate) for _ in range(depth)]
-    return [DropPath(rate * i / max(depth - 1, 1)) for i in range(depth)]
+def _drop_path_rates(rate: float, depth: int, uniform: bool) -> list[float]:
+    return [rate if uniform else rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:

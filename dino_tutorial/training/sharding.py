@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dino_tutorial.models import VisionTransformer
-from dino_tutorial.models.vit import Block
+from dino_tutorial.models.block import Block
 
 SHARDINGS = ("none", "fsdp")
 

@@ -14,7 +14,9 @@ from dino_tutorial.models import (
     vit_small,
     vit_tiny,
 )
-from dino_tutorial.models.vit import ConvStem, DropPath, DropSamples, PatchEmbed, SwiGLU
+from dino_tutorial.models.block import Block, DropPath, SwiGLU
+from dino_tutorial.models.shortcuts import LastSampledBlock, SampledBlock
+from dino_tutorial.models.vit import ConvStem, PatchEmbed
 
 VARIANTS = {
     "plain": {},
@@ -299,33 +301,58 @@ def test_drop_path_grows_linearly_with_depth():
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
+class Plus(torch.nn.Module):
+    """Stands in for a branch: x + 1, and a note of how many samples came by."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        return x + 1
+
+
+def sampled_block(rate=0.5):
+    """A block whose first branch adds x + 1 and whose second adds nothing."""
+    block = SampledBlock(2, 1, drop_path_rate=rate).train()
+    block.norm1 = block.ls1 = torch.nn.Identity()
+    block.attn = Plus()
+    torch.nn.init.zeros_(block.mlp.fc2.weight), torch.nn.init.zeros_(block.mlp.fc2.bias)
+    return block
+
+
 def test_dropped_samples_keep_their_tokens_and_are_not_computed():
     """At a rate of 0.5, four of eight samples get twice the branch's update, the others none."""
     torch.manual_seed(0)
-    drop, x = DropSamples(0.5), torch.randn(8, 3, 2)
-    seen = []
-
-    def branch(tokens):
-        seen.append(len(tokens))
-        return tokens[:, :1] + 1
-
-    out = drop.add(x[:, :1], branch, x)
-    change = (out - x[:, :1])[:, 0]
-    updated = change.abs().sum(dim=1) > 0
-    assert updated.sum() == 4 and seen == [4]
-    torch.testing.assert_close(change[updated], 2 * (x[updated, 0] + 1))
-    again = {tuple((drop.add(x, torch.cos, x) != x).any(-1).any(-1).tolist()) for _ in range(20)}
+    block, x = sampled_block(), torch.randn(8, 3, 2)
+    change = block(x) - x
+    updated = change.abs().sum(dim=(1, 2)) > 0
+    assert updated.sum() == 4 and block.attn.seen == [4]
+    torch.testing.assert_close(change[updated], 2 * (x[updated] + 1))
+    again = {tuple((block(x) != x).any(-1).any(-1).tolist()) for _ in range(20)}
     assert len(again) > 5  # drawn anew each time
-    single = drop.add(x[:1], torch.cos, x[:1])
-    torch.testing.assert_close(single, x[:1] + x[:1].cos())  # never fewer than one
-    torch.testing.assert_close(drop.eval().add(x, torch.cos, x), x + x.cos())
+    torch.testing.assert_close(block(x[:1]), 2 * x[:1] + 1)  # never fewer than one
+    torch.testing.assert_close(block.eval()(x), 2 * x + 1)
+
+
+def test_both_branches_of_a_sampled_block_are_those_of_a_block():
+    """At a rate that keeps all but in name: one sample is always kept."""
+    torch.manual_seed(0)
+    plain, x = Block(24, 3, layer_scale_init=0.5), torch.randn(1, 4, 24)
+    for kind in (SampledBlock, LastSampledBlock):
+        sampled = kind(24, 3, layer_scale_init=0.5, drop_path_rate=0.9).train()
+        sampled.load_state_dict(plain.state_dict())
+        assert sampled.drops
+        torch.testing.assert_close(sampled(x), plain(x))
+    torch.testing.assert_close(sampled(x, cls_only=True), plain(x)[:, :1])
 
 
 def test_dropped_samples_keep_the_mean():
-    model = make(drop_path_rate=0.4, drop_path_uniform=True, depth=1)
-    x, drop = torch.randn(10, 4, 24), model.blocks[0].drop_path
-    mean = torch.stack([drop.add(x, torch.sin, x) for _ in range(3000)]).mean(dim=0)
-    torch.testing.assert_close(mean, x + x.sin(), atol=0.06, rtol=0)
+    torch.manual_seed(0)
+    block, x = sampled_block(rate=0.4), torch.rand(10, 4, 2) - 1  # branches between 0 and 1
+    mean = torch.stack([block(x) for _ in range(3000)]).mean(dim=0)
+    torch.testing.assert_close(mean, 2 * x + 1, atol=0.06, rtol=0)
 
 
 def test_uniform_drop_path_is_the_same_in_all_blocks():
