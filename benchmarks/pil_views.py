@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from dino_tutorial.views import IMAGENET, ViewSpec
+from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
+from dino_tutorial.views import ViewSpec
 
 
 class PilView:
@@ -30,7 +31,7 @@ class PilView:
             ]
         )
         self.to_tensor = transforms.Compose(
-            [transforms.ToTensor(), transforms.Normalize(*IMAGENET)]
+            [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
         )
 
     def __call__(self, image: Image.Image) -> Tensor:

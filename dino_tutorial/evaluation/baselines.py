@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     LabelledImages,
     extract_features,
     normalize,
 )
 from dino_tutorial.evaluation.knn import knn_accuracies
+from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 CHUNK = 1024  # images at a time
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

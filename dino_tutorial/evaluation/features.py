@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 
 class LabelledImages(Protocol):

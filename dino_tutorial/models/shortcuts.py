@@ -43,7 +43,7 @@ class SampledBlock(Block):
 class LastBlock(Block):
     """A block that can give the class token alone, which is all that DINO reads of the last one.
 
-    Without it a step of DINO takes 7 % longer for ViT-S/16 at 224 pixels, and 21 % longer at the
+    Without it a step of DINO takes 7 % longer for ViT-S/16 at 224 pixels, and a fifth longer at the
     preset ``laptop``, whose encoder has few blocks (medians of paired steps on one thread of an
     AMD EPYC; ``benchmarks/step_parts.json`` has the encoder alone). Values and gradients are those
     of the whole block up to rounding.

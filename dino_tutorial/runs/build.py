@@ -10,7 +10,7 @@ from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.models.pretrained import RELEASED
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
-from dino_tutorial.training.batches import mix
+from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 
 
@@ -30,7 +30,7 @@ def build_method(config: Config, n_classes: int = 0) -> Method:
         teacher = teacher_run(config.objective.teacher)
         given["teacher"] = trained_method(teacher.folder, n_classes)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(config.seed, 4))
+        torch.manual_seed(mix(config.seed, Stream.HEADS))
         return method(encoder, config.objective, **given)
 
 

@@ -11,7 +11,7 @@ from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.datasets.part import labelled_part, random_part
 from dino_tutorial.evaluation import accuracy, extract_features, knn_classify
 from dino_tutorial.runs.config import Config
-from dino_tutorial.training.batches import mix
+from dino_tutorial.seeds import Stream, mix
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Images:
         if not self.labelled:
             return None
         n_bank = min(config.knn.watch_bank, len(self.bank) * 4 // 5)
-        few = random_part(self.bank, n_bank + config.knn.watch_queries, mix(config.seed, 5))
+        seed = mix(config.seed, Stream.WATCHED)
+        few = random_part(self.bank, n_bank + config.knn.watch_queries, seed)
         k, temperature = min(config.knn.k, n_bank), config.knn.temperature
 
         def measure() -> dict[str, float]:

@@ -13,7 +13,7 @@ from dino_tutorial.views import Augment
 
 
 @torch.inference_mode()
-def cls_attention(encoder: VisionTransformer, pictures: Tensor) -> Tensor:
+def attention_maps(encoder: VisionTransformer, pictures: Tensor) -> Tensor:
     """The last layer's attention of the CLS token over the patches: (n, heads, h, w)."""
     height, width = _grid(encoder, pictures)
     attention = encoder.get_attention(normalize(pictures))[:, :, 0, -height * width :]

@@ -10,10 +10,10 @@ from dino_tutorial.datasets.part import random_part
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import flatten
-from dino_tutorial.runs.pictures import cls_attention, crops_of, nearest_pictures, patch_components
+from dino_tutorial.runs.pictures import attention_maps, crops_of, nearest_pictures, patch_components
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.runs.folder import Run
-from dino_tutorial.training.batches import mix
+from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
 BANK, QUERIES, NEIGHBOURS = 2000, 5, 5
@@ -50,7 +50,7 @@ def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) 
     queries = test if len(test) else bank
     seed = run.config.seed
     _add_crops(data, augment, seen, seed)
-    pixels = random_part(queries, 8, mix(seed, 6)).images()
+    pixels = random_part(queries, 8, mix(seed, Stream.PICTURES)).images()
     if isinstance(encoder, VisionTransformer):
         _add_attention_and_components(data, encoder, pixels)
     _add_neighbours(data, encoder, bank, queries, seed)
@@ -58,21 +58,21 @@ def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) 
 
 
 def _add_crops(data: ReportData, augment: Augment, seen, seed: int) -> None:
-    data.source_images = random_part(seen, 2, mix(seed, 6)).images()
-    data.crops, data.crop_boxes = crops_of(augment, data.source_images, mix(seed, 7))
+    data.source_images = random_part(seen, 2, mix(seed, Stream.PICTURES)).images()
+    data.crops, data.crop_boxes = crops_of(augment, data.source_images, mix(seed, Stream.CROPS))
 
 
 def _add_attention_and_components(
     data: ReportData, encoder: VisionTransformer, pixels: Tensor
 ) -> None:
-    data.attention_images, data.attention = pixels[:4], cls_attention(encoder, pixels[:4])
+    data.attention_images, data.attention = pixels[:4], attention_maps(encoder, pixels[:4])
     if data.attention[0, 0].numel() >= 16:
         data.pca_images, data.patch_pca = pixels, patch_components(encoder, pixels)
 
 
 def _add_neighbours(data: ReportData, encoder: nn.Module, bank, queries, seed: int) -> None:
-    stored = random_part(bank, BANK, mix(seed, 8))
-    asked = random_part(queries, QUERIES, mix(seed, 6))
+    stored = random_part(bank, BANK, mix(seed, Stream.BANK))
+    asked = random_part(queries, QUERIES, mix(seed, Stream.PICTURES))
     data.query_images, data.query_labels = asked.images(), asked.labels
     data.neighbour_images, data.neighbour_labels = nearest_pictures(
         encoder, stored, asked, NEIGHBOURS

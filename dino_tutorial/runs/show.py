@@ -11,11 +11,11 @@ from dino_tutorial.datasets.part import random_part
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer, pretrained
-from dino_tutorial.runs.pictures import cls_attention, crops_of, nearest_pictures, patch_components
+from dino_tutorial.runs.pictures import attention_maps, crops_of, nearest_pictures, patch_components
 from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, patch_pca_pictures
 from dino_tutorial.plots.style import DescribedFigure, save_figure
 from dino_tutorial.runs.folder import Run
-from dino_tutorial.training.batches import mix
+from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
 BANK, NEIGHBOURS = 2000, 5
@@ -62,10 +62,10 @@ class View:
             pictures = self._open("train")
         if len(pictures) < self.n:
             pictures = self._open("train")
-        return random_part(pictures, self.n, mix(self.seed, 6))
+        return random_part(pictures, self.n, mix(self.seed, Stream.PICTURES))
 
     def bank(self) -> ImageDataset:
-        return random_part(self._open("train"), BANK, mix(self.seed, 8))
+        return random_part(self._open("train"), BANK, mix(self.seed, Stream.BANK))
 
     def _open(self, split: str) -> ImageDataset:
         return open_dataset(self.data, split, image_size=self.size, root=self.root)
@@ -121,7 +121,7 @@ def _of(released: str, data: str | None, n: int, size: int | None) -> View:
 
 def _attention(view: View) -> DescribedFigure:
     encoder, pictures = view.transformer(), view.pictures().images()
-    return attention_heads(pictures, cls_attention(encoder, pictures))
+    return attention_heads(pictures, attention_maps(encoder, pictures))
 
 
 def _pca(view: View) -> DescribedFigure:
@@ -134,7 +134,7 @@ def _crops(view: View) -> DescribedFigure:
         raise UserError(f"how {view.name} was shown its pictures is not stored: show a run's crops")
     config, pictures = view.run.config, view.pictures().images()
     augment = Augment(METHODS[config.method].view_specs(config.views))
-    return crop_figure(pictures, *crops_of(augment, pictures, mix(view.seed, 7)))
+    return crop_figure(pictures, *crops_of(augment, pictures, mix(view.seed, Stream.CROPS)))
 
 
 def _neighbours(view: View) -> DescribedFigure:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.seeds import Stream, mix
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -57,7 +58,7 @@ class BatchOrder(Sampler[list[int]]):
         for step in range(self.start_step, self.total_steps):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                generator = torch.Generator().manual_seed(mix(self.seed, 1, epoch))
+                generator = torch.Generator().manual_seed(mix(self.seed, Stream.ORDER, epoch))
                 permutation = torch.randperm(self.n_images, generator=generator)
             first = step % self.steps_per_epoch * self.batch_size
             yield permutation[first : first + self.batch_size][self.share].tolist()
@@ -89,17 +90,6 @@ def batches(
         )
         for images, labels in loader:
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-def mix(*numbers: int) -> int:
-    """One 63-bit seed out of several small integers (splitmix64's finaliser, applied in turn)."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        state ^= state >> 31
-    return state >> 1
 
 
 def _identity(batch):

@@ -17,7 +17,8 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
-from dino_tutorial.training.batches import BatchOrder, batches, mix
+from dino_tutorial.seeds import Stream, mix
+from dino_tutorial.training.batches import BatchOrder, batches
 from dino_tutorial.training.checkpoint import save_checkpoint
 from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
 from dino_tutorial.training.log import RowLog
@@ -148,12 +149,12 @@ class Trainer:
         self, images: Tensor, labels: Tensor, values: dict, measure: bool
     ) -> dict[str, Tensor]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
-        views_seed = torch.Generator().manual_seed(mix(self.seed, 2, self.step))
-        torch.manual_seed(mix(self.seed, 3, self.step, self.processes.rank))  # drop path
+        views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, self.step))
+        torch.manual_seed(mix(self.seed, Stream.DROP_PATH, self.step, self.processes.rank))
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
         params = self.augment.sample(self.train.batch_size, *images.shape[-2:], views_seed)
         params = params[self.order.share]
-        masks_seed = torch.Generator().manual_seed(mix(self.seed, 6, self.step))
+        masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, self.step))
         masks = self.method.draw_masks(self.train.batch_size, masks_seed)
         size = len(images) // self.train.accumulate
         micro_metrics = []

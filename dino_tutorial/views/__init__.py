@@ -5,7 +5,7 @@ Read in this order: `specs` (what the papers ask for), `params` (the draw), `res
 hides patches from DINOv2's student.
 """
 
-from dino_tutorial.views.augment import IMAGENET, Augment
+from dino_tutorial.views.augment import Augment
 from dino_tutorial.views.masks import DrawnMasks, PatchMasks, block_masks
 from dino_tutorial.views.params import ViewParams, sample_params
 from dino_tutorial.views.pretext import permutation_set, rotations, shuffled_tiles
@@ -19,7 +19,6 @@ from dino_tutorial.views.specs import (
 )
 
 __all__ = [
-    "IMAGENET",
     "Augment",
     "DrawnMasks",
     "PatchMasks",

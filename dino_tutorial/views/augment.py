@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 from dino_tutorial.views.color import HUE, color_jitter_, grayscale, solarize
 from dino_tutorial.views.params import ViewParams, sample_params, to_device
 from dino_tutorial.views.resample import (
@@ -18,8 +19,6 @@ from dino_tutorial.views.resample import (
     resized_crop,
 )
 from dino_tutorial.views.specs import ViewSpec
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of red, green, blue
 
 
 class Augment:
@@ -36,8 +35,8 @@ class Augment:
     def __init__(
         self,
         specs: Sequence[ViewSpec],
-        mean: Sequence[float] = IMAGENET[0],
-        std: Sequence[float] = IMAGENET[1],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         if not specs:
             raise UserError("no views were asked for; give at least one ViewSpec")

@@ -13,7 +13,7 @@ from dino_tutorial import configure, load_run
 from dino_tutorial.cli import main
 from dino_tutorial.evaluation import patch_pca
 from dino_tutorial.models import VisionTransformer, load_weights
-from dino_tutorial.runs.pictures import cls_attention, nearest_pictures, patch_components
+from dino_tutorial.runs.pictures import attention_maps, nearest_pictures, patch_components
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
 
@@ -95,7 +95,7 @@ def test_a_released_model_is_shown_ones_own_photos(capsys, tmp_path, small_dinov
 
 def test_attention_and_components_are_the_encoders_own():
     encoder, pictures = load_run(TRAINED).encoder(), Few().images()
-    attention = cls_attention(encoder, pictures)
+    attention = attention_maps(encoder, pictures)
     assert attention.shape[2:] == (4, 4)
     total = attention.sum((-1, -2))  # the rest lies on the CLS token itself
     assert (total > 0).all() and (total < 1).all()

@@ -15,7 +15,7 @@ from two_processes import in_two_processes
 from dino_tutorial import configure, load_run, train
 from dino_tutorial.errors import UserError
 from dino_tutorial.runs.folder import find_folder
-from dino_tutorial.training.batches import BatchOrder, mix
+from dino_tutorial.training.batches import BatchOrder
 from dino_tutorial.training.checkpoint import load_checkpoint, save_checkpoint
 from dino_tutorial.training.health import TrainingDiverged, check_finite, diagnose
 
@@ -219,11 +219,6 @@ def test_every_image_once_an_epoch_and_ranks_share_the_batch():
 def test_batch_larger_than_the_data_is_refused():
     with pytest.raises(UserError, match="batch of 64 is larger than the data set of 50 images"):
         BatchOrder(50, 64, 1, 0)
-
-
-def test_seeds_are_spread():
-    seeds = {mix(seed, kind, step) for seed in range(5) for kind in range(5) for step in range(99)}
-    assert len(seeds) == 5 * 5 * 99 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 HEALTHY = {

@@ -2,10 +2,7 @@
 
 Nothing here is a float and nothing has a state, so scene 7,000,000 is known without scene 0, any
 subset can be rendered alone, and every machine gets the same scenes. The renderer turns the
-integers into metres, degrees and colours (`render.py`).
-
-The hash is splitmix64's output function (Steele, Lea and Flood, "Fast splittable pseudorandom
-number generators", OOPSLA 2014).
+integers into metres, degrees and colours (`render.py`). The hash is splitmix64 (`seeds.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.seeds import splitmix64
 
 CLASSES = (
     "ladybird",
@@ -73,17 +71,6 @@ for _i in range(CLUTTER):
         RANGES[f"clutter{_i}_{_name}"] = FULL
 
 SPLITS = ("train", "val", "test", "pool", "seeds", "clips", "speeds", "dice")
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Mix 64 bits into 64 bits, one to one. uint64 in, uint64 out, any shape."""
-    with np.errstate(over="ignore"):
-        z = x + _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
 
 
 def _word(text: str) -> np.uint64:
