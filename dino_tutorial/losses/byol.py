@@ -1,10 +1,11 @@
 """BYOL's regression loss."""
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 
-def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
+def byol_loss(prediction: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Squared distance of the normalised prediction and target, one direction.
 
     ``‖p̄ − z̄‖² = 2 − 2 cos(p, z)``: 0 when they point the same way, 2 when they are orthogonal,

@@ -1,6 +1,7 @@
 """Centering: the teacher's running mean, subtracted from what it says before it is sharpened."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_tutorial.parallel import sum_over_processes
@@ -23,7 +24,7 @@ class Center(nn.Module):
     Source: Caron et al. 2021, equation 4.
     """
 
-    center: Tensor
+    center: Float[Tensor, "1 K"]
 
     def __init__(self, out_dim: int, center_momentum: float = 0.9) -> None:
         super().__init__()
@@ -33,7 +34,9 @@ class Center(nn.Module):
         self._count = 0  # how many logits these sums are of
 
     @torch.no_grad()
-    def probabilities(self, teacher_logits: Tensor, teacher_temp: float) -> Tensor:
+    def probabilities(
+        self, teacher_logits: Float[Tensor, "*rows K"], teacher_temp: float
+    ) -> Float[Tensor, "*rows K"]:
         """The targets ``softmax((t − center) / teacher_temp)``.
 
         Args:
@@ -46,7 +49,7 @@ class Center(nn.Module):
         return ((teacher_logits.float() - self.center) / teacher_temp).softmax(dim=-1)
 
     @torch.no_grad()
-    def note(self, teacher_logits: Tensor) -> None:
+    def note(self, teacher_logits: Float[Tensor, "*rows K"]) -> None:
         """Take down a micro-batch's logits (…, K) for :meth:`update`; in training mode alone."""
         if self.training:
             self._sums.append(teacher_logits.float().flatten(0, -2).sum(dim=0))

@@ -1,6 +1,7 @@
 """Online clustering: balanced assignments to prototypes, and SwAV's loss that swaps them."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.losses.fused import fused_dino_loss
@@ -8,7 +9,9 @@ from dino_tutorial.parallel import logsumexp_over_processes
 
 
 @torch.no_grad()
-def sinkhorn_knopp(logits: Tensor, temp: float, n_iters: int = 3) -> Tensor:
+def sinkhorn_knopp(
+    logits: Float[Tensor, "B K"], temp: float, n_iters: int = 3
+) -> Float[Tensor, "B K"]:
     """Soft assignments of samples to prototypes in which all prototypes are used equally.
 
     Starting at ``exp(logits / temp)``, each iteration gives every prototype (column) the same
@@ -40,7 +43,9 @@ def sinkhorn_knopp(logits: Tensor, temp: float, n_iters: int = 3) -> Tensor:
     return log_q.exp()
 
 
-def swapped_prediction_loss(logits: Tensor, assignments: Tensor, temp: float) -> Tensor:
+def swapped_prediction_loss(
+    logits: Float[Tensor, "V B K"], assignments: Float[Tensor, "2 B K"], temp: float
+) -> Float[Tensor, ""]:
     """Cross-entropy of each view's prediction against the assignment of every other view.
 
     Only the two global views have assignments; a view is never compared with its own. The mean

@@ -1,6 +1,7 @@
 """Contrastive losses: pick the other view of the same image out of a line-up."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -8,8 +9,11 @@ from dino_tutorial.parallel import gather_over_processes, rank_and_world
 
 
 def info_nce(
-    query: Tensor, key: Tensor, negatives: Tensor | None = None, temperature: float = 0.07
-) -> Tensor:
+    query: Float[Tensor, "B D"],
+    key: Float[Tensor, "B D"],
+    negatives: Float[Tensor, "K D"] | None = None,
+    temperature: float = 0.07,
+) -> Float[Tensor, ""]:
     """Cross-entropy of each query's own key among all candidates, by cosine similarity.
 
     ``−log [exp(q·k⁺/τ) / Σ_k exp(q·k/τ)]`` for unit vectors, summed over the own key k⁺ and the
@@ -50,7 +54,7 @@ def info_nce(
     return cross_entropy(torch.cat([positive, others], dim=1) / temperature, first)
 
 
-def nt_xent(projections: Tensor, temperature: float = 0.1) -> Tensor:
+def nt_xent(projections: Float[Tensor, "2 B D"], temperature: float = 0.1) -> Float[Tensor, ""]:
     """SimCLR's loss, the normalised temperature-scaled cross-entropy.
 
     Each of the 2n views of a batch of n images is in turn the query; the other view of its image

@@ -1,13 +1,16 @@
 """DINO's loss: cross-entropy between a centred, sharpened teacher and the student, pair by pair."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.losses.centering import Center
 from dino_tutorial.losses.fused import fused_dino_loss
 
 
-def dino_loss(student_logits: Tensor, targets: Tensor, student_temp: float) -> Tensor:
+def dino_loss(
+    student_logits: Float[Tensor, "V B K"], targets: Float[Tensor, "2 B K"], student_temp: float
+) -> Float[Tensor, ""]:
     """The mean of ``−Σ_k p_t · log p_s`` over all pairs of a teacher's and *another* student view.
 
     The first two student views are the two global crops that the teacher sees too; a view is
@@ -52,8 +55,11 @@ class DINOLoss(Center):
         self.student_temp = student_temp
 
     def forward(
-        self, student_logits: Tensor, teacher_logits: Tensor, teacher_temp: float
-    ) -> Tensor:
+        self,
+        student_logits: Float[Tensor, "V B K"],
+        teacher_logits: Float[Tensor, "2 B K"],
+        teacher_temp: float,
+    ) -> Float[Tensor, ""]:
         """Return the scalar loss.
 
         Args:

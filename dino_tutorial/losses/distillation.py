@@ -1,12 +1,15 @@
 """Distillation from soft targets (Hinton et al. 2015)."""
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 
 def distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0
-) -> Tensor:
+    student_logits: Float[Tensor, "B K"],
+    teacher_logits: Float[Tensor, "B K"],
+    temperature: float = 4.0,
+) -> Float[Tensor, ""]:
     """τ² · KL(teacher ‖ student), both softened by the same temperature.
 
     The gradient of the divergence shrinks as 1/τ²; the factor takes that back, so that τ can be

@@ -1,11 +1,16 @@
 """DINO's loss in one pass over the logits: what trains, and the same as ``dino_loss``."""
 
+from typing import Any
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def fused_dino_loss(student_logits: Tensor, targets: Tensor, student_temp: float) -> Tensor:
+def fused_dino_loss(
+    student_logits: Float[Tensor, "V B K"], targets: Float[Tensor, "2 B K"], student_temp: float
+) -> Float[Tensor, ""]:
     """:func:`~dino_tutorial.losses.dino_loss` with less time and memory for many prototypes.
 
     Arguments and result are those of the plain function, which ``tests/losses`` holds it equal to;
@@ -29,7 +34,7 @@ class _FusedDINOLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor, temp: float) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temp: float) -> Tensor:
         views, batch, _ = logits.shape
         scale = 1 / ((2 * views - 2) * batch)
         both = targets.sum(dim=0)  # (B, K), for the local views
@@ -52,6 +57,6 @@ class _FusedDINOLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss: Tensor):
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (gradient * (grad_loss * ctx.factor)).to(ctx.dtype), None, None

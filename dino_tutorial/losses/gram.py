@@ -1,6 +1,7 @@
 """Gram anchoring: the similarities between patches stay those of an earlier teacher."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
@@ -14,12 +15,14 @@ class GramLoss(nn.Module):
     Source: Siméoni et al. 2025 (DINOv3), section 4.2, as a mean instead of a sum.
     """
 
-    def forward(self, student_patches: Tensor, anchor_patches: Tensor) -> Tensor:
+    def forward(
+        self, student_patches: Float[Tensor, "B N D"], anchor_patches: Float[Tensor, "B N E"]
+    ) -> Float[Tensor, ""]:
         """Return the scalar loss.
 
         Args:
             student_patches: (B, N, D).
-            anchor_patches: (B, N, D') from the Gram teacher, which gets no gradient; its width may
+            anchor_patches: (B, N, E) from the Gram teacher, which gets no gradient; its width may
                 differ.
 
         Raises:
@@ -33,7 +36,7 @@ class GramLoss(nn.Module):
         return mse_loss(_cosines(student_patches), _cosines(anchor_patches.detach()))
 
 
-def _cosines(patches: Tensor) -> Tensor:
+def _cosines(patches: Float[Tensor, "B N D"]) -> Float[Tensor, "B N N"]:
     """(B, N, D) to (B, N, N), in float32 under autocast too."""
     unit = normalize(patches.float(), dim=-1)
     with torch.autocast(patches.device.type, enabled=False):

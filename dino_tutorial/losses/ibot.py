@@ -1,5 +1,6 @@
 """iBOT's loss: the student names what lies behind each hidden patch."""
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -7,8 +8,12 @@ from dino_tutorial.losses.centering import Center
 
 
 def ibot_loss(
-    student_logits: Tensor, targets: Tensor, weights: Tensor, n_images: int, student_temp: float
-) -> Tensor:
+    student_logits: Float[Tensor, "M K"],
+    targets: Float[Tensor, "M K"],
+    weights: Float[Tensor, " M"],
+    n_images: int,
+    student_temp: float,
+) -> Float[Tensor, ""]:
     """``(1/B) Σ_images (1/M_i) Σ_patches H(p_t, p_s)``, over the hidden patches of each image.
 
     Only logits of hidden patches are given, gathered from all images of the batch. Each image that
@@ -60,12 +65,12 @@ class iBOTPatchLoss(Center):
 
     def forward(
         self,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
+        student_logits: Float[Tensor, "M K"],
+        teacher_logits: Float[Tensor, "M K"],
         teacher_temp: float,
-        weights: Tensor,
+        weights: Float[Tensor, " M"],
         n_images: int,
-    ) -> Tensor:
+    ) -> Float[Tensor, ""]:
         """Return the scalar loss.
 
         Args:

@@ -1,6 +1,7 @@
 """KoLeo: features of a batch keep away from their nearest neighbours."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -18,7 +19,7 @@ class KoLeoLoss(nn.Module):
     Source: Sablayrolles et al. 2019, equation 2; Oquab et al. 2024, section 4.
     """
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """Return the scalar loss, computed in float32.
 
         Args:

@@ -1,6 +1,7 @@
 """Encoders, heads, and released weights in and out."""
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from dino_tutorial.models.vit import (
     vit_tiny,
 )
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "vit_tiny": vit_tiny,
     "vit_small": vit_small,
     "vit_base": vit_base,

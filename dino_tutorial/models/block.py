@@ -5,6 +5,7 @@ Parameter names follow DINOv2, so that a checkpoint reads like the released ones
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -17,21 +18,22 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         x = F.scaled_dot_product_attention(*self._queries_keys_values(x))
         return self.proj(x.transpose(1, 2).flatten(2))
 
-    def weights(self, x: Tensor) -> Tensor:
+    def weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B heads T T"]:
         """softmax(q k' / sqrt(d)) written out: (B, heads, T, T), each row sums to 1."""
         q, k, _ = self._queries_keys_values(x)
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         return scores.softmax(dim=-1)
 
-    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _queries_keys_values(self, x: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, T, D) to three tensors (B, heads, T, D / heads)."""
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return queries, keys, values
 
 
 class Mlp(nn.Module):
@@ -42,7 +44,7 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -56,7 +58,7 @@ class SwiGLU(nn.Module):
         self.w12 = nn.Linear(dim, 2 * hidden_dim)
         self.w3 = nn.Linear(hidden_dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)
 
@@ -68,7 +70,7 @@ class LayerScale(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), init))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         return x * self.gamma
 
 
@@ -82,7 +84,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -93,7 +95,7 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
-FEED_FORWARD = {"mlp": Mlp, "swiglu": SwiGLU}
+FEED_FORWARD: dict[str, type[Mlp] | type[SwiGLU]] = {"mlp": Mlp, "swiglu": SwiGLU}
 
 
 class Block(nn.Module):
@@ -120,16 +122,18 @@ class Block(nn.Module):
         ffn: str = "mlp",
     ) -> None:
         super().__init__()
-        scaled = layer_scale_init is not None
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, qkv_bias)
-        self.ls1 = LayerScale(dim, layer_scale_init) if scaled else nn.Identity()
+        self.ls1 = _layer_scale(dim, layer_scale_init)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = FEED_FORWARD[ffn](dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, layer_scale_init) if scaled else nn.Identity()
+        self.ls2 = _layer_scale(dim, layer_scale_init)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, T, D) to (B, T, D)."""
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+def _layer_scale(dim: int, init: float | None) -> nn.Module:
+    return nn.Identity() if init is None else LayerScale(dim, init)

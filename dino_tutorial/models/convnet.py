@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torchvision
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
@@ -38,7 +39,9 @@ class ConvNet(nn.Module):
             nn.init.kaiming_normal_(self.trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.trunk.maxpool = nn.Identity()
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B 3 H W"] | Sequence[Float[Tensor, "_ 3 _ _"]]
+    ) -> Float[Tensor, "_ D"]:
         """Images (B, 3, H, W) to features (B, D); several batches give (sum of B, D)."""
         if not isinstance(x, Tensor):
             return torch.cat([self.trunk(batch) for batch in x])
@@ -71,7 +74,9 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B 3 H W"] | Sequence[Float[Tensor, "_ 3 _ _"]]
+    ) -> Float[Tensor, "_ D"]:
         """Images (B, 3, H, W) to features (B, D); several batches give (sum of B, D)."""
         if not isinstance(x, Tensor):
             return torch.cat([self(batch) for batch in x])

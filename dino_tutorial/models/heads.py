@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -18,7 +19,7 @@ class WeightNormLinear(nn.Module):
         self.weight = nn.Linear(in_dim, out_dim, bias=False).weight
         self.scale = nn.Parameter(torch.ones(out_dim, 1)) if learn_scale else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
         weight = F.normalize(self.weight, dim=-1)
         if self.scale is not None:
             weight = weight * self.scale
@@ -67,7 +68,7 @@ class DINOHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, learn_scale=not norm_last_layer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         """Features (B, D) to logits (B, K), not yet divided by a temperature."""
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))
 

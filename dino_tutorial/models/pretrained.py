@@ -7,7 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -42,9 +42,12 @@ WRAPPERS = (
 )  # fmt: skip
 
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
 def load_weights(
-    model: nn.Module, state_dict_or_path: Mapping[str, Any] | str | Path, source: str = "native"
-) -> nn.Module:
+    model: AnyModule, state_dict_or_path: Mapping[str, Any] | str | Path, source: str = "native"
+) -> AnyModule:
     """Load an encoder's weights, whoever wrote them.
 
     Wrappers such as ``teacher``, ``module.`` and ``backbone.`` are taken off, heads are left out,
@@ -79,7 +82,7 @@ def load_weights(
         state.setdefault("mask_token", own["mask_token"])  # most sources train without masks
     _check(state, own, where)
     model.load_state_dict(state)
-    if source != "native":
+    if source != "native" and isinstance(model, VisionTransformer):
         offset = source in ("dino", "dinov2") and "register_tokens" not in state
         model.pos_embed_mode = "offset" if offset else "antialias"
     return model
@@ -152,12 +155,12 @@ def timm_arguments(model: VisionTransformer) -> dict[str, Any]:
     A gated feed-forward layer needs ``mlp_layer=SwiGLUPacked`` and ``act_layer=nn.SiLU`` besides.
     """
     block = model.blocks[0]
-    gated = isinstance(block.mlp, SwiGLU)
-    hidden = block.mlp.w12.out_features if gated else block.mlp.fc1.out_features
+    mlp = block.mlp
+    hidden = mlp.w12.out_features if isinstance(mlp, SwiGLU) else mlp.fc1.out_features
     return {
         "img_size": tuple(side * model.patch_size for side in model.grid_size),
         "patch_size": model.patch_size,
-        "in_chans": model.patch_embed.proj.in_channels,
+        "in_chans": model.in_chans,
         "num_classes": 0,
         "global_pool": "token",
         "embed_dim": model.embed_dim,

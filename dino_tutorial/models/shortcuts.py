@@ -5,6 +5,7 @@ Each computes what :class:`~dino_tutorial.models.block.Block` computes, and test
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.models.block import Attention, Block
@@ -17,8 +18,7 @@ class SampledBlock(Block):
     so shapes do not depend on the draw. Their branches are scaled up, so the mean does not change.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, T, D) to (B, T, D)."""
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         if not self.drops:
             return super().forward(x)
         kept, scale = self.draw(x)
@@ -33,7 +33,7 @@ class SampledBlock(Block):
         """Whether any sample goes without a branch."""
         return self.training and self.drop_path.rate > 0.0
 
-    def draw(self, x: Tensor) -> tuple[Tensor, float]:
+    def draw(self, x: Float[Tensor, "B ..."]) -> tuple[Int[Tensor, " kept"], float]:
         """The samples of x (B, …) that are kept, and by how much their branches are scaled."""
         samples = len(x)
         number = max(int(samples * (1 - self.drop_path.rate)), 1)
@@ -49,7 +49,7 @@ class LastBlock(Block):
     of the whole block up to rounding.
     """
 
-    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"], cls_only: bool = False) -> Float[Tensor, "B _ D"]:
         """Tokens (B, T, D) to (B, T, D), or to (B, 1, D): the class token."""
         if not cls_only:
             return super().forward(x)
@@ -60,7 +60,7 @@ class LastBlock(Block):
 class LastSampledBlock(LastBlock, SampledBlock):
     """A :class:`SampledBlock` that can give the class token alone."""
 
-    def forward(self, x: Tensor, cls_only: bool = False) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"], cls_only: bool = False) -> Float[Tensor, "B _ D"]:
         """Tokens (B, T, D) to (B, T, D), or to (B, 1, D): the class token."""
         if not (cls_only and self.drops):
             return super().forward(x, cls_only)
@@ -72,7 +72,7 @@ class LastSampledBlock(LastBlock, SampledBlock):
         return cls.index_add(0, kept, branch.to(x.dtype), alpha=scale)
 
 
-def cls_output(attention: Attention, x: Tensor) -> Tensor:
+def cls_output(attention: Attention, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B 1 D"]:
     """``attention(x)[:, :1]``, what the class token gathers: tokens (B, T, D) to (B, 1, D).
 
     With one query, no token needs a key or a value of its own. Its score is

@@ -3,11 +3,13 @@
 Parameter names follow DINOv2, so that a checkpoint reads like the released ones.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,9 +27,9 @@ class Features(NamedTuple):
         patches: (B, N, D) patch tokens, row by row from the top left.
     """
 
-    cls: Tensor
-    registers: Tensor
-    patches: Tensor
+    cls: Float[Tensor, "B D"]
+    registers: Float[Tensor, "B R D"]
+    patches: Float[Tensor, "B N D"]
 
 
 class PatchEmbed(nn.Module):
@@ -38,7 +40,7 @@ class PatchEmbed(nn.Module):
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         # The convolution does not overlap, so it is a matrix product on rows of pixels; done as
         # one, the tokens come out in the order that the blocks want and nothing is transposed.
         batch, channels, height, width = x.shape
@@ -71,14 +73,14 @@ class ConvStem(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(1, o) for _, o in pairs)
         self.proj = nn.Linear(channels[-1], embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         x = x.contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.gelu(norm(conv(x)))
         return self.proj(x.flatten(2).transpose(1, 2))
 
 
-STEMS = {"patch": PatchEmbed, "conv": ConvStem}
+STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem}
 
 
 class VisionTransformer(nn.Module):
@@ -144,6 +146,7 @@ class VisionTransformer(nn.Module):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.embed_dim = embed_dim
         self.patch_size = patch_size
+        self.in_chans = in_chans
         self.num_heads = num_heads
         self.num_register_tokens = num_register_tokens
         self.grid_size = self._grid(height, width)
@@ -164,15 +167,18 @@ class VisionTransformer(nn.Module):
         self.patch_embed = STEMS[stem](patch_size, in_chans, embed_dim)
         block, last = (SampledBlock, LastSampledBlock) if drop_path_uniform else (Block, LastBlock)
         rates = _drop_path_rates(drop_path_rate, depth, drop_path_uniform)
-        kinds = [block] * (depth - 1) + [last]
-        self.blocks = nn.ModuleList(
+        kinds: list[type[Block]] = [block] * (depth - 1) + [last]
+        blocks = nn.ModuleList(
             kind(embed_dim, num_heads, mlp_ratio, qkv_bias, rate, layer_scale_init, ffn)
             for kind, rate in zip(kinds, rates, strict=True)
         )
+        self.blocks = cast(Sequence[Block], blocks)  # a ModuleList does not tell what it lists
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self._init_weights()
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B C H W"] | Sequence[Float[Tensor, "_ C _ _"]]
+    ) -> Float[Tensor, "_ D"]:
         """The normalised class token of each image.
 
         Values and gradients are those of ``forward_features(x).cls``; what else the last block
@@ -195,9 +201,11 @@ class VisionTransformer(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = self._run(block, x)
-        return self.norm(self._run(last, x, cls_only=True)[:, 0])
+        return self.norm(self._run(partial(last, cls_only=True), x)[:, 0])
 
-    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> Features:
+    def forward_features(
+        self, x: Float[Tensor, "B C H W"], masks: Bool[Tensor, "B N"] | None = None
+    ) -> Features:
         """All output tokens of images (B, C, H, W).
 
         Args:
@@ -212,7 +220,9 @@ class VisionTransformer(nn.Module):
             x = self._run(block, x)
         return Features(*self._split(self.norm(x)))
 
-    def get_attention(self, x: Tensor, layer: int = -1) -> Tensor:
+    def get_attention(
+        self, x: Float[Tensor, "B C H W"], layer: int = -1
+    ) -> Float[Tensor, "B heads T T"]:
         """The attention weights of one block.
 
         Args:
@@ -230,7 +240,9 @@ class VisionTransformer(nn.Module):
         block = self.blocks[layer]
         return block.attn.weights(block.norm1(x))
 
-    def get_intermediate_layers(self, x: Tensor, n: int = 1) -> list[Tensor]:
+    def get_intermediate_layers(
+        self, x: Float[Tensor, "B C H W"], n: int = 1
+    ) -> list[Float[Tensor, "B T D"]]:
         """The tokens after each of the last ``n`` blocks, normalised, the last block's at the end.
 
         Args:
@@ -247,12 +259,14 @@ class VisionTransformer(nn.Module):
                 outputs.append(self.norm(x))
         return outputs
 
-    def _run(self, block: nn.Module, x: Tensor, **options: bool) -> Tensor:
+    def _run(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False, **options)
-        return block(x, **options)
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
 
-    def _tokens(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+    def _tokens(
+        self, x: Float[Tensor, "B C H W"], masks: Bool[Tensor, "B N"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
         height, width = self._grid(*x.shape[-2:])
         if masks is None:
@@ -278,7 +292,7 @@ class VisionTransformer(nn.Module):
         first = 1 + self.num_register_tokens
         return x[:, 0], x[:, 1:first], x[:, first:]
 
-    def positions(self, height: int, width: int) -> Tensor:
+    def positions(self, height: int, width: int) -> Float[Tensor, "1 T D"]:
         """Position embeddings of the class token and of a grid of patches, (1, 1 + N, D).
 
         Args:
@@ -332,7 +346,7 @@ def _drop_path_rates(rate: float, depth: int, uniform: bool) -> list[float]:
     return [rate if uniform else rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
-def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise UserError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}.")
 
@@ -359,10 +373,12 @@ def vit_large(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
 
 def vit_giant(patch_size: int = 14, **overrides: Any) -> VisionTransformer:
     """ViT-g as in DINOv2: width 1536, 40 blocks, 24 heads, SwiGLU, LayerScale; 1.1 B parameters."""
-    giant = {"embed_dim": 1536, "depth": 40, "num_heads": 24}
+    giant: dict[str, Any] = {"embed_dim": 1536, "depth": 40, "num_heads": 24}
     giant |= {"ffn": "swiglu", "layer_scale_init": 1e-5}
     return _build(giant, patch_size, overrides)
 
 
-def _build(defaults: dict, patch_size: int, overrides: dict) -> VisionTransformer:
+def _build(
+    defaults: dict[str, Any], patch_size: int, overrides: dict[str, Any]
+) -> VisionTransformer:
     return VisionTransformer(patch_size=patch_size, **{**defaults, **overrides})

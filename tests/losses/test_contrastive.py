@@ -116,6 +116,7 @@ def test_a_false_negative_costs_ln_two():
         (lambda: info_nce(*torch.ones(2, 4, 5), temperature=-1), "has to be positive"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_makes_no_sense_is_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()

@@ -102,6 +102,7 @@ def test_half_precision_logits_get_half_precision_gradients():
         ((3, 2, 9), (2, 2, 9)),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_shapes_are_named(student, teacher):
     with pytest.raises(ValueError, match="K"):
         DINOLoss(8)(torch.zeros(student), torch.zeros(teacher), 0.04)

@@ -390,6 +390,7 @@ def test_giant_is_the_one_of_dinov2():
     assert (model.patch_size, len(model.blocks), model.num_heads) == (14, 40, 24)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_compiles_into_one_graph():
     model = make(num_register_tokens=1, drop_path_rate=0.2).eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
