@@ -72,8 +72,12 @@ def matrix_products(s: Setting) -> float:
     Forward once for the teacher's tokens; forward and both gradients for the student's.
     """
     dtype = torch.bfloat16 if s.bf16 else torch.float32
-    shapes = [(s.width, 3 * s.width), (s.width, s.width), (s.width, 4 * s.width),
-              (4 * s.width, s.width)]  # fmt: skip
+    shapes = [
+        (s.width, 3 * s.width),
+        (s.width, s.width),
+        (s.width, 4 * s.width),
+        (4 * s.width, s.width),
+    ]
     n_global, n_local = (s.global_size // s.patch) ** 2 + 1, (s.local_size // s.patch) ** 2 + 1
     groups = [(2 * s.batch * n_global, 2), (s.n_local * s.batch * n_local, 1)]
     total = 0.0

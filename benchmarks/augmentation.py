@@ -17,11 +17,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from pil_views import PilView  # noqa: E402
+import torch
+from PIL import Image
+from pil_views import PilView
 
-from dino_tutorial.views import Augment, ViewSpec, dino_views  # noqa: E402
+from dino_tutorial.views import Augment, ViewSpec, dino_views
 
 # Name, views, side of the source images, images in a batch.
 SETTINGS = (
@@ -49,9 +49,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def compare(
-    specs: tuple[ViewSpec, ...], size: int, batch: int, rounds: int
-) -> dict[str, float]:
+def compare(specs: tuple[ViewSpec, ...], size: int, batch: int, rounds: int) -> dict[str, float]:
     """Medians in images a second, and the median ratio of the rounds."""
     images = smooth_noise(batch, size)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]

@@ -102,10 +102,15 @@ class Reference:
 
         def network():
             vit = vits.VisionTransformer(
-                img_size=[s.global_size], patch_size=s.patch, embed_dim=s.width, depth=s.depth,
-                num_heads=s.heads, mlp_ratio=4, qkv_bias=True,
+                img_size=[s.global_size],
+                patch_size=s.patch,
+                embed_dim=s.width,
+                depth=s.depth,
+                num_heads=s.heads,
+                mlp_ratio=4,
+                qkv_bias=True,
                 norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
-            )  # fmt: skip
+            )
             return utils.MultiCropWrapper(vit, vits.DINOHead(s.width, s.out_dim))
 
         self.utils = utils
@@ -169,9 +174,14 @@ class Lightly:
 
         def network():
             vit = VisionTransformer(
-                img_size=s.global_size, patch_size=s.patch, embed_dim=s.width, depth=s.depth,
-                num_heads=s.heads, num_classes=0, dynamic_img_size=True,
-            )  # fmt: skip
+                img_size=s.global_size,
+                patch_size=s.patch,
+                embed_dim=s.width,
+                depth=s.depth,
+                num_heads=s.heads,
+                num_classes=0,
+                dynamic_img_size=True,
+            )
             head = DINOProjectionHead(s.width, 2048, 256, s.out_dim, freeze_last_layer=1)
             return nn.Sequential(vit, head)
 
@@ -184,9 +194,11 @@ class Lightly:
         )
         self.update_momentum = update_momentum
         self.transform = DINOTransform(
-            global_crop_size=s.global_size, local_crop_size=s.local_size, n_local_views=s.n_local,
+            global_crop_size=s.global_size,
+            local_crop_size=s.local_size,
+            n_local_views=s.n_local,
             cj_strength=0.5,
-        )  # fmt: skip
+        )
         self.source = s.pictures()
 
     def augment(self) -> list[Tensor]:

@@ -127,8 +127,10 @@ def main() -> None:
         words = ["--one", "--sizes", str(n), "--block", str(options.block)]
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.curation", *words],
-            stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         row = json.loads(done.stdout)
         print(row)
         rows = [old for old in rows if old["images"] != n] + [row]

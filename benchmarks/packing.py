@@ -54,8 +54,10 @@ def packed_split(model: VisionTransformer, views: list[Tensor]) -> Tensor:
     for block in model.blocks[:-1]:
         x = _block(block, x, attend)
     parts = x.split([g[..., 0].numel() for g in groups])
-    last = [model.blocks[-1](p.view_as(g), cls_only=True)[:, 0]
-            for p, g in zip(parts, groups, strict=True)]  # fmt: skip
+    last = [
+        model.blocks[-1](p.view_as(g), cls_only=True)[:, 0]
+        for p, g in zip(parts, groups, strict=True)
+    ]
     return model.norm(torch.cat(last))
 
 

@@ -33,10 +33,16 @@ from dino_tutorial.views import Augment
 
 RESULTS = Path(__file__).parent / "step_parts.json"
 CHANGES = {
-    "model.arch": "vit_small", "model.patch_size": 16, "model.drop_path_rate": 0.0,
-    "views.global_size": 224, "views.local_size": 96, "views.local_crops": 8,
-    "data.image_size": 256, "objective.out_dim": 4096, "objective.patch_out_dim": 4096,
-}  # fmt: skip
+    "model.arch": "vit_small",
+    "model.patch_size": 16,
+    "model.drop_path_rate": 0.0,
+    "views.global_size": 224,
+    "views.local_size": 96,
+    "views.local_crops": 8,
+    "data.image_size": 256,
+    "objective.out_dim": 4096,
+    "objective.patch_out_dim": 4096,
+}
 
 
 class Clock:
@@ -71,11 +77,14 @@ class Step:
         hidden = method.draw_masks(self.batch, draw).to("cpu")
         params = self.augment.sample(self.batch, 256, 256, draw)
         views = clock("views", lambda: self.augment.apply(images, params))
-        timed = time_calls(clock, {
-            (method.guide, "forward"): "teacher",
-            (method.student.backbone, "forward_features"): "student, global crops",
-            (method.student.backbone, "forward"): "student, local crops",
-        })  # fmt: skip
+        timed = time_calls(
+            clock,
+            {
+                (method.guide, "forward"): "teacher",
+                (method.student.backbone, "forward_features"): "student, global crops",
+                (method.student.backbone, "forward"): "student, local crops",
+            },
+        )
         before = sum(clock.seconds.values())
         loss = clock("all", lambda: method(views, values, False, hidden)["loss"])
         for module, name in timed:
@@ -139,11 +148,12 @@ def savings(rounds: int) -> dict[str, float]:
         "fused attention, 224 px": ("attention fused, 224 px", "attention written out, 224 px"),
         "fused attention, 448 px": ("attention fused, 448 px", "attention written out, 448 px"),
         "class token of the last block": (
-            "class token of the last block", "all tokens of the last block",
+            "class token of the last block",
+            "all tokens of the last block",
         ),
         "activations computed again": ("activations again", "class token of the last block"),
         "half of the samples dropped": ("samples dropped", "none dropped"),
-    }  # fmt: skip
+    }
     return {name: seconds[a] / seconds[b] for name, (a, b) in pairs.items()}
 
 

@@ -97,17 +97,22 @@ def _parser() -> argparse.ArgumentParser:
     curate.add_argument("--seeds", help="curated images to retrieve around: scenes, folder, set")
     curate.add_argument("--evaluation", help="images to keep out: a folder or a set's test split")
     curate.add_argument(
-        "--weights", default="pixels",
+        "--weights",
+        default="pixels",
         help="features to retrieve with: a run's folder, a released model, or pixels (default)",
-    )  # fmt: skip
+    )
     curate.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     curate.add_argument("--limit", type=int, help="at most this many images of the pool")
     curate.add_argument("--shards", action="store_true", help="also write the images chosen")
     curate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     curate.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
         help="e.g. --set size=5000 --set similarity=0.8",
-    )  # fmt: skip
+    )
     curate.set_defaults(run=_curate)
 
     settings = commands.add_parser("settings", help="print a preset's complete settings")
@@ -128,9 +133,13 @@ def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     command.add_argument("--resume", action="store_true", help="continue the newest such run")
     command.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
         help="change one setting, e.g. --set train.epochs=20 (dino-tutorial settings lists them)",
-    )  # fmt: skip
+    )
 
 
 # Each command imports what it needs when it runs: torch takes seconds, --help should not.
@@ -145,17 +154,26 @@ def _train(options: argparse.Namespace) -> int:
     own = {"folder": options.folder, "seed": options.seed, "device": options.device}
     changes = parse_assignments(options.changes)
     named = {"name": options.name} if options.name else {}
-    config = configure(
-        options.method, options.data, options.preset, own | named | changes
-    )
+    config = configure(options.method, options.data, options.preset, own | named | changes)
     if options.resume:  # what is not named on the command line stays as the run was started
         stored = find_folder(config, resume=True) / "config.yaml"
         config = read_config(stored).changed(own | named | changes)
     try:
         run = train(config, resume=options.resume)
     except Interrupted as stop:
-        again = shlex.join(["dino-tutorial", "train", options.method, "--data", options.data,
-                            "--preset", options.preset, *_repeat(options), "--resume"])  # fmt: skip
+        again = shlex.join(
+            [
+                "dino-tutorial",
+                "train",
+                options.method,
+                "--data",
+                options.data,
+                "--preset",
+                options.preset,
+                *_repeat(options),
+                "--resume",
+            ]
+        )
         print(f"{stop}; everything is saved. Continue with:\n  {again}", file=sys.stderr)
         return 130
     if _is_main_process():
@@ -333,16 +351,20 @@ def _table(summary: dict) -> str:
 
 def _dense_rows(summary: dict) -> list[tuple[str, str]]:
     baselines = {
-        "learned": "", "untrained": "_random_init", "pixels": "_raw_pixels", "mean": "_mean",
-    }  # fmt: skip
+        "learned": "",
+        "untrained": "_random_init",
+        "pixels": "_raw_pixels",
+        "mean": "_mean",
+    }
     rows = []
     for measure, name, show in (
         ("mIoU", "miou", _percent),
         ("depth RMSE", "depth_rmse", _number),
         ("depth delta1", "depth_delta1", _percent),
     ):
-        rows += [(f"{measure}, {who}", show(summary.get(name + key)))
-                 for who, key in baselines.items()]  # fmt: skip
+        rows += [
+            (f"{measure}, {who}", show(summary.get(name + key))) for who, key in baselines.items()
+        ]
     return rows
 
 

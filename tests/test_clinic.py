@@ -120,8 +120,10 @@ def test_one_network_means_a_gradient_in_the_targets():
 def test_one_network_starts_with_the_loss_of_two_equal_ones(name, part):
     views = [torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
     values = {"teacher_temp": 0.04, "momentum": 0.9}
-    losses = [clinic.prepare(name, without).train()(views, values, measure=True)["loss"]
-              for without in ((), part)]  # fmt: skip
+    losses = [
+        clinic.prepare(name, without).train()(views, values, measure=True)["loss"]
+        for without in ((), part)
+    ]
     torch.testing.assert_close(*losses)
 
 

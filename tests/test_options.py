@@ -20,16 +20,22 @@ def test_dino_paper_preset_is_the_reference_recipe():
     config = configure("dino", preset="paper")
     o, d, v = config.optim, config.objective, config.views
     assert (o.lr, o.lr_final, o.warmup_epochs, o.weight_decay, o.weight_decay_final) == (
-        5e-4, 1e-6, 10, 0.04, 0.4,
-    )  # fmt: skip
+        5e-4,
+        1e-6,
+        10,
+        0.04,
+        0.4,
+    )
     assert (o.clip, o.clip_rule, d.freeze_last_layer_epochs) == (3.0, "parameter", 1)
     assert (d.out_dim, d.student_temp, d.teacher_temp, d.center_momentum) == (65536, 0.1, 0.04, 0.9)
     assert (d.momentum, d.momentum_final, d.norm_last_layer) == (0.996, 1.0, True)
     assert (v.global_size, v.local_size, v.local_crops) == (224, 96, 8)
     assert (v.global_scale, v.local_scale) == ((0.4, 1.0), (0.05, 0.4))
     assert (config.model.arch, config.model.patch_size, config.model.drop_path_rate) == (
-        "vit_small", 16, 0.1,
-    )  # fmt: skip
+        "vit_small",
+        16,
+        0.1,
+    )
 
 
 def test_byol_paper_preset_is_the_papers_recipe():

@@ -113,8 +113,10 @@ def segment(films: list[Sample], describe: dict, patch_size: int) -> dict:
     }
     for fold in range(FOLDS):
         unseen = torch.arange(len(films)) % FOLDS == fold
-        test, train = ([film for film, one in zip(films, part, strict=True) if one]
-                       for part in (unseen, ~unseen))  # fmt: skip
+        test, train = (
+            [film for film, one in zip(films, part, strict=True) if one]
+            for part in (unseen, ~unseen)
+        )
         truth = torch.cat([film.masks for film in test])
         shapes = torch.cat([film.masks for film in train])[:, None].float()
         coarse = [side // 4 for side in small]  # four pixels a patch teach enough
@@ -200,8 +202,9 @@ def matched(partner: Tensor, one: Tensor, other: Tensor) -> tuple[float | None, 
 def retrieve(folder: Path, describe: dict) -> dict:
     """Mean average precision of CIFAR-10's classes, every image a query to all others."""
     images = open_dataset(folder, "test", image_size=32, limit=RETRIEVED)
-    maps = {name: retrieval_map(features(images), images.labels)
-            for name, features in describe.items()}  # fmt: skip
+    maps = {
+        name: retrieval_map(features(images), images.labels) for name, features in describe.items()
+    }
     same = images.labels[:, None] == images.labels
     chance = (same.sum() - len(images)) / (len(images) * (len(images) - 1))
     return {"images": len(images), "chance": float(chance), "map": maps}
@@ -216,8 +219,12 @@ def detect_copies(folder: Path, describe: dict) -> dict:
     for name, features in describe.items():
         measured = copy_detection(features(copies), sources, features(originals), sources)
         scores[name] = {m: measured[m] for m in ("average_precision", "recall_at_precision")}
-    return {"photos": len(images), "size": COPY_SIZE, "chance": measured["chance"],
-            "scores": scores}  # fmt: skip
+    return {
+        "photos": len(images),
+        "size": COPY_SIZE,
+        "chance": measured["chance"],
+        "scores": scores,
+    }
 
 
 def cropped(images: Tensor) -> Tensor:
@@ -226,8 +233,12 @@ def cropped(images: Tensor) -> Tensor:
     size = images.shape[-1]
     corners = torch.randint(0, CUT + 1, (len(images), 2), generator=draw).tolist()
     side = size - CUT
-    crops = torch.stack([image[:, y : y + side, x : x + side]
-                         for image, (y, x) in zip(images, corners, strict=True)])  # fmt: skip
+    crops = torch.stack(
+        [
+            image[:, y : y + side, x : x + side]
+            for image, (y, x) in zip(images, corners, strict=True)
+        ]
+    )
     enlarged = F.interpolate(crops.float(), size=size, mode="bilinear", align_corners=False)
     return corrupt(enlarged.round().to(torch.uint8), "brightness", 2)
 

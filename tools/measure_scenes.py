@@ -1,6 +1,6 @@
 """The numbers of the scenes' card: what solves them, and how fast they are drawn.
 
-    python tools/measure_scenes.py
+python tools/measure_scenes.py
 """
 
 import time

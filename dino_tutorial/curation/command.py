@@ -90,9 +90,13 @@ def curate_pool(
         excluded = evaluation and open_excluded(evaluation, images.image_size)
         functions = describers(features)
         stored = embed(
-            images, functions, out / "descriptions", identity,
-            device=torch_device, processes=processes,
-        )  # fmt: skip
+            images,
+            functions,
+            out / "descriptions",
+            identity,
+            device=torch_device,
+            processes=processes,
+        )
     if not processes.is_main:
         return None
     seed_features = curated and describe_all(curated, functions["features"], torch_device)
@@ -321,5 +325,3 @@ def describe_summary(summary: dict) -> str:
     lines = [f"{name:<28}{count:>10,}" for name, count in rows]
     lines += [f"{name:<28}{summary[key]:>10.3f}" for name, key in shares if key in summary]
     return "\n".join(lines)
-
-

@@ -30,9 +30,12 @@ def perceptual_hash(images: Tensor) -> Tensor:
     """
     gray = (images.float() * torch.tensor(GRAY, device=images.device)[:, None, None]).sum(1)
     small = F.interpolate(
-        gray[:, None], size=(HASH_CANVAS, HASH_CANVAS), mode="bilinear", antialias=True,
+        gray[:, None],
+        size=(HASH_CANVAS, HASH_CANVAS),
+        mode="bilinear",
+        antialias=True,
         align_corners=False,
-    )[:, 0]  # fmt: skip
+    )[:, 0]
     basis = _cosines(HASH_CANVAS, HASH_SIDE).to(images.device)
     low = (basis @ small @ basis.T).flatten(1)
     low[:, 0] = 0  # the mean

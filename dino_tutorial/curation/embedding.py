@@ -63,9 +63,12 @@ def embed(
     total = sum(len(first.span(file)) for file in own)
     done = total - sum(len(first.span(file)) for file in missing)
     bar = tqdm(
-        total=total, initial=done, desc="describe", unit=" images",
+        total=total,
+        initial=done,
+        desc="describe",
+        unit=" images",
         disable=None if processes.is_main else True,
-    )  # fmt: skip
+    )
     with bar:
         for file in missing:
             parts: dict[str, list[Tensor]] = {name: [] for name in describe}

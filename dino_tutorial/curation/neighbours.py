@@ -172,9 +172,14 @@ def training_size(count: int) -> int:
 def kmeans(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Spherical k-means (Dhillon and Modha 2001) of vectors in memory: (n, D) to (count, D)."""
     clustering = faiss.Kmeans(
-        vectors.shape[1], count, niter=15, spherical=True, seed=seed + 1,
-        min_points_per_centroid=1, max_points_per_centroid=10**9,
-    )  # fmt: skip
+        vectors.shape[1],
+        count,
+        niter=15,
+        spherical=True,
+        seed=seed + 1,
+        min_points_per_centroid=1,
+        max_points_per_centroid=10**9,
+    )
     clustering.train(vectors)
     return clustering.centroids
 

@@ -128,10 +128,15 @@ def curate(
     whitened = whiten(stored["copies"], whitening, folder, block)
     evaluation = None if evaluation is None else whitening(evaluation)
     duplicates = deduplicate(
-        whitened, stored["hashes"], evaluation, similarity=options.similarity,
-        evaluation_similarity=options.evaluation_similarity, k=options.neighbours, block=block,
+        whitened,
+        stored["hashes"],
+        evaluation,
+        similarity=options.similarity,
+        evaluation_similarity=options.evaluation_similarity,
+        k=options.neighbours,
+        block=block,
         seed=seed,
-    )  # fmt: skip
+    )
     kept = np.flatnonzero(duplicates.kept)
     if not len(kept):
         raise UserError("no image is left after removing duplicates: raise similarity")
@@ -166,7 +171,12 @@ def _retrieve(
         clusters = options.clusters or max(1, len(seeds) // 8)
         per_cluster = options.per_cluster or -(-int(kept.sum()) // clusters)
         clustered = retrieve_clusters(
-            features, seeds, clusters, per_cluster,
-            more_than=options.more_than, seed=options.seed, **where,
-        )  # fmt: skip
+            features,
+            seeds,
+            clusters,
+            per_cluster,
+            more_than=options.more_than,
+            seed=options.seed,
+            **where,
+        )
     return nearest, clustered

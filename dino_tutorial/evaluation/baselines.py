@@ -133,9 +133,12 @@ def evaluate_knn(
 
     def encode(model: nn.Module) -> tuple[Tensor, Tensor]:
         options = {
-            "batch_size": batch_size, "device": device, "mean": mean, "std": std,
+            "batch_size": batch_size,
+            "device": device,
+            "mean": mean,
+            "std": std,
             "progress": progress,
-        }  # fmt: skip
+        }
         sets = (train_set, test_set)
         bank, queries = (extract_features(model, images, **options)[0] for images in sets)
         return bank, queries

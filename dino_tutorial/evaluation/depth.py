@@ -168,8 +168,14 @@ def linear_depth(
     if relative:
         predicted, constant = (align_depth(p, test_y) for p in (predicted, constant))
     scores, of_mean = depth_scores(predicted, test_y), depth_scores(constant, test_y)
-    return LinearDepth(**fit, **maps, rmse=scores.rmse, delta1=scores.delta1,
-                       mean_rmse=of_mean.rmse, mean_delta1=of_mean.delta1)  # fmt: skip
+    return LinearDepth(
+        **fit,
+        **maps,
+        rmse=scores.rmse,
+        delta1=scores.delta1,
+        mean_rmse=of_mean.rmse,
+        mean_delta1=of_mean.delta1,
+    )
 
 
 class _Moments(NamedTuple):

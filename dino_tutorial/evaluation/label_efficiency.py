@@ -148,9 +148,12 @@ def logistic_regression(
     root = torch.linalg.cholesky(curvature + penalty.diag()).transpose(1, 2)
     unknown = inputs.new_zeros(*root.shape[:2], n_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [unknown], max_iter=1000, tolerance_grad=1e-3, tolerance_change=1e-9,
+        [unknown],
+        max_iter=1000,
+        tolerance_grad=1e-3,
+        tolerance_change=1e-9,
         line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    )
 
     def heads() -> Tensor:
         return torch.linalg.solve_triangular(root, unknown, upper=True)  # (S, D + 1, C)

@@ -147,10 +147,12 @@ class SpoiledImages:
     ) -> None:
         self.labels = dataset.labels
         chunks = torch.arange(len(dataset)).split(CHUNK)
-        self._images = torch.cat([
-            corrupt(dataset.images(indices), kind, severity, seed + number)
-            for number, indices in enumerate(chunks)
-        ])  # fmt: skip
+        self._images = torch.cat(
+            [
+                corrupt(dataset.images(indices), kind, severity, seed + number)
+                for number, indices in enumerate(chunks)
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

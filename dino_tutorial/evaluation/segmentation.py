@@ -176,9 +176,17 @@ def linear_segmentation(
     bias = bias[0] - mean @ weight
     confusion = _confusion(test_x.float(), test_y, grid, weight, bias)
     return LinearSegmentation(
-        weight, bias, grid, rates, decays, validation, chosen,
-        confusion, intersection_over_union(confusion), float(_miou(confusion)),
-    )  # fmt: skip
+        weight,
+        bias,
+        grid,
+        rates,
+        decays,
+        validation,
+        chosen,
+        confusion,
+        intersection_over_union(confusion),
+        float(_miou(confusion)),
+    )
 
 
 def train_heads(

@@ -145,9 +145,11 @@ def _fresh() -> Iterator[None]:
 
 
 def _equal(one: Observation, two: Observation | None) -> bool:
-    return two is not None and one.keys() == two.keys() and all(
-        _close(tensor, two[name]) for name, tensor in one.items()
-    )  # fmt: skip
+    return (
+        two is not None
+        and one.keys() == two.keys()
+        and all(_close(tensor, two[name]) for name, tensor in one.items())
+    )
 
 
 def _close(one: Tensor, two: Tensor) -> bool:

@@ -232,9 +232,7 @@ def _right_shares(sizes: Tensor, total: int) -> Tensor:
 
 def _observe_shares(answer: Answer) -> Observation:
     sizes = torch.tensor([100, 4, 37, 12, 61])
-    return {
-        f"the shares of {total}": answer.tensor(sizes, total) for total in (13, 68, 120, 1000)
-    }
+    return {f"the shares of {total}": answer.tensor(sizes, total) for total in (13, 68, 120, 1000)}
 
 
 EVEN_SHARES = Exercise(

@@ -56,9 +56,9 @@ ATTENTION_MASK = Exercise(
     task="attention of the class token to the patches, (heads, N), whose rows sum to less than 1 "
     "because the class token has its share, to a boolean (heads, N): in each head the fewest "
     "patches that hold at least this part of what the patches have.",
-    solution=lambda attention, mass: (
-        attention_masks(attention[None], (1, attention.shape[-1]), mass)[0].flatten(1)
-    ),
+    solution=lambda attention, mass: attention_masks(
+        attention[None], (1, attention.shape[-1]), mass
+    )[0].flatten(1),
     variant=_attention_mask,
     observe=_observe_attention_mask,
     checked="one head and three, two masses",
@@ -261,8 +261,7 @@ LOST_MASK = Exercise(
         ),
         Mistake(
             "wrong-axis",
-            "the mean is taken over the features of each patch; take it over the patches, "
-            "`dim=0`",
+            "the mean is taken over the features of each patch; take it over the patches, `dim=0`",
             {"axis": 1},
         ),
         Mistake(

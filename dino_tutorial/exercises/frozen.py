@@ -176,8 +176,10 @@ def _mean_iou(
 ) -> Tensor:
     if over == "each picture":
         rest = {"measure": measure, "absent": absent}
-        each = [_mean_iou(p[None], t[None], n_classes, **rest)
-                for p, t in zip(predicted, truth, strict=True)]  # fmt: skip
+        each = [
+            _mean_iou(p[None], t[None], n_classes, **rest)
+            for p, t in zip(predicted, truth, strict=True)
+        ]
         return torch.stack(each).mean()
     counts = confusion_matrix(predicted, truth, n_classes).double()
     found, true, taken = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)

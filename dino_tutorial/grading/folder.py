@@ -55,9 +55,10 @@ def find_notebooks(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the one that holds the notebooks")
     found = sorted(
-        path for path in folder.rglob("*.ipynb")
+        path
+        for path in folder.rglob("*.ipynb")
         if path.is_file() and ".ipynb_checkpoints" not in path.parts
-    )  # fmt: skip
+    )
     if not found:
         raise UserError(f"there is no notebook (*.ipynb) in {folder}")
     return found

@@ -45,7 +45,7 @@ class BYOL(Method):
 
     Settings = BYOLSettings
 
-    def __init__(self, backbone: nn.Module, settings: BYOLSettings = BYOLSettings()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: BYOLSettings = BYOLSettings()):
         super().__init__()
         self.settings = settings
         hidden, out = settings.hidden_dim, settings.out_dim

@@ -70,7 +70,7 @@ class DINO(Method):
 
     Settings = DINOSettings
 
-    def __init__(self, backbone: nn.Module, settings: DINOSettings = DINOSettings()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: DINOSettings = DINOSettings()):
         super().__init__()
         self.settings = settings
         self.student = self._network(backbone)

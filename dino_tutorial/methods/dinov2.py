@@ -127,7 +127,7 @@ class DINOv2(DINO):
 
     Settings = DINOv2Settings
 
-    def __init__(self, backbone: nn.Module, settings: DINOv2Settings = DINOv2Settings()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: DINOv2Settings = DINOv2Settings()):
         super().__init__(backbone, settings)
         self.koleo = KoLeoLoss()
         if self.masks_patches:

@@ -58,7 +58,7 @@ class Jigsaw(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        settings: JigsawSettings = JigsawSettings(),  # noqa: B008
+        settings: JigsawSettings = JigsawSettings(),
     ):
         super().__init__()
         patch = getattr(backbone, "patch_size", 1)

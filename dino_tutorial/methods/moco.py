@@ -50,7 +50,7 @@ class MoCo(Method):
 
     Settings = MoCoSettings
 
-    def __init__(self, backbone: nn.Module, settings: MoCoSettings = MoCoSettings()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: MoCoSettings = MoCoSettings()):
         super().__init__()
         self.settings = settings
         head = ProjectionHead(backbone.embed_dim, settings.hidden_dim, settings.out_dim)

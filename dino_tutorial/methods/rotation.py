@@ -40,7 +40,7 @@ class Rotation(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        settings: RotationSettings = RotationSettings(),  # noqa: B008
+        settings: RotationSettings = RotationSettings(),
     ):
         super().__init__()
         self.settings = settings

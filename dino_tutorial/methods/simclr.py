@@ -39,7 +39,7 @@ class SimCLR(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        settings: SimCLRSettings = SimCLRSettings(),  # noqa: B008
+        settings: SimCLRSettings = SimCLRSettings(),
     ):
         super().__init__()
         self.settings = settings

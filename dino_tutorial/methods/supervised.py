@@ -39,7 +39,7 @@ class Supervised(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        settings: SupervisedSettings = SupervisedSettings(),  # noqa: B008
+        settings: SupervisedSettings = SupervisedSettings(),
         n_classes: int = 0,
     ):
         super().__init__()

@@ -56,7 +56,7 @@ class SwAV(Method):
 
     Settings = SwAVSettings
 
-    def __init__(self, backbone: nn.Module, settings: SwAVSettings = SwAVSettings()):  # noqa: B008
+    def __init__(self, backbone: nn.Module, settings: SwAVSettings = SwAVSettings()):
         super().__init__()
         self.settings = settings
         # SwAV's projector is the same as BYOL's: linear, batch norm, ReLU, linear.

@@ -38,8 +38,15 @@ RELEASED = {
 
 # What training code wraps around an encoder's state, the teacher first: it is the one released.
 WRAPPERS = (
-    "method", "model", "state_dict", "teacher", "student", "module", "_orig_mod", "backbone"
-)  # fmt: skip
+    "method",
+    "model",
+    "state_dict",
+    "teacher",
+    "student",
+    "module",
+    "_orig_mod",
+    "backbone",
+)
 
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)

@@ -90,8 +90,12 @@ def _draw_scale(axes: Axes, each: float, batch: float, ln_k: float) -> None:
     ):
         axes.plot([value], [0], mark, color=colour(tint), markersize=7, clip_on=False, zorder=3)
         axes.annotate(
-            name, (value, 0), xytext=(0, height), textcoords="offset points",
-            ha="left" if value < ln_k / 2 else "right", color=colour(f"{tint}-text"),
+            name,
+            (value, 0),
+            xytext=(0, height),
+            textcoords="offset points",
+            ha="left" if value < ln_k / 2 else "right",
+            color=colour(f"{tint}-text"),
         )
     axes.set_xticks([0, ln_k], ["0", f"ln K  {number(ln_k)}"])
     axes.tick_params(pad=6)

@@ -30,9 +30,7 @@ def method_dots(
     axes = figure.subplots()
     for row, name in enumerate(order):
         before, after = untrained[name], values[name]
-        axes.plot(
-            [np.mean(before), np.mean(after)], [row, row], color=colour("grid"), zorder=1
-        )
+        axes.plot([np.mean(before), np.mean(after)], [row, row], color=colour("grid"), zorder=1)
         axes.scatter(
             before, [row] * len(before), s=26, facecolors="none", edgecolors=colour("muted")
         )

@@ -135,9 +135,7 @@ def _removed_cards(report: CurationReport) -> Iterator[Card]:
             "Left of each pair the image that was kept, right the one removed for it, and their"
             " similarity. The first pairs are the least similar of all: if those are not copies,"
             " the threshold is too low." + (marks if right is not None else ""),
-            removed_pairs(
-                report.kept_images, report.removed_images, report.pair_similarity, right
-            ),
+            removed_pairs(report.kept_images, report.removed_images, report.pair_similarity, right),
         )
 
 
@@ -147,10 +145,13 @@ def _found_cards(report: CurationReport) -> Iterator[Card]:
             "Seeds and what they brought",
             "Left a curated image, right of it the images of the pool that are nearest to it.",
             neighbour_rows(
-                report.seed_images, report.found_images, report.seed_labels, report.found_labels,
+                report.seed_images,
+                report.found_images,
+                report.seed_labels,
+                report.found_labels,
                 report.classes,
             ),
-        )  # fmt: skip
+        )
     if report.cluster_images is not None and len(report.cluster_images):
         yield Card(
             "Clusters",
@@ -216,10 +217,13 @@ def share_curves(
         shares = np.asarray(values, dtype=float) / max(1, np.sum(values))
         shares = shares if names else np.sort(shares)[::-1]
         axes.plot(
-            np.arange(len(shares)), shares, color=colour(tint),
-            marker="o" if len(shares) <= 20 else None, markersize=3.5,
+            np.arange(len(shares)),
+            shares,
+            color=colour(tint),
+            marker="o" if len(shares) <= 20 else None,
+            markersize=3.5,
             linewidth=2.2 if stage == "selected" else 1.4,
-        )  # fmt: skip
+        )
         labels.append((shares[-1], name, "ink" if stage == "selected" else "muted"))
         told.append(f"{name}, {percent(shares.min())} to {percent(shares.max())}")
     if names:
@@ -259,4 +263,3 @@ def _facts(summary: Mapping[str, object]) -> list[tuple[str, str]]:
         "balance_selected": "Class balance, selected",
     }
     return facts + [(n, f"{summary[key]:.3f}") for key, n in shares.items() if key in summary]
-

@@ -146,12 +146,16 @@ def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFig
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     content = (
         ("loss", ln_k, (("loss", "Loss", "loss", "blue"),)),
-        ("entropy of the teacher, nats", ln_k, (
-            ("batch_entropy", "Entropy of the batch mean", "batch mean", "green"),
-            ("teacher_entropy", "Teacher entropy per image", "one image", "blue"),
-        )),
+        (
+            "entropy of the teacher, nats",
+            ln_k,
+            (
+                ("batch_entropy", "Entropy of the batch mean", "batch mean", "green"),
+                ("teacher_entropy", "Teacher entropy per image", "one image", "blue"),
+            ),
+        ),
         ("feature spread", 1.0, (("feature_spread", "Feature spread", "spread", "purple"),)),
-    )  # fmt: skip
+    )
     told = []
     for axes, (title, top, lines) in zip(panels, content, strict=True):
         labels = []
@@ -189,9 +193,7 @@ def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> Descr
     labels = [_line(axes, steps, values, "blue", name, markers=True, with_value=False)]
     dashes = ((4, 2), (1, 1.5), (6, 2, 1, 2), (3, 3))
     for index, (baseline, value) in enumerate(baselines.items()):
-        axes.axhline(
-            value, color=colour("muted"), linestyle=(0, dashes[index % 4]), linewidth=1.2
-        )
+        axes.axhline(value, color=colour("muted"), linestyle=(0, dashes[index % 4]), linewidth=1.2)
         labels.append((value, f"{100 * value:.0f} % {baseline}", "muted"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
     heights = [label[0] for label in labels]
@@ -287,9 +289,13 @@ def temperature_curve(
         height = float(np.interp(temperature, x[ok], y[ok]))
         axes.plot([temperature], [height], "o", color=colour("vermillion"), markersize=6)
         axes.annotate(
-            f"{name} {number(temperature)}", (temperature, height),
-            xytext=(0, 30 + 16 * (len(marked) - 1 - index)), textcoords="offset points",
-            color=colour("vermillion-text"), fontsize=10, ha="center",
+            f"{name} {number(temperature)}",
+            (temperature, height),
+            xytext=(0, 30 + 16 * (len(marked) - 1 - index)),
+            textcoords="offset points",
+            color=colour("vermillion-text"),
+            fontsize=10,
+            ha="center",
             arrowprops={"arrowstyle": "-", "color": colour("muted"), "lw": 0.6},
         )
         figure.alt_text += f" At the {name}'s {number(temperature)} it is {number(height)}."
@@ -325,7 +331,11 @@ def _line(
     last = _last(values)
     if last is None:
         axes.text(
-            0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center",
+            0.5,
+            0.5,
+            "no finite values",
+            transform=axes.transAxes,
+            ha="center",
             color=colour("muted"),
         )
         return (math.nan, "", tint)
@@ -389,8 +399,14 @@ def _draw_phases(strip: Axes, phases: Sequence[Phase], limits: tuple[float, floa
         outside = (last - limits[0]) / span < 0.4
         start = last if outside else max(first, limits[0])
         strip.annotate(
-            label, (start, row), xytext=(5, 0), textcoords="offset points", va="center_baseline",
-            fontsize=8.5, color=colour("muted"), annotation_clip=False,
+            label,
+            (start, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            fontsize=8.5,
+            color=colour("muted"),
+            annotation_clip=False,
         ).set_in_layout(False)
     strip.set_xlim(limits)
 

@@ -173,9 +173,7 @@ def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
 
 
 @styled
-def patch_pca_pictures(
-    images: Tensor, components: Tensor, columns: int = 4
-) -> DescribedFigure:
+def patch_pca_pictures(images: Tensor, components: Tensor, columns: int = 4) -> DescribedFigure:
     """Images, and under each its patches coloured by three principal components.
 
     images: ``(n, 3, H, W)``; components: ``(n, h, w, 3)`` of any range, scaled over all images
@@ -217,16 +215,17 @@ def neighbour_rows(
     queries = _pictures(query_images)
     k = neighbour_images.shape[1]
     labelled = query_labels is not None and neighbour_labels is not None
-    figure, panels = _panels(
-        len(queries), k + 1, queries[0].shape, titled=True, every_row=labelled
-    )
+    figure, panels = _panels(len(queries), k + 1, queries[0].shape, titled=True, every_row=labelled)
     n_right = 0
     for row, query in enumerate(queries):
         _show(panels[row][0], query, edge=colour("ink"))
         query_label = int(query_labels[row]) if labelled else None
         panels[row][0].set_title(
             _shorten(_class_name(query_label, classes)) if labelled else "query",
-            fontsize=8.5, loc="center", pad=3, fontweight="bold",
+            fontsize=8.5,
+            loc="center",
+            pad=3,
+            fontweight="bold",
         )
         for column, picture in enumerate(_pictures(neighbour_images[row])):
             axes = panels[row][1 + column]
@@ -239,7 +238,10 @@ def neighbour_rows(
             _show(axes, picture, edge=colour("blue" if right else "vermillion"), dashed=not right)
             name = "✓" if right else f"✗ {_shorten(_class_name(label, classes))}"
             axes.set_title(
-                name, fontsize=8.5, loc="center", pad=3,
+                name,
+                fontsize=8.5,
+                loc="center",
+                pad=3,
                 color=colour("blue-text" if right else "vermillion-text"),
             )
     figure.alt_text = (
@@ -266,8 +268,11 @@ def mask_overlay(
     columns = min(columns, len(images))
     pictures = _pictures(images)
     figure, panels = _panels(
-        -(-len(pictures) // columns), columns, pictures[0].shape,
-        titled=truth is not None, every_row=True,
+        -(-len(pictures) // columns),
+        columns,
+        pictures[0].shape,
+        titled=truth is not None,
+        every_row=True,
     )
     scores = []
     tint = np.array([int(colour("orange")[i : i + 2], 16) / 255 for i in (1, 3, 5)])
@@ -282,7 +287,10 @@ def mask_overlay(
             small = _resize_mask(true, picture.shape[:2]).astype(float)
             if small.min() < small.max():
                 axes.contour(
-                    small, levels=[0.5], colors=[ON_PICTURE], linewidths=1.4,
+                    small,
+                    levels=[0.5],
+                    colors=[ON_PICTURE],
+                    linewidths=1.4,
                     linestyles="dashed",
                 )
             axes.set_title(f"J {scores[-1]:.2f}", fontsize=9, loc="center", pad=3)
@@ -395,8 +403,15 @@ def _show(axes: Axes, picture: np.ndarray, edge: str | None = None, dashed: bool
     if edge:
         axes.add_patch(
             Rectangle(
-                (0, 0), 1, 1, transform=axes.transAxes, fill=False, clip_on=False,
-                edgecolor=edge, linewidth=2, linestyle=(0, (2, 1.5)) if dashed else "-",
+                (0, 0),
+                1,
+                1,
+                transform=axes.transAxes,
+                fill=False,
+                clip_on=False,
+                edgecolor=edge,
+                linewidth=2,
+                linestyle=(0, (2, 1.5)) if dashed else "-",
             )
         )
 
@@ -438,14 +453,23 @@ def _numbered_box(axes: Axes, box: np.ndarray, view: int, is_global: bool) -> No
     left, top, right, bottom = box - 0.5  # pixel i covers i - 0.5 to i + 0.5
     axes.add_patch(  # a pale casing, so that the box shows on any picture
         Rectangle(
-            (left, top), right - left, bottom - top, fill=False, edgecolor=ON_PICTURE, alpha=0.65,
+            (left, top),
+            right - left,
+            bottom - top,
+            fill=False,
+            edgecolor=ON_PICTURE,
+            alpha=0.65,
             linewidth=3.4 if is_global else 2.8,
         )
     )
     axes.add_patch(
         Rectangle(
-            (left, top), right - left, bottom - top, fill=False,
-            edgecolor=_crop_tint(is_global), linewidth=2 if is_global else 1.4,
+            (left, top),
+            right - left,
+            bottom - top,
+            fill=False,
+            edgecolor=_crop_tint(is_global),
+            linewidth=2 if is_global else 1.4,
             linestyle="-" if is_global else (0, (2, 1.2)),
         )
     )
@@ -454,10 +478,18 @@ def _numbered_box(axes: Axes, box: np.ndarray, view: int, is_global: bool) -> No
 
 def _tag(axes: Axes, left: float, top: float, view: int, is_global: bool) -> None:
     axes.text(
-        left, top, str(view + 1), fontsize=7.5, color=ON_PICTURE, ha="left", va="top",
-        clip_on=True, fontweight="bold",
+        left,
+        top,
+        str(view + 1),
+        fontsize=7.5,
+        color=ON_PICTURE,
+        ha="left",
+        va="top",
+        clip_on=True,
+        fontweight="bold",
         bbox={
-            "facecolor": _crop_tint(is_global), "edgecolor": "none",
+            "facecolor": _crop_tint(is_global),
+            "edgecolor": "none",
             "boxstyle": "square,pad=0.12",
         },
     )

@@ -139,7 +139,9 @@ def _slug(title: str) -> str:
 
 def _render(**parts) -> str:
     environment = Environment(
-        loader=PackageLoader("dino_tutorial.plots", "."), autoescape=True, trim_blocks=True,
+        loader=PackageLoader("dino_tutorial.plots", "."),
+        autoescape=True,
+        trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("interactive.html").render(colours=COLOURS, **parts)

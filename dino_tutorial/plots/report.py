@@ -130,7 +130,9 @@ def render_report(data: ReportData) -> str:
 def render_page(**content: object) -> str:
     """Fill in the template that all reports share."""
     environment = Environment(
-        loader=PackageLoader("dino_tutorial.plots", "."), autoescape=True, trim_blocks=True,
+        loader=PackageLoader("dino_tutorial.plots", "."),
+        autoescape=True,
+        trim_blocks=True,
         lstrip_blocks=True,
     )
     prefixes = (f"f{index}" for index in range(100))

@@ -110,14 +110,14 @@ def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> 
     own = config.data.image_size if what == "crops" else config.views.global_size
     where = {"data": data or config.source, "root": config.data.root}
     return View(run.folder.name, run.encoder, **where, n=n, size=size or own, seed=config.seed,
-                run=run)  # fmt: skip
+                run=run)
 
 
 def _of(released: str, data: str | None, n: int, size: int | None) -> View:
     if data is None:
         raise UserError(f"{released} comes without pictures: name some with --data")
     return View(released, lambda: pretrained(released), data, None, n, size or RELEASED_SIZE,
-                seed=0, run=None)  # fmt: skip
+                seed=0, run=None)
 
 
 def _attention(view: View) -> DescribedFigure:

@@ -128,6 +128,6 @@ def _finish(folder: Path, config: Config, trainer: Trainer, images: Images, weig
         summary |= measure_knn(
             encoder, new_encoder(config), images.bank, images.test,
             k, config.knn.temperature, trainer.device,
-        )  # fmt: skip
+        )
     write_json(folder / "summary.json", summary)
     report_on(Run(folder), encoder.cpu(), trainer.augment, images.train, images.bank, images.test)

@@ -76,9 +76,13 @@ class Trainer:
             check_teacher_is_a_copy(self.method.student, self.method.teacher)
         self.engine = self._engine()
         self.order = BatchOrder(
-            len(self.dataset), self.train.batch_size, 0, self.seed,
-            rank=self.processes.rank, world=self.processes.world,
-        )  # fmt: skip
+            len(self.dataset),
+            self.train.batch_size,
+            0,
+            self.seed,
+            rank=self.processes.rank,
+            world=self.processes.world,
+        )
         per_epoch = self.order.steps_per_epoch
         self.total_steps = max(1, round(self.train.epochs * per_epoch))
         self.order.total_steps = self.total_steps

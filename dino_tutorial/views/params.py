@@ -64,8 +64,9 @@ class ViewParams:
 
     def flatten(self, first: int, last: int) -> "ViewParams":
         """Views first … last - 1 as one view of (last - first) · B samples, view-major."""
-        return ViewParams(*(getattr(self, f.name)[first:last].flatten(0, 1)[None] for f in
-                            fields(self)))
+        return ViewParams(
+            *(getattr(self, f.name)[first:last].flatten(0, 1)[None] for f in fields(self))
+        )
 
 
 def sample_params(
@@ -84,8 +85,12 @@ def sample_params(
         )
     device = generator.device
     uniform = torch.rand(
-        len(specs), batch_size, sum(_COLUMNS.values()),
-        dtype=torch.float64, device=device, generator=generator,
+        len(specs),
+        batch_size,
+        sum(_COLUMNS.values()),
+        dtype=torch.float64,
+        device=device,
+        generator=generator,
     )
     draw = dict(zip(_COLUMNS, uniform.split(list(_COLUMNS.values()), dim=2), strict=True))
 
@@ -111,8 +116,11 @@ def sample_params(
 
     factors = torch.stack(
         [
-            between(draw["factors"][..., i], lambda s, n=name: max(0.0, 1 - getattr(s, n)),
-                    lambda s, n=name: 1 + getattr(s, n))
+            between(
+                draw["factors"][..., i],
+                lambda s, n=name: max(0.0, 1 - getattr(s, n)),
+                lambda s, n=name: 1 + getattr(s, n),
+            )
             for i, name in enumerate(("brightness", "contrast", "saturation"))
         ]
         + [between(draw["factors"][..., 3], lambda s: -s.hue, lambda s: s.hue)],
@@ -132,8 +140,12 @@ def sample_params(
 
 
 def crop_boxes(
-    area: Tensor, ratio: Tensor, place: Tensor, limits: tuple[Tensor, Tensor],
-    height: int, width: int,
+    area: Tensor,
+    ratio: Tensor,
+    place: Tensor,
+    limits: tuple[Tensor, Tensor],
+    height: int,
+    width: int,
 ) -> Tensor:
     """The boxes of RandomResizedCrop: the first of several tries that fits, else a central crop.
 

@@ -102,8 +102,10 @@ def test_the_report_is_one_accessible_file(curated):
     figures = page.named("svg")
     assert len(figures) >= 5 and all(figure.get("aria-label") for figure in figures)
     assert page.heads("h2")[:3] == [
-        "What was removed", "What was found", "Balance before and after",
-    ]  # fmt: skip
+        "What was removed",
+        "What was found",
+        "Balance before and after",
+    ]
     words = " ".join(page.text)
     assert "Run it again" in words and "--seeds scenes" in words
     assert "Copies: precision of pairs" in words and "prefers-color-scheme: dark" in text
@@ -159,9 +161,10 @@ def test_two_processes_describe_what_one_does(folder, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     done = subprocess.run(
         [sys.executable, *launcher, "dino_tutorial", "curate", *words, str(tmp_path / "two")],
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("images in the pool") == 1
     names = ("selected.txt", "summary.json")

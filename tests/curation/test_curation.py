@@ -165,8 +165,14 @@ def test_embedding_goes_on_where_it_was_interrupted(tmp_path):
             raise KeyboardInterrupt
         return pixels[:, 0, 0, 0].float()
 
-    call = {"images": tiny(), "describe": {"level": level}, "folder": tmp_path,
-            "identity": {"weights": "a"}, "rows": 4, "batch_size": 2}  # fmt: skip
+    call = {
+        "images": tiny(),
+        "describe": {"level": level},
+        "folder": tmp_path,
+        "identity": {"weights": "a"},
+        "rows": 4,
+        "batch_size": 2,
+    }
     resumed = False
     with pytest.raises(KeyboardInterrupt):
         embed(**call)
@@ -275,9 +281,11 @@ def test_copies_of_evaluation_images_go_with_all_their_component(pool, tmp_path)
     victim = int(np.flatnonzero(np.bincount(groups, minlength=len(groups)) >= 2)[0])
     test = images[[victim]].float() * 0.9  # the same picture, darker
     found = deduplicate(
-        whitened, stored["hashes"], whitening(copy_descriptors(test).numpy()),
+        whitened,
+        stored["hashes"],
+        whitening(copy_descriptors(test).numpy()),
         evaluation_similarity=0.7,
-    )  # fmt: skip
+    )
     assert found.evaluated[groups == victim].all() and (groups == victim).sum() >= 2
     assert found.evaluated.sum() == (groups == victim).sum()
     assert not found.kept[groups == victim].any()
@@ -374,9 +382,13 @@ def test_scores_by_hand():
     scores = duplicate_scores(found, true, kept)
     # Found pairs 01, 34, 35, 45; true pairs 01, 02, 12, 34. Removed 1, 4, 5; too many 2 + 1.
     assert scores == pytest.approx(
-        {"pair_precision": 2 / 4, "pair_recall": 2 / 4,
-         "removed_precision": 2 / 3, "removed_recall": 2 / 3}
-    )  # fmt: skip
+        {
+            "pair_precision": 2 / 4,
+            "pair_recall": 2 / 4,
+            "removed_precision": 2 / 3,
+            "removed_recall": 2 / 3,
+        }
+    )
     assert purity(np.array([1, 2, -1, 0]), np.array([1, 1, -1, 0])) == 0.5
     assert class_balance(np.array([0, 1, 2, -1, -1]), 3) == pytest.approx(1)
     assert class_balance(np.array([2, 2]), 3) == 0
@@ -396,8 +408,10 @@ def test_the_whole_curation(pool, tmp_path):
     stored = embed(
         ArrayDataset(images),
         describers(lambda pixels: torch.zeros(len(pixels), 1)) | {"features": copy_descriptors},
-        tmp_path / "d", {}, rows=300,
-    )  # fmt: skip
+        tmp_path / "d",
+        {},
+        rows=300,
+    )
     stored["features"] = store(tmp_path / "f", F.normalize(features).numpy(), rows=300)
     seeds = np.repeat(np.eye(11, dtype=np.float32)[1:], 6, axis=0)
     options = CurationSettings(block=128, clusters=30, size=100)

@@ -59,12 +59,19 @@ def test_frames_are_resized_to_multiples_and_masks_are_not(tmp_path):
     assert Davis(tmp_path, multiple=20)[0].frames.shape == (3, 3, 20, 20)
 
 
-@pytest.mark.parametrize(("place", "lines"), [
-    ("ImageSets/2016", "boat\n"),
-    ("ImageSets/480p", "".join(
-        f"/JPEGImages/480p/boat/{i:05}.jpg /Annotations/480p/boat/{i:05}.png \n" for i in range(3)
-    )),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "lines"),
+    [
+        ("ImageSets/2016", "boat\n"),
+        (
+            "ImageSets/480p",
+            "".join(
+                f"/JPEGImages/480p/boat/{i:05}.jpg /Annotations/480p/boat/{i:05}.png \n"
+                for i in range(3)
+            ),
+        ),
+    ],
+)
 def test_lists_choose_the_sequences(tmp_path, place, lines):
     write(tmp_path)
     (tmp_path / place).mkdir(parents=True)

@@ -100,12 +100,15 @@ def test_center_box():
     assert box[2:6, 3:9].all()
 
 
-@pytest.mark.parametrize("call", [
-    lambda: attention_masks(torch.rand(1, 2, 7), (2, 3)),
-    lambda: attention_masks(torch.rand(1, 2, 5, 5), (2, 3)),
-    lambda: attention_masks(torch.rand(1, 2, 6), (2, 3), mass=0.0),
-    lambda: attention_masks(torch.rand(1, 2, 6), (2, 3), mass=1.2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: attention_masks(torch.rand(1, 2, 7), (2, 3)),
+        lambda: attention_masks(torch.rand(1, 2, 5, 5), (2, 3)),
+        lambda: attention_masks(torch.rand(1, 2, 6), (2, 3), mass=0.0),
+        lambda: attention_masks(torch.rand(1, 2, 6), (2, 3), mass=1.2),
+    ],
+)
 def test_mistakes_are_named(call):
     with pytest.raises(UserError):
         call()

@@ -41,9 +41,12 @@ class Images:
 def encoder(size=8):
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.5),
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+        nn.Dropout(0.5),
         nn.Linear(4 * size * size, 6),
-    )  # fmt: skip
+    )
 
 
 def test_features_do_not_depend_on_the_batch_size():
@@ -155,9 +158,7 @@ def test_evaluation_brings_its_baselines():
     train, test = coloured_images(60, 0), coloured_images(21, 1)
     model, untrained = encoder(), encoder()
     results = evaluate_knn(model, train, test, ks=(1, 5), untrained=untrained, batch_size=16)
-    assert set(results) == {
-        "knn_top1", "knn_random_init", "knn_raw_pixels", "knn_color_histogram"
-    }  # fmt: skip
+    assert set(results) == {"knn_top1", "knn_random_init", "knn_raw_pixels", "knn_color_histogram"}
     assert results["knn_color_histogram"] == {1: 1.0, 5: 1.0}
     assert results["knn_top1"] == results["knn_random_init"]  # the same weights
     bank, _ = extract_features(model, train)

@@ -192,9 +192,15 @@ def test_colour_and_center_box_on_scenes_are_neither_empty_nor_solved():
 
 
 @pytest.mark.parametrize("find", METHODS)
-@pytest.mark.parametrize("patches", [
-    torch.rand(2, 47, 3), torch.rand(48, 3), torch.rand(0, 48, 3), torch.full((1, 48, 3), torch.nan)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "patches",
+    [
+        torch.rand(2, 47, 3),
+        torch.rand(48, 3),
+        torch.rand(0, 48, 3),
+        torch.full((1, 48, 3), torch.nan),
+    ],
+)
 def test_mistakes_are_named(find, patches):
     with pytest.raises(UserError):
         find(patches, GRID)

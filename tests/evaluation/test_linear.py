@@ -104,9 +104,14 @@ def test_the_test_split_chooses_nothing():
 def test_the_best_head_on_validation_is_chosen():
     train_x, train_y = blobs()
     probe = linear_probe(
-        train_x, train_y, train_x, train_y, learning_rates=(1e-7, 0.1), weight_decays=(0.0, 50.0),
+        train_x,
+        train_y,
+        train_x,
+        train_y,
+        learning_rates=(1e-7, 0.1),
+        weight_decays=(0.0, 50.0),
         steps=60,
-    )  # fmt: skip
+    )
     assert probe.validation_accuracy.shape == (4,)
     assert probe.learning_rates[probe.chosen] == pytest.approx(0.1)
     assert probe.weight_decays[probe.chosen] == 0

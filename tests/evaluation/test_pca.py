@@ -88,10 +88,13 @@ def test_colors_without_spread_or_without_foreground():
     assert component_colors(torch.full((1, 4, 3), math.nan)).isnan().all()
 
 
-@pytest.mark.parametrize("call", [
-    lambda: patch_pca(torch.rand(2, 4, 2), n_components=3),
-    lambda: patch_pca(torch.rand(4, 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: patch_pca(torch.rand(2, 4, 2), n_components=3),
+        lambda: patch_pca(torch.rand(4, 5)),
+    ],
+)
 def test_mistakes_are_named(call):
     with pytest.raises(UserError):
         call()

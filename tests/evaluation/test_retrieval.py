@@ -146,17 +146,20 @@ def test_pixels_tell_the_planted_duplicates_of_the_pool_from_other_pairs():
     assert copy_detection(shuffled, sources)["auc"] < 0.7
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda x, y: retrieval_map(x, torch.arange(6)), "nothing can be found"),
-    (lambda x, y: retrieval_map(x, y[:5]), "need as many labels"),
-    (lambda x, y: retrieval_map(x, y, x), "not none"),
-    (lambda x, y: retrieval_map(x, y, x[:, :2], y), "one D"),
-    (lambda x, y: retrieval_map(x * float("nan"), y), "NaN"),
-    (lambda x, y: recall_at(x, y, ks=(0, 1)), "k from 1"),
-    (lambda x, y: copy_detection(x, y - 5), "0 of 30 pairs"),
-    (lambda x, y: copy_detection(x, y * 0), "30 of 30 pairs"),
-    (lambda x, y: copy_detection(x, y, precision=0.0), "precision is 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, y: retrieval_map(x, torch.arange(6)), "nothing can be found"),
+        (lambda x, y: retrieval_map(x, y[:5]), "need as many labels"),
+        (lambda x, y: retrieval_map(x, y, x), "not none"),
+        (lambda x, y: retrieval_map(x, y, x[:, :2], y), "one D"),
+        (lambda x, y: retrieval_map(x * float("nan"), y), "NaN"),
+        (lambda x, y: recall_at(x, y, ks=(0, 1)), "k from 1"),
+        (lambda x, y: copy_detection(x, y - 5), "0 of 30 pairs"),
+        (lambda x, y: copy_detection(x, y * 0), "30 of 30 pairs"),
+        (lambda x, y: copy_detection(x, y, precision=0.0), "precision is 0"),
+    ],
+)
 def test_mistakes_are_named(call, message):
     with pytest.raises(UserError, match=message):
         call(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2)

@@ -96,8 +96,9 @@ def test_heads_trained_together_equal_convolutions_one_by_one():
         torch.nn.init.zeros_(conv.weight), torch.nn.init.zeros_(conv.bias)
         sgd = torch.optim.SGD(
             [{"params": [conv.weight], "weight_decay": decays[head]}, {"params": [conv.bias]}],
-            lr=rates[head], momentum=0.9,
-        )  # fmt: skip
+            lr=rates[head],
+            momentum=0.9,
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
         for _ in range(steps):
             logits = F.interpolate(conv(maps), size=SIZE, mode="bilinear")
@@ -116,9 +117,16 @@ def test_with_one_pixel_a_patch_it_is_logistic_regression():
     test_x, test_y = problem(40, size=GRID, seed=1)
     test_y[0, 0] = -1
     ours = linear_segmentation(
-        train_x, train_y, test_x, test_y, GRID, learning_rates=[0.3], weight_decays=[0.01],
-        steps=400, batch_size=40,
-    )  # fmt: skip
+        train_x,
+        train_y,
+        test_x,
+        test_y,
+        GRID,
+        learning_rates=[0.3],
+        weight_decays=[0.01],
+        steps=400,
+        batch_size=40,
+    )
     mean, std = train_x.mean((0, 1)), train_x.flatten(0, 1).std(0, correction=0)
     pixels = ((train_x - mean) / std).flatten(0, 1)
     solver = LogisticRegression(C=1 / (0.01 * len(pixels)), tol=1e-8, max_iter=1000)

@@ -48,9 +48,16 @@ def propagate_by_loops(features, first, grid, n_context, neighbourhood, topk, te
     return torch.stack(labels).float()
 
 
-@pytest.mark.parametrize(("n_context", "neighbourhood", "topk", "temperature"), [
-    (7, 12, 5, 0.1), (2, 1, 3, 0.07), (0, None, 2, 0.5), (3, 2, 100, 1.0), (2, 0, 5, 0.1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n_context", "neighbourhood", "topk", "temperature"),
+    [
+        (7, 12, 5, 0.1),
+        (2, 1, 3, 0.07),
+        (0, None, 2, 0.5),
+        (3, 2, 100, 1.0),
+        (2, 0, 5, 0.1),
+    ],
+)
 def test_propagation_as_by_loops(monkeypatch, n_context, neighbourhood, topk, temperature):
     monkeypatch.setattr(video, "CHUNK_ENTRIES", 150)  # a few patches at a time
     features = normal(6, 20, 5) + 2 * normal(1, 20, 5, seed=1)
@@ -178,12 +185,14 @@ def test_pixels_follow_the_objects_of_the_scenes_better_than_constant_features()
     for frames, masks in zip(clips.frames, clips.masks, strict=True):
         pixels = patch_pixels(frames, 4)
         assert pixels.shape == (6, 64, 48)
-        scores.append([
-            film_scores(
-                label_masks(propagate_labels(x, masks[0], (8, 8)), (8, 8), (32, 32)) == 1, masks
-            )["J"]
-            for x in (pixels, torch.ones_like(pixels))
-        ])  # fmt: skip
+        scores.append(
+            [
+                film_scores(
+                    label_masks(propagate_labels(x, masks[0], (8, 8)), (8, 8), (32, 32)) == 1, masks
+                )["J"]
+                for x in (pixels, torch.ones_like(pixels))
+            ]
+        )
     ours, constant = torch.tensor(scores).mean(0)
     assert ours > constant + 0.05
 
@@ -195,16 +204,19 @@ def test_patch_pixels_are_cut_row_by_row():
     torch.testing.assert_close(found[1, 5].view(3, 4, 4), expected)
 
 
-@pytest.mark.parametrize("call", [
-    lambda: propagate_labels(torch.ones(3, 5, 2), torch.ones(6, 2), (2, 3)),
-    lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(5, 2), (2, 3)),
-    lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(1, 9, dtype=torch.int64), (2, 3)),
-    lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(6, 2), (2, 3), topk=0),
-    lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(6, 2), (2, 3), temperature=0.0),
-    lambda: region_and_boundary(torch.ones(2, 4, 4), torch.ones(3, 4, 4)),
-    lambda: film_scores(torch.ones(2, 4, 4), torch.ones(2, 4, 4)),
-    lambda: patch_pixels(torch.zeros(1, 3, 10, 8, dtype=torch.uint8), 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: propagate_labels(torch.ones(3, 5, 2), torch.ones(6, 2), (2, 3)),
+        lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(5, 2), (2, 3)),
+        lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(1, 9, dtype=torch.int64), (2, 3)),
+        lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(6, 2), (2, 3), topk=0),
+        lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(6, 2), (2, 3), temperature=0.0),
+        lambda: region_and_boundary(torch.ones(2, 4, 4), torch.ones(3, 4, 4)),
+        lambda: film_scores(torch.ones(2, 4, 4), torch.ones(2, 4, 4)),
+        lambda: patch_pixels(torch.zeros(1, 3, 10, 8, dtype=torch.uint8), 4),
+    ],
+)
 def test_mistakes_are_named(call):
     with pytest.raises(UserError):
         call()

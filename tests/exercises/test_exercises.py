@@ -223,18 +223,27 @@ def both_wrong(student_logits, teacher_logits, center, student_temp, teacher_tem
     "name, answer, mistake",
     [
         ("ema_update", only_parameters, "buffers-forgotten"),
-        ("byol_loss", lambda p, z: F.mse_loss(F.normalize(p), F.normalize(z.detach())),
-         "averaged-over-dimensions"),
+        (
+            "byol_loss",
+            lambda p, z: F.mse_loss(F.normalize(p), F.normalize(z.detach())),
+            "averaged-over-dimensions",
+        ),
         ("byol_loss", lambda p, z: distance(p, z).item(), "python-number"),
         ("byol_loss", lambda p, z: distance(p.detach(), z), "no-gradient"),
-        ("byol_loss", lambda p, z: (2 - 2 * F.cosine_similarity(p, z.detach())), "not-a-scalar"),
+        ("byol_loss", lambda p, z: 2 - 2 * F.cosine_similarity(p, z.detach()), "not-a-scalar"),
         ("dino_loss", both_wrong, "center-added+temperatures-swapped"),
         ("make_teacher", lambda student: student, "aliased"),
-        ("rotation_batch", lambda x: (torch.cat([x.rot90(k, (3, 2)) for k in range(4)]),
-                                      torch.arange(4).repeat_interleave(len(x))), "clockwise"),
+        (
+            "rotation_batch",
+            lambda x: (
+                torch.cat([x.rot90(k, (3, 2)) for k in range(4)]),
+                torch.arange(4).repeat_interleave(len(x)),
+            ),
+            "clockwise",
+        ),
         ("labelled", lambda y, n, seed: torch.randperm(len(y))[: 3 * n], "not-by-class"),
     ],
-)  # fmt: skip
+)
 def test_wrong_answers_of_other_kinds(name, answer, mistake):
     assert check(name, answer).mistake == mistake
 

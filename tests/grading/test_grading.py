@@ -58,9 +58,15 @@ def test_a_folder_becomes_a_table(tmp_path, monkeypatch, capsys):
     assert f"grades of 2 notebooks written to {out}" in capsys.readouterr().out
     ann, bob = csv.DictReader(out.open(encoding="utf-8"))
     assert list(ann) == [
-        "submission", "status", "reason", "seconds", "score", "half_life", "make_teacher",
+        "submission",
+        "status",
+        "reason",
+        "seconds",
+        "score",
+        "half_life",
+        "make_teacher",
         "mistakes",
-    ]  # fmt: skip
+    ]
     assert ann["submission"] == "ann/hand-in.ipynb" and ann["status"] == "error"
     assert "code cell 1 fails with NameError" in ann["reason"]
     assert (ann["score"], ann["half_life"], ann["make_teacher"]) == ("1", "1", "0")
@@ -68,8 +74,10 @@ def test_a_folder_becomes_a_table(tmp_path, monkeypatch, capsys):
     assert bob["status"] == "unreadable" and "not a notebook" in bob["reason"]
     assert (bob["score"], bob["half_life"]) == ("0", "")
     assert sorted(path.name for path in folder.rglob("*.ipynb")) == [
-        "hand-in-checkpoint.ipynb", "hand-in.ipynb", "hand-in.ipynb",
-    ]  # fmt: skip
+        "hand-in-checkpoint.ipynb",
+        "hand-in.ipynb",
+        "hand-in.ipynb",
+    ]
 
 
 RECORD = """

@@ -21,8 +21,9 @@ def nt_xent_by_pairs(projections, temperature):
     n, terms = len(z) // 2, []
     for i in range(2 * n):
         j = (i + n) % (2 * n)
-        similarity = [torch.exp(cosine_similarity(z[i], z[k], dim=0) / temperature)
-                      for k in range(2 * n)]  # fmt: skip
+        similarity = [
+            torch.exp(cosine_similarity(z[i], z[k], dim=0) / temperature) for k in range(2 * n)
+        ]
         others = sum(similarity[k] for k in range(2 * n) if k != i)
         terms.append(-torch.log(similarity[j] / others))
     return torch.stack(terms).mean()

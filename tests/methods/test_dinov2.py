@@ -20,9 +20,12 @@ from dino_tutorial.training.checkpoint import load_checkpoint
 from dino_tutorial.training.optim import split_by_module
 
 SMALL = DINOv2Settings(
-    out_dim=24, head_hidden_dim=32, head_bottleneck_dim=16, patch_out_dim=20,
+    out_dim=24,
+    head_hidden_dim=32,
+    head_bottleneck_dim=16,
+    patch_out_dim=20,
     patch_bottleneck_dim=12,
-)  # fmt: skip
+)
 VALUES = {"teacher_temp": 0.05, "momentum": 0.9}
 
 
@@ -160,8 +163,11 @@ def test_both_last_layers_are_frozen_at_first():
     method(some_views(), VALUES, False, some_masks(method))["loss"].backward()
     method.before_step(epoch=0.99)
     without = {n for n, p in method.student.named_parameters() if p.grad is None}
-    assert without == {f"{head}.last_layer.{name}" for head in ("head", "patch_head")
-                       for name in ("weight", "scale")}  # fmt: skip
+    assert without == {
+        f"{head}.last_layer.{name}"
+        for head in ("head", "patch_head")
+        for name in ("weight", "scale")
+    }
 
 
 def test_centers_move_once_a_step_by_the_mean_of_all_micro_batches():
@@ -269,8 +275,9 @@ def test_a_run_logs_the_parts_of_its_loss(finished):
     for row in finished.metrics:
         total = row["dino_loss"] + row["ibot_loss"] + 0.1 * row["koleo_loss"]
         assert row["loss"] == pytest.approx(total, rel=1e-5)
-    first, last = (sum(r["ibot_loss"] for r in rows) for rows in
-                   (finished.metrics[:4], finished.metrics[-4:]))  # fmt: skip
+    first, last = (
+        sum(r["ibot_loss"] for r in rows) for rows in (finished.metrics[:4], finished.metrics[-4:])
+    )
     assert last < first
     assert finished.encoder().num_register_tokens == 2
     assert finished.summary["knn_top1"] > 0

@@ -46,8 +46,10 @@ def make(teacher=None, width=12, **changes):
 
 def some_views(batch=5):
     g = torch.Generator().manual_seed(2)
-    return [torch.randn(2, batch, 3, 16, 16, generator=g),
-            torch.randn(2, batch, 3, 8, 8, generator=g)]  # fmt: skip
+    return [
+        torch.randn(2, batch, 3, 16, 16, generator=g),
+        torch.randn(2, batch, 3, 8, 8, generator=g),
+    ]
 
 
 def all_patches(method, batch=5):
@@ -239,8 +241,18 @@ def test_resuming_under_another_teacher_is_refused(finished, teacher, tmp_path):
 
 
 def test_one_teacher_run_teaches_students_of_several_sizes(teacher, tmp_path, capsys):
-    words = ["distill", str(teacher.folder), "--preset", "smoke", "--device", "cpu",
-             "--folder", str(tmp_path), "--set", "train.epochs=0.25"]  # fmt: skip
+    words = [
+        "distill",
+        str(teacher.folder),
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--folder",
+        str(tmp_path),
+        "--set",
+        "train.epochs=0.25",
+    ]
     assert main([*words, "--name", "tiny", "--set", "model.embed_dim=8"]) == 0
     assert main([*words, "--name", "small", "--set", "model.depth=3"]) == 0
     tiny, small = (load_run(tmp_path / name) for name in ("tiny", "small"))

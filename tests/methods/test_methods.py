@@ -152,8 +152,14 @@ def test_only_supervised_training_sees_labels(tmp_path):
 
 def test_labels_belong_to_their_images(tmp_path):
     """What the method is called with: the picture's square has the colour of the label."""
-    run = trainer("supervised", tmp_path, train__epochs=1, views__global_scale=[1.0, 1.0],
-                  views__jitter_p=0.0, views__gray_p=0.0)  # fmt: skip
+    run = trainer(
+        "supervised",
+        tmp_path,
+        train__epochs=1,
+        views__global_scale=[1.0, 1.0],
+        views__jitter_p=0.0,
+        views__gray_p=0.0,
+    )
     seen, original = [], run.method.forward
 
     def spy(views, values, measure, labels):
@@ -202,9 +208,11 @@ def test_jigsaw_answers_name_the_order_of_the_tiles():
     assert seen["tiles"].shape == (4, 5, 3, 8, 8)
     place = torch.rand(5, 4, 2)
     straight = shuffled_tiles(
-        images, torch.arange(4).expand(5, 4), place.gather(1, order.argsort(1)[..., None].expand(
-            -1, -1, 2)), 8
-    )  # fmt: skip
+        images,
+        torch.arange(4).expand(5, 4),
+        place.gather(1, order.argsort(1)[..., None].expand(-1, -1, 2)),
+        8,
+    )
     for image in range(5):
         for position in range(4):
             cell = order[image, position]

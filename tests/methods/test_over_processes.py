@@ -84,10 +84,14 @@ def stored(tmp_path_factory):
     for words in ([str(one)], [*launcher, str(two)]):
         done = subprocess.run(
             [sys.executable, *words[:-1], __file__, words[-1]],
-            capture_output=True, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1",
-             "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
+            },
+        )
         assert done.returncode == 0, done.stderr
     return one, two
 

@@ -49,9 +49,12 @@ def test_a_run_with_it_is_the_run_without(tmp_path):
     rows = []
     for checkpointing in (False, True):
         run = trainer(
-            "dinov2", tmp_path / str(checkpointing), train__epochs=1,
-            train__checkpoint_activations=checkpointing, model__drop_path_rate=0.2,
-        )  # fmt: skip
+            "dinov2",
+            tmp_path / str(checkpointing),
+            train__epochs=1,
+            train__checkpoint_activations=checkpointing,
+            model__drop_path_rate=0.2,
+        )
         assert run.method.student.backbone.checkpoint_activations == checkpointing
         assert not run.method.teacher.network.backbone.checkpoint_activations
         run.fit()
@@ -63,6 +66,12 @@ def test_other_encoders_are_refused(tmp_path):
     sentence = "checkpoint_activations is for vision transformers"
     with pytest.raises(UserError, match=sentence):
         trainer(
-            "simclr", tmp_path, train__checkpoint_activations=True, model__arch="resnet10",
-            model__patch_size=None, model__embed_dim=None, model__depth=None, model__num_heads=None,
-        )  # fmt: skip
+            "simclr",
+            tmp_path,
+            train__checkpoint_activations=True,
+            model__arch="resnet10",
+            model__patch_size=None,
+            model__embed_dim=None,
+            model__depth=None,
+            model__num_heads=None,
+        )

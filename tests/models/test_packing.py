@@ -9,7 +9,7 @@ import torch
 from dino_tutorial.models import VisionTransformer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import packing  # noqa: E402
+import packing
 
 
 def model(**changes):

@@ -66,12 +66,21 @@ def test_letters_of_a_picture_in_html_are_not_read_as_words():
         (printing("1\n", count=None), "not run from top to bottom"),
         (printing("1\n", count=7), "not run from top to bottom"),
         (printing("1\n", tags=()), "no cell has the tag"),
-        (new_code_cell("x = 1", execution_count=1, metadata={"tags": ["nbval-check-output"]}),
-         "has no text output"),
+        (
+            new_code_cell("x = 1", execution_count=1, metadata={"tags": ["nbval-check-output"]}),
+            "has no text output",
+        ),
         (picture(tags=["nbval-check-output"]), "has no text output"),
         (picture(), "without alt text"),
-        (new_code_cell("plot()", execution_count=1, outputs=[],
-                       metadata={"mystnb": {"image": {"alt": "a curve"}}}), "but no figure"),
+        (
+            new_code_cell(
+                "plot()",
+                execution_count=1,
+                outputs=[],
+                metadata={"mystnb": {"image": {"alt": "a curve"}}},
+            ),
+            "but no figure",
+        ),
         (markup('<img src="data:image/png;base64,iVBORw0KGgo=">'), "without alt text"),
         (markup("." * 600_001), "600 kB"),
         (new_markdown_cell("![](cat.png)"), "without alt text"),
@@ -83,11 +92,16 @@ def test_letters_of_a_picture_in_html_are_not_read_as_words():
         (printing("Wall time: 3 s\n"), "a measured time"),
         (printing("<object at 0x7f00ab12cd30>\n"), "a memory address"),
         (printing("note\n", name="stderr"), "prints to stderr"),
-        (new_code_cell("1 / 0", execution_count=1, outputs=[
-            new_output("error", ename="ZeroDivisionError", evalue="", traceback=[])]),
-         "ends in ZeroDivisionError"),
+        (
+            new_code_cell(
+                "1 / 0",
+                execution_count=1,
+                outputs=[new_output("error", ename="ZeroDivisionError", evalue="", traceback=[])],
+            ),
+            "ends in ZeroDivisionError",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_fault_is_found(cell, complaint):
     assert any(complaint in problem for problem in notebooks.problems(stored(cell)))
 
@@ -118,7 +132,9 @@ def test_nbval_compares_what_a_checked_cell_prints(tmp_path, printed, passes):
     options = ["--override-ini=addopts=--nbval-lax --nbval-current-env", "--rootdir", str(ROOT)]
     result = subprocess.run(
         [*command, *options, "-c", str(ROOT / "pyproject.toml"), str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert (result.returncode == 0) == passes, result.stdout
     assert ("1 passed" if passes else "1 failed") in result.stdout

@@ -86,12 +86,21 @@ def needs_xformers(**arguments):
 OTHERWISE = {
     2: {"configure": configured(**{"views.global_scale": [0.5, 1.0]})},
     6: {"DINO": LooksAtAttention},
-    11: {"configure": configured(**{"objective.teacher_temp_start": 0.07,
-                                      "objective.teacher_temp": 0.04,
-                                      "objective.teacher_temp_warmup_epochs": 30})},
+    11: {
+        "configure": configured(
+            **{
+                "objective.teacher_temp_start": 0.07,
+                "objective.teacher_temp": 0.04,
+                "objective.teacher_temp_warmup_epochs": 30,
+            }
+        )
+    },
     12: {"dino_views": lambda: views.dino_views(hue=0.0)},
-    14: {"swapped_prediction_loss": lambda *tensors, temp: losses.swapped_prediction_loss(
-        *tensors, temp=2 * temp)},
+    14: {
+        "swapped_prediction_loss": lambda *tensors, temp: losses.swapped_prediction_loss(
+            *tensors, temp=2 * temp
+        )
+    },
     18: {"vit_small": models.vit_tiny},
     19: {"DINO": TeacherSeesAll},
     20: {"byol_loss": pushing_apart},
@@ -99,7 +108,7 @@ OTHERWISE = {
     22: {"swapped_prediction_loss": normalised_over_the_batch},
     23: {"BYOL": WithoutPredictor},
     27: {"vit_small": needs_xformers},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("number", sorted(CHECKS))

@@ -31,8 +31,13 @@ from dino_tutorial.views import block_masks
 FILE = Path(__file__).with_name("dinov2_reference.json")
 CLONE = os.environ.get("DINOV2_CLONE")
 TEACHER_TEMP = 0.07
-SCHEDULE = {"base_value": 2e-3, "final_value": 1e-6, "total_iters": 20, "warmup_iters": 5,
-            "freeze_iters": 2}  # fmt: skip
+SCHEDULE = {
+    "base_value": 2e-3,
+    "final_value": 1e-6,
+    "total_iters": 20,
+    "warmup_iters": 5,
+    "freeze_iters": 2,
+}
 
 
 def numbers(*shape, phase=0.0):
@@ -170,8 +175,18 @@ def stored(name):
     return json.loads(FILE.read_text(encoding="utf-8"))[name]
 
 
-CASES = ("dino", "dino_sinkhorn", "ibot", "ibot_sinkhorn", "sinkhorn", "koleo", "koleo_gradient",
-         "schedule", "teacher_temperature", "parameter_groups")  # fmt: skip
+CASES = (
+    "dino",
+    "dino_sinkhorn",
+    "ibot",
+    "ibot_sinkhorn",
+    "sinkhorn",
+    "koleo",
+    "koleo_gradient",
+    "schedule",
+    "teacher_temperature",
+    "parameter_groups",
+)
 
 
 @pytest.fixture(scope="module")

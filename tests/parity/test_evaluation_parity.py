@@ -106,8 +106,9 @@ def test_heads_as_sklearn_logistic_regression():
     expected = torch.tensor(other.coef_).T.float()
     torch.testing.assert_close(weight[0], expected, atol=3e-3, rtol=1e-2)
     probabilities = torch.tensor(other.predict_proba(x.double().numpy())).float()
-    torch.testing.assert_close((x @ weight[0] + bias[0]).softmax(1), probabilities, atol=3e-3,
-                               rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        (x @ weight[0] + bias[0]).softmax(1), probabilities, atol=3e-3, rtol=0
+    )
 
 
 def test_probe_is_as_good_as_sklearn_logistic_regression():

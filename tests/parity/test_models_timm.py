@@ -166,7 +166,7 @@ def test_registers_with_positions_of_their_own():
             reg_tokens=2,
             num_classes=5,
             global_pool="token",
-        )  # fmt: skip
+        )
     )
     model = VisionTransformer(32, 8, 24, depth=2, num_heads=3, num_register_tokens=2).eval()
     load_weights(model, donor.state_dict(), source="timm")

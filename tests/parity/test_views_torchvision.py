@@ -57,9 +57,9 @@ def edge_pixels() -> torch.Tensor:
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4, 3.0])
 @pytest.mark.parametrize("kind", [BRIGHTNESS, CONTRAST, SATURATION])
 def test_brightness_contrast_and_saturation(kind, factor):
-    adjust = (
-        reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation
-    )[kind]
+    adjust = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)[
+        kind
+    ]
     for images in (noise(3, 20, 30), edge_pixels()):
         n = len(images)
         ours = blend_(images.clone(), torch.full((n,), kind), torch.full((n,), factor))
@@ -105,8 +105,13 @@ def test_crops_equal_torchvision_and_pil(size):
     images = ((0.25 + 0.5 * noise(2, 70, 90)) * 255).round() / 255  # no overshoot to be cut off
     source, flip = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([True, False, True, False, False])
     crops = resized_crop(
-        column_blocks(images), source, BOXES, flip, size,
-        max_taps(BOXES, size), max_blocks(BOXES, 70),
+        column_blocks(images),
+        source,
+        BOXES,
+        flip,
+        size,
+        max_taps(BOXES, size),
+        max_blocks(BOXES, 70),
     )
     for crop, i, box, mirrored in zip(crops, source, BOXES.tolist(), flip, strict=True):
         expected = reference.resized_crop(images[i], *box, [size, size], BICUBIC, antialias=True)
@@ -141,8 +146,10 @@ def reference_view(image: torch.Tensor, spec: ViewSpec, params, view: int, i: in
         factors = params.factors[view, i].tolist()
         for k in params.order[view, i].tolist():
             adjust = (
-                reference.adjust_brightness, reference.adjust_contrast,
-                reference.adjust_saturation, reference.adjust_hue,
+                reference.adjust_brightness,
+                reference.adjust_contrast,
+                reference.adjust_saturation,
+                reference.adjust_hue,
             )[k]
             x = adjust(x, factors[k])
     if params.gray[view, i]:
@@ -166,9 +173,7 @@ def test_whole_views_equal_torchvision_step_by_step(height, width):
     ours = [view for group in views.apply(images, params) for view in group]
     assert len(ours) == len(specs)
     for v, spec in enumerate(specs):
-        expected = torch.stack(
-            [reference_view(images[i], spec, params, v, i) for i in range(n)]
-        )
+        expected = torch.stack([reference_view(images[i], spec, params, v, i) for i in range(n)])
         close = (ours[v] - expected).abs() < 5e-4
         # Solarization is not continuous: a pixel at the threshold may fall on the other side.
         assert close.float().mean() > 0.999
@@ -211,8 +216,10 @@ def test_boxes_are_distributed_as_torchvisions(height, width, spec):
         theirs = [draw.make_params([image]) for _ in range(n)]
     theirs = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in theirs]).float()
     for quantity in (
-        lambda b: b[:, 2] * b[:, 3], lambda b: b[:, 3] / b[:, 2],
-        lambda b: b[:, 0], lambda b: b[:, 1],
+        lambda b: b[:, 2] * b[:, 3],
+        lambda b: b[:, 3] / b[:, 2],
+        lambda b: b[:, 0],
+        lambda b: b[:, 1],
     ):
         assert kolmogorov_smirnov(quantity(boxes), quantity(theirs)) < 1
 

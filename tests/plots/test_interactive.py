@@ -138,10 +138,19 @@ def test_moving_a_control_changes_picture_and_words_in_a_browser(tmp_path):
     page = tmp_path / "page.html"
     page.write_text(f"<!doctype html><meta charset=utf-8>{made()._repr_html_()}{DRIVE}")
     dump = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
-         "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    ).stdout  # fmt: skip
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
     seen = json.loads(BeautifulSoup(dump, "html.parser").select_one("#seen").text)
     expected = [(0.5, TINTS[0]), (2, TINTS[0]), (2, TINTS[1])]
     for (label, words, text, spoken, shown, hidden), (size, tint) in zip(

@@ -43,8 +43,9 @@ def contrast(one: str, other: str) -> float:
     """WCAG contrast ratio of two colours."""
 
     def luminance(value: str) -> float:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-                  for c in to_rgb(value)]
+        linear = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(value)
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
@@ -62,8 +63,15 @@ def test_words_and_lines_stand_out_on_both_cards(theme):
 
 
 def test_palette_is_the_one_of_okabe_and_ito():
-    published = {(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0),
-                 (86, 180, 233), (240, 228, 66)}
+    published = {
+        (0, 114, 178),
+        (213, 94, 0),
+        (0, 158, 115),
+        (204, 121, 167),
+        (230, 159, 0),
+        (86, 180, 233),
+        (240, 228, 66),
+    }
     assert {tuple(round(255 * c) for c in to_rgb(style.colour(n))) for n in style.PALETTE} == (
         published
     )
@@ -88,8 +96,19 @@ def test_use_style_sets_the_defaults_and_figures_do_not():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (6.931, "6.93"), (2.7, "2.70"), (12000, "12,000"), (0.0005, "5e-4"), (64.25, "64.2"),
-     (1.25e-5, "1.25e-5"), (0.9995, "0.9995"), (0.04, "0.04"), (800, "800"), (math.nan, "nan")],
+    [
+        (0, "0"),
+        (6.931, "6.93"),
+        (2.7, "2.70"),
+        (12000, "12,000"),
+        (0.0005, "5e-4"),
+        (64.25, "64.2"),
+        (1.25e-5, "1.25e-5"),
+        (0.9995, "0.9995"),
+        (0.04, "0.04"),
+        (800, "800"),
+        (math.nan, "nan"),
+    ],
 )
 def test_numbers_are_written_for_people(value, text):
     assert style.number(value) == text
@@ -259,10 +278,15 @@ def test_temperature_curve_sorts_and_marks():
 def test_collapse_curves_share_their_axes_and_tell_all_four_series():
     def run(entropy):
         return [
-            {"step": step, "loss": entropy, "batch_entropy": entropy + 1,
-             "teacher_entropy": entropy, "feature_spread": 0.1 * step}
+            {
+                "step": step,
+                "loss": entropy,
+                "batch_entropy": entropy + 1,
+                "teacher_entropy": entropy,
+                "feature_spread": 0.1 * step,
+            }
             for step in (0, 1)
-        ]  # fmt: skip
+        ]
 
     figures = [plots.collapse_curves(run(e), LN_K, healthy=run(3.0)) for e in (0.0, 5.0)]
     limits = [[axes.get_ylim() for axes in figure.axes] for figure in figures]
@@ -286,9 +310,17 @@ def test_answers_are_bars_and_their_entropies_marks():
     figure = plots.answer_figure(answers)
     corners = figure.axes[0].patches[0].get_xy()
     assert corners.tolist() == [
-        [0.5, 1e-4], [0.5, 1e-4], [0.5, 0.5], [1.5, 0.5], [1.5, 0.25], [3.5, 0.25], [3.5, 1e-4],
-        [4.5, 1e-4], [4.5, 1e-4], [0.5, 1e-4],
-    ]  # fmt: skip
+        [0.5, 1e-4],
+        [0.5, 1e-4],
+        [0.5, 0.5],
+        [1.5, 0.5],
+        [1.5, 0.25],
+        [3.5, 0.25],
+        [3.5, 1e-4],
+        [4.5, 1e-4],
+        [4.5, 1e-4],
+        [0.5, 1e-4],
+    ]
     each = (1.5 * math.log(2) + 2 * math.log(2)) / 2
     mean = [0.375, 0.25, 0.25, 0.125]
     batch = -sum(p * math.log(p) for p in mean)
@@ -316,8 +348,15 @@ CURVES = {
 @pytest.mark.parametrize("key", CURVES)
 @pytest.mark.parametrize(
     "values",
-    [[], [0.5], [0.5, 0.5, 0.5], [0.0, 0.0], [math.nan], [0.5, math.nan, math.inf, 0.2],
-     [None, 0.5]],
+    [
+        [],
+        [0.5],
+        [0.5, 0.5, 0.5],
+        [0.0, 0.0],
+        [math.nan],
+        [0.5, math.nan, math.inf, 0.2],
+        [None, 0.5],
+    ],
     ids=["empty", "one", "constant", "zero", "nan", "gaps", "missing"],
 )
 def test_curves_survive_awkward_rows(key, values):
@@ -379,8 +418,12 @@ def test_crop_boxes_lie_where_the_crops_were_taken(size):
     assert shown == min(size, 192)
     rectangles = [p for p in source.patches if isinstance(p, Rectangle) and p.get_alpha() is None]
     extents = [
-        ((p.get_x() + 0.5) / shown, (p.get_y() + 0.5) / shown,
-         p.get_width() / shown, p.get_height() / shown)
+        (
+            (p.get_x() + 0.5) / shown,
+            (p.get_y() + 0.5) / shown,
+            p.get_width() / shown,
+            p.get_height() / shown,
+        )
         for p in rectangles
     ]
     assert extents == [pytest.approx((0, 0, 0.5, 0.5)), pytest.approx((0.25, 0.5, 0.25, 0.5))]
@@ -406,8 +449,10 @@ def test_crops_do_not_overlap_and_stay_inside(n_global, n_local):
         assert left + size <= 2.8 + 1e-9 and top + size <= 1.7 + 1e-9
         for other_left, other_top, other in places[:index]:
             assert (
-                left >= other_left + other or other_left >= left + size
-                or top >= other_top + other or other_top >= top + size
+                left >= other_left + other
+                or other_left >= left + size
+                or top >= other_top + other
+                or other_top >= top + size
             )
 
 
@@ -496,9 +541,7 @@ def test_mask_overlay_measures_the_overlap():
     assert "covering 0 to 50 % of them" in figure.alt_text
     assert "Mean Jaccard index with the true masks: 0.667." in figure.alt_text
     shown = np.asarray(figure.axes[1].images[0].get_array())
-    np.testing.assert_allclose(
-        shown, 0.55 * images._pictures(random_images(2, 8))[1], atol=1e-6
-    )
+    np.testing.assert_allclose(shown, 0.55 * images._pictures(random_images(2, 8))[1], atol=1e-6)
 
 
 @pytest.mark.filterwarnings("error")

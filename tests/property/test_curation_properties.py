@@ -62,8 +62,9 @@ def labels_of(edges, piece, folder):
 
 @given(
     arrays.arrays(np.int64, st.integers(2, 40), elements=st.integers(-3, 3)),
-    st.integers(0, 100), st.integers(1, 30),
-)  # fmt: skip
+    st.integers(0, 100),
+    st.integers(1, 30),
+)
 def test_equal_hashes_are_connected_and_blank_images_are_not(hashes, seed, buffer):
     blank = np.random.default_rng(seed).random(len(hashes)) < 0.3
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(duplicates, "BUFFER", buffer):
@@ -88,8 +89,11 @@ def test_places_of_ranks_are_those_of_a_list_of_all_places(allowed, data, buffer
 
 @given(
     arrays.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 5)),
-    st.integers(0, 12), st.integers(1, 20), st.integers(1, 30), st.integers(0, 1000),
-)  # fmt: skip
+    st.integers(0, 12),
+    st.integers(1, 20),
+    st.integers(1, 30),
+    st.integers(0, 1000),
+)
 def test_images_drawn_block_by_block_are_those_with_the_smallest_keys(
     clusters, per_cluster, block, buffer, seed
 ):
@@ -100,10 +104,7 @@ def test_images_drawn_block_by_block_are_those_with_the_smallest_keys(
             part = slice(start, start + block)
             drawn.add(ids[part], clusters[part], keys[part])
         found, theirs = drawn.settle()
-    wanted = [
-        i for i in ids
-        if (keys[clusters == clusters[i]] < keys[i]).sum() < per_cluster
-    ]  # fmt: skip
+    wanted = [i for i in ids if (keys[clusters == clusters[i]] < keys[i]).sum() < per_cluster]
     assert found.tolist() == wanted and theirs.tolist() == clusters[wanted].tolist()
 
 

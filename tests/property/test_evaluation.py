@@ -27,8 +27,13 @@ def normal(seed, *shape):
 
 
 @quick
-@given(seed=seeds, n=st.integers(1, 30), n_test=st.integers(1, 7), dim=st.integers(1, 6),
-       data=st.data())  # fmt: skip
+@given(
+    seed=seeds,
+    n=st.integers(1, 30),
+    n_test=st.integers(1, 7),
+    dim=st.integers(1, 6),
+    data=st.data(),
+)
 def test_votes_are_distributions_and_do_not_depend_on_the_order_of_the_bank(
     seed, n, n_test, dim, data
 ):
@@ -54,8 +59,13 @@ def test_with_all_neighbours_and_endless_temperature_the_largest_class_wins(seed
 
 
 @quick
-@given(seed=seeds, h=st.integers(1, 6), w=st.integers(1, 6), low=st.floats(0.05, 0.95),
-       more=st.floats(0, 1))  # fmt: skip
+@given(
+    seed=seeds,
+    h=st.integers(1, 6),
+    w=st.integers(1, 6),
+    low=st.floats(0.05, 0.95),
+    more=st.floats(0, 1),
+)
 def test_masks_hold_their_mass_and_grow_with_it(seed, h, w, low, more):
     high = low + (1 - low) * more
     attention = (2 * normal(seed, 2, 3, h * w)).softmax(-1)

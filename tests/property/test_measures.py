@@ -57,8 +57,15 @@ def test_recall_grows_with_k_and_reaches_one(seed, n):
 
 
 @quick
-@given(seed=seeds, frames=st.integers(1, 5), h=st.integers(1, 4), w=st.integers(1, 4),
-       context=st.integers(0, 3), near=st.integers(0, 4), topk=st.integers(1, 6))  # fmt: skip
+@given(
+    seed=seeds,
+    frames=st.integers(1, 5),
+    h=st.integers(1, 4),
+    w=st.integers(1, 4),
+    context=st.integers(0, 3),
+    near=st.integers(0, 4),
+    topk=st.integers(1, 6),
+)
 def test_labels_stay_distributions_and_ignore_the_scale_of_features(
     seed, frames, h, w, context, near, topk
 ):

@@ -17,8 +17,12 @@ def generator(seed: int) -> torch.Generator:
 
 @QUICK
 @given(
-    height=st.integers(1, 500), width=st.integers(1, 500), seed=SEEDS,
-    low=st.floats(0.001, 1), high=st.floats(0.001, 1), widest=st.floats(1, 5),
+    height=st.integers(1, 500),
+    width=st.integers(1, 500),
+    seed=SEEDS,
+    low=st.floats(0.001, 1),
+    high=st.floats(0.001, 1),
+    widest=st.floats(1, 5),
 )
 def test_boxes_lie_inside_the_image(height, width, seed, low, high, widest):
     scale = (min(low, high), max(low, high))

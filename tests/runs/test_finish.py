@@ -60,7 +60,7 @@ def test_a_finish_trains_on_and_resumes_bit_for_bit(low, tmp_path):
     whole = train(config)
     assert whole.encoder().grid_size == (8, 8)
     fresh = train(replace(config, folder=str(tmp_path / "fresh"),
-                          train=replace(config.train, init=None)))  # fmt: skip
+                          train=replace(config.train, init=None)))
     assert whole.metrics[0]["loss"] != fresh.metrics[0]["loss"]
     folder = tmp_path / "again" / whole.folder.name
     shutil.copytree(whole.folder, folder)
@@ -87,7 +87,7 @@ def test_a_finish_trains_on_and_resumes_bit_for_bit(low, tmp_path):
 )
 def test_runs_that_cannot_be_gone_on_from(low, tmp_path, capsys, changes, sentence):
     words = [*changes[:2], "--preset", "smoke", "--device", "cpu", "--folder", str(tmp_path),
-             "--set", f"train.init={low.folder}", *changes[2:]]  # fmt: skip
+             "--set", f"train.init={low.folder}", *changes[2:]]
     assert main(words) == 2
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -90,7 +90,7 @@ def test_a_released_model_is_shown_ones_own_photos(capsys, tmp_path, small_dinov
         code, out, _ = say(
             capsys, "show", "dinov2_vits14", what, "--data", folder, "--n", 2, "--size", 70,
             "--out", tmp_path / f"{what}.png",
-        )  # fmt: skip
+        )
         assert code == 0 and "2 images" in out, what
         assert (tmp_path / f"{what}.png").stat().st_size > 1000
 

@@ -45,8 +45,11 @@ def test_a_tiny_copy_is_measured(tmp_path, monkeypatch):
     assert summary["films"] == 2 and list(summary["by_film"]) == ["bear", "boat"]
     assert summary["neighbourhood"] == 1  # a fifth of five patches
     assert set(summary["scores"]) == {
-        "dino-scenes-laptop-s0", "untrained", "pixels", "outline left in place"
-    }  # fmt: skip
+        "dino-scenes-laptop-s0",
+        "untrained",
+        "pixels",
+        "outline left in place",
+    }
     film = Davis(films, short_side=40, multiple=8)[1]
     labels = propagate_labels(patch_pixels(film.frames, 8), film.masks[0], (5, 8), neighbourhood=1)
     expected = film_scores(label_masks(labels, (5, 8), (40, 64)) == 1, film.masks)

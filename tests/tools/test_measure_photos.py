@@ -43,9 +43,18 @@ def test_tiny_copies_are_measured(script, tmp_path, monkeypatch):
     write_images(tmp_path / "photos", ("a", "b"), 6, 40)
     into = tmp_path / "record"
     arguments = [
-        str(RUN), "--davis", str(films), "--cifar10", str(tmp_path / "cifar"),
-        "--photos", str(tmp_path / "photos"), "--short-side", "40", "--into", str(into),
-    ]  # fmt: skip
+        str(RUN),
+        "--davis",
+        str(films),
+        "--cifar10",
+        str(tmp_path / "cifar"),
+        "--photos",
+        str(tmp_path / "photos"),
+        "--short-side",
+        "40",
+        "--into",
+        str(into),
+    ]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
     script.main()
 

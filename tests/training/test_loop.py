@@ -20,9 +20,19 @@ from dino_tutorial.training.checkpoint import load_checkpoint, save_checkpoint
 from dino_tutorial.training.health import TrainingDiverged, check_finite, diagnose
 
 SUMMARY_KEYS = {
-    "method", "data", "preset", "device", "train_seconds", "images_per_second", "final_loss",
-    "ln_k", "teacher_entropy", "knn_top1", "knn_random_init", "knn_raw_pixels",
-}  # fmt: skip
+    "method",
+    "data",
+    "preset",
+    "device",
+    "train_seconds",
+    "images_per_second",
+    "final_loss",
+    "ln_k",
+    "teacher_entropy",
+    "knn_top1",
+    "knn_random_init",
+    "knn_raw_pixels",
+}
 
 
 def smoke(folder, method="dino", **changes):
@@ -37,9 +47,19 @@ def weights(run):
 
 def command(folder, *more):
     return [
-        sys.executable, "-m", "dino_tutorial", "train", "dino", "--preset", "smoke",
-        "--device", "cpu", "--folder", str(folder), *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "dino_tutorial",
+        "train",
+        "dino",
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--folder",
+        str(folder),
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +69,16 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_everything_behind(finished):
     assert {path.name for path in finished.folder.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json", "environment.json",
-        "checkpoint.pt", "checkpoint.previous.pt", "backbone.safetensors", "report.html",
-    }  # fmt: skip
+        "config.yaml",
+        "metrics.jsonl",
+        "timings.jsonl",
+        "summary.json",
+        "environment.json",
+        "checkpoint.pt",
+        "checkpoint.previous.pt",
+        "backbone.safetensors",
+        "report.html",
+    }
     assert finished.summary.keys() >= SUMMARY_KEYS
     assert [row["step"] for row in finished.metrics] == list(range(16))
     for row in finished.metrics:
@@ -77,8 +104,10 @@ def test_same_seed_same_run_other_seed_other_run(method, tmp_path):
     text = [(run.folder / "metrics.jsonl").read_text() for run in (first, again, other)]
     assert text[0] == text[1] != text[2]
     assert {run.folder.name for run in (first, again, other)} == {
-        f"{method}-scenes-smoke", f"{method}-scenes-smoke-2", f"{method}-scenes-smoke-3"
-    }  # fmt: skip
+        f"{method}-scenes-smoke",
+        f"{method}-scenes-smoke-2",
+        f"{method}-scenes-smoke-3",
+    }
 
 
 def test_killed_in_the_middle_resumes_bit_for_bit(finished, tmp_path):
@@ -105,8 +134,10 @@ def test_killed_in_the_middle_resumes_bit_for_bit(finished, tmp_path):
 def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         command(tmp_path, "--set", "train.epochs=200"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     metrics = tmp_path / "dino-scenes-smoke" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -222,8 +253,12 @@ def test_batch_larger_than_the_data_is_refused():
 
 
 HEALTHY = {
-    "loss": 3.0, "ln_k": 6.2, "teacher_entropy": 2.0, "batch_entropy": 5, "feature_spread": 0.8
-}  # fmt: skip
+    "loss": 3.0,
+    "ln_k": 6.2,
+    "teacher_entropy": 2.0,
+    "batch_entropy": 5,
+    "feature_spread": 0.8,
+}
 
 
 @pytest.mark.parametrize(

@@ -176,12 +176,24 @@ def stored(tmp_path_factory):
     run.fit()
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         __file__, str(folder), str(alone)],
-        capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1",
-             "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            __file__,
+            str(folder),
+            str(alone),
+        ],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
+        },
+    )
     assert done.returncode == 0, done.stderr
     assert "UserWarning" not in done.stderr
     return result(run), folder, [torch.load(folder / f"results-{r}.pt") for r in range(2)]

@@ -143,7 +143,9 @@ def test_consecutive_views_of_one_size_make_one_tensor():
     params = views.sample(5, 24, 24, generator())
     result = views.apply(pictures(5), params)
     assert [tuple(r.shape) for r in result] == [
-        (2, 5, 3, 16, 16), (1, 5, 3, 8, 8), (1, 5, 3, 16, 16)
+        (2, 5, 3, 16, 16),
+        (1, 5, 3, 8, 8),
+        (1, 5, 3, 16, 16),
     ]
     assert all(r.dtype == torch.float32 and r.is_contiguous() for r in result)
 
