@@ -1,6 +1,4 @@
-"""From distillation to DINO's loss: soft targets, then every pair of different views."""
-
-from functools import cache
+"""From a finished teacher to a small student: the loss on patches, and the average that is kept."""
 
 import torch
 from torch import Tensor
@@ -13,433 +11,221 @@ from dino_tutorial.exercises.exercise import (
     gradients,
     randn,
 )
-from dino_tutorial.losses import DINOLoss
+from dino_tutorial.losses import ibot_loss
+from dino_tutorial.training import cosine_schedule
 
 
-def _soft_cross_entropy(
+def _package_patch_loss(
+    student_logits: Tensor, teacher_logits: Tensor, student_temp: float, teacher_temp: float
+) -> Tensor:
+    crops, batch, patches, _ = student_logits.shape
+    return ibot_loss(
+        student_logits.flatten(0, 2),
+        (teacher_logits.detach() / teacher_temp).softmax(dim=-1).flatten(0, 2),
+        torch.full((crops * batch * patches,), 1 / patches),
+        crops * batch,
+        student_temp,
+    )
+
+
+def _patch_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    temperature: float,
-    *,
-    power: int = 2,
-    divide: bool = True,
-    softened: tuple[str, ...] = ("student", "teacher"),
-    swapped: bool = False,
-    entropy: str = "cross",
-    axis: int = -1,
-    twice: bool = False,
-    reduce: str = "batch",
-    sign: int = -1,
-) -> Tensor:
-    scale = {name: temperature if name in softened else 1.0 for name in ("student", "teacher")}
-    if not divide:
-        scale = {name: 1 / value for name, value in scale.items()}
-    log_p = (teacher_logits / scale["teacher"]).log_softmax(dim=axis)
-    log_q = (student_logits / scale["student"]).log_softmax(dim=axis)
-    if twice:
-        log_q = log_q.exp().log_softmax(dim=axis)
-    if swapped:
-        log_p, log_q = log_q, log_p
-    terms = log_p.exp() * (log_q - log_p if entropy == "kl" else log_q)
-    total = {
-        "batch": lambda: terms.sum(dim=-1).mean(),
-        "sum": terms.sum,
-        "all": terms.mean,
-    }[reduce]()
-    return sign * temperature**power * total
-
-
-def _observe_soft(answer: Answer) -> Observation:
-    seen = {}
-    for batch, classes, temperature in ((6, 5, 2.0), (3, 8, 3.0)):
-        s = randn(batch, classes, seed=batch, scale=2, grad=True)
-        t = randn(batch, classes, seed=batch + 10, scale=2)
-        loss = answer.scalar(s, t, temperature)
-        seen |= {f"the loss for T = {temperature:g}": loss.detach()}
-        seen |= gradients(loss, **{f"the student's gradient for T = {temperature:g}": s})
-    return seen
-
-
-def _overflow(answer: Answer) -> str | None:
-    s, t = randn(4, 6, seed=1, scale=300, grad=True), randn(4, 6, seed=2, scale=300)
-    if answer.scalar(s, t, 1.0).isfinite():
-        return None
-    return "with logits in the hundreds it overflows; `log_softmax` would not"
-
-
-SOFT_CROSS_ENTROPY = Exercise(
-    name="soft_cross_entropy",
-    chapter="self-distillation",
-    call="soft_cross_entropy(student_logits, teacher_logits, temperature)",
-    task="(B, K), (B, K) and T to T² · H(p, q), both softened by T, the mean over the batch.",
-    solution=_soft_cross_entropy,
-    variant=_soft_cross_entropy,
-    observe=_observe_soft,
-    remark=_overflow,
-    checked="the value and the student's gradient at two temperatures",
-    mistakes=(
-        Mistake(
-            "factor-missing",
-            "the factor T² is missing, so that the gradient shrinks as the temperature grows",
-            {"power": 0},
-        ),
-        Mistake(
-            "factor-once",
-            "the loss is multiplied by T; it takes T², because the gradient shrinks twice",
-            {"power": 1},
-        ),
-        Mistake(
-            "temperature-multiplied",
-            "the logits are multiplied by the temperature; divide them",
-            {"divide": False},
-        ),
-        Mistake(
-            "one-softened",
-            "the temperature is applied to one of the two only; soften student and teacher",
-            {"softened": ("teacher",)},
-            {"softened": ("student",)},
-        ),
-        Mistake(
-            "swapped",
-            "student and teacher have changed places: the teacher gives the probabilities, the "
-            "student the logarithms",
-            {"swapped": True},
-        ),
-        Mistake(
-            "kl",
-            "this is the KL divergence: the gradient is the same, but the cross-entropy has the "
-            "teacher's entropy on top",
-            {"entropy": "kl"},
-        ),
-        Mistake(
-            "wrong-axis",
-            "the softmax runs over the batch; the K classes of one picture have to sum to 1, "
-            "`dim=-1`",
-            {"axis": 0},
-        ),
-        Mistake(
-            "softmax-twice",
-            "the student goes through a softmax twice; `cross_entropy` and `log_softmax` take "
-            "logits, not probabilities",
-            {"twice": True},
-        ),
-        Mistake(
-            "averaged-over-classes",
-            "the terms are averaged over the K classes too; sum over classes, average over the "
-            "batch",
-            {"reduce": "all"},
-        ),
-        Mistake(
-            "summed-over-batch",
-            "the loss is summed over the batch; take the mean, or it grows with B",
-            {"reduce": "sum"},
-        ),
-        Mistake("sign", "the minus sign of the cross-entropy is missing", {"sign": 1}),
-    ),
-)
-
-
-@cache
-def pair_mask(pairs: str, views: int) -> Tensor:
-    """(2, V): which pairs (teacher view g, student view v) count."""
-    g, v = torch.arange(2)[:, None], torch.arange(views)[None]
-    return {
-        "different": v != g,
-        "all": v >= 0 * g,
-        "same": v == g,
-        "global": (v != g) & (v < 2),
-        "local": v >= 2 + 0 * g,
-        "ordered": v > g,
-    }[pairs]
-
-
-def teacher_probabilities(
-    logits: Tensor,
-    center: Tensor,
-    temp: float,
-    *,
-    center_sign: int = -1,
-    centred: str = "logits",
-    axis: int = -1,
-    scale: str = "divide",
-) -> Tensor:
-    """The teacher's answer (2, B, K), and the known ways to get it wrong."""
-    scale = {"divide": temp, "multiply": 1 / temp, "no": 1.0}[scale]
-    shift = center_sign * center
-    if centred == "logits":
-        return ((logits + shift) / scale).softmax(dim=axis)
-    if centred == "scaled":
-        return (logits / scale + shift).softmax(dim=axis)
-    if centred == "by batch":
-        return ((logits - logits.mean(dim=(0, 1))) / scale).softmax(dim=axis)
-    return (logits / scale).softmax(dim=axis) + shift
-
-
-def dino_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    center: Tensor,
     student_temp: float,
     teacher_temp: float,
     *,
-    stop: bool = True,
-    center_sign: int = -1,
-    centred: str = "logits",
-    teacher_axis: int = -1,
-    student_axis: int = -1,
-    student_center: bool = False,
     temps: str = "own",
-    pairs: str = "different",
-    divide_by: str = "pairs",
-    over: str = "sum",
-    reduce: str = "batch",
-    form: str = "cross",
-    sign: int = -1,
+    stop: bool = True,
+    crossed: bool = False,
+    hard: bool = False,
+    kl: bool = False,
+    axis: int = -1,
+    reduce: str = "mean",
+    crops: int = 2,
 ) -> Tensor:
-    """DINO's loss pair by pair, and the known ways to get it wrong."""
     if temps == "swapped":
         student_temp, teacher_temp = teacher_temp, student_temp
     if temps == "equal":
         teacher_temp = student_temp
-    if temps == "multiplied":
-        student_temp, teacher_temp = 1 / student_temp, 1 / teacher_temp
-    if temps in ("teacher only", "none"):
-        student_temp = 1.0
-    if temps in ("student only", "none"):
-        teacher_temp = 1.0
+    if temps == "none":
+        student_temp = teacher_temp = 1.0
     if stop:
         teacher_logits = teacher_logits.detach()
-    p = teacher_probabilities(
-        teacher_logits,
-        center,
-        teacher_temp,
-        center_sign=center_sign,
-        centred=centred,
-        axis=teacher_axis,
-    )
-    s = (student_logits - center if student_center else student_logits) / student_temp
-    log_q = s.log_softmax(dim=student_axis)
-    if form == "softmax twice":
-        log_q = log_q.exp().log_softmax(dim=student_axis)
-    p, log_q = p[:, None], log_q[None]  # (2, V, B, K) when they meet
-    terms = {
-        "cross": lambda: p * log_q,
-        "softmax twice": lambda: p * log_q,
-        "kl": lambda: p * (log_q - p.log()),
-        "swapped": lambda: log_q.exp() * p.log(),
-        "squared": lambda: -(p - log_q.exp()).square(),
-    }[form]()
-    each = terms.sum(dim=-1) if over == "sum" else terms.mean(dim=-1)
-    each = each.mean(dim=-1) if reduce == "batch" else each.sum(dim=-1)  # (2, V)
-    views = len(student_logits)
-    kept = pair_mask(pairs, views)
-    divisor = {
-        "pairs": kept.sum(),
-        "nothing": 1,
-        "2V - 2": 2 * views - 2,
-        "2V": 2 * views,
-        "V": views,
-        "V - 1": views - 1,
-    }
-    return sign * each[kept].sum() / divisor[divide_by]
+    if crossed:
+        teacher_logits = teacher_logits.flip(0)
+    log_p = (teacher_logits / teacher_temp).log_softmax(dim=axis)
+    p = log_p.exp()
+    if hard:
+        p = torch.nn.functional.one_hot(teacher_logits.argmax(-1), p.shape[-1]).to(p)
+    log_q = (student_logits / student_temp).log_softmax(dim=axis)
+    terms = p * (log_q - log_p if kl else log_q)
+    terms = terms[:crops]
+    if reduce == "all":
+        return -terms.mean()
+    if reduce == "sum over patches":
+        return -terms.sum(dim=(-1, -2)).mean()
+    return -terms.sum(dim=-1).mean()
 
 
-def _package_loss(student_logits, teacher_logits, center, student_temp, teacher_temp):
-    criterion = DINOLoss(center.shape[-1], student_temp).eval()
-    criterion.center.copy_(center)
-    return criterion(student_logits, teacher_logits, teacher_temp)
-
-
-def _observe_dino(answer: Answer) -> Observation:
+def _observe_patch_loss(answer: Answer) -> Observation:
     seen = {}
-    for views, batch, prototypes in ((3, 4, 5), (5, 3, 6)):
-        s = randn(views, batch, prototypes, seed=views, scale=0.1, grad=True)
-        t = randn(2, batch, prototypes, seed=views + 10, scale=0.1, grad=True)
-        center = randn(1, prototypes, seed=views + 20, scale=0.1)
-        loss = answer.scalar(s, t, center, 0.1, 0.04)
-        seen |= {f"the loss for V = {views}": loss.detach()}
+    for batch, patches, prototypes in ((3, 4, 5), (2, 6, 8)):
+        shape = (2, batch, patches, prototypes)
+        s, t = randn(*shape, seed=batch, grad=True), randn(*shape, seed=batch + 10, grad=True)
+        loss = answer.scalar(s, t, 0.5, 0.2)
+        seen |= {f"the loss for {patches} patches": loss.detach()}
         seen |= gradients(
             loss,
             **{
-                f"the student's gradient for V = {views}": s,
-                f"the teacher's gradient for V = {views}": t,
+                f"the student's gradient for {patches} patches": s,
+                f"the teacher's gradient for {patches} patches": t,
             },
         )
     return seen
 
 
-def _underflow(answer: Answer) -> str | None:
-    s, t = randn(4, 3, 6, seed=1, scale=40, grad=True), randn(2, 3, 6, seed=2, scale=40)
-    if answer.scalar(s, t, torch.zeros(1, 6), 0.1, 0.04).isfinite():
-        return None
-    return "with logits as large as 40 it is not finite; `log_softmax` instead of `.log()` would be"
-
-
-LOSS_MISTAKES = (
-    Mistake(
-        "no-stop-gradient",
-        "the stop-gradient is missing: a gradient flows into the teacher's logits; `.detach()` "
-        "its probabilities",
-        {"stop": False},
+PATCH_LOSS = Exercise(
+    name="patch_distillation",
+    chapter="distillation",
+    call="patch_distillation(student_logits, teacher_logits, student_temp, teacher_temp)",
+    task="(2, B, N, K) of student and teacher, for all patches of both global crops, to the mean "
+    "cross-entropy of a patch with the same patch.",
+    solution=_package_patch_loss,
+    variant=_patch_loss,
+    observe=_observe_patch_loss,
+    checked="the value and both networks' gradients for two shapes",
+    mistakes=(
+        Mistake(
+            "crossed",
+            "a crop's patches are compared with the other crop's, which show another part of the "
+            "picture",
+            {"crossed": True},
+        ),
+        Mistake(
+            "one-crop",
+            "only the first global crop is compared; take both",
+            {"crops": 1},
+        ),
+        Mistake(
+            "hard",
+            "the teacher's answer is reduced to its first prototype; keep the whole distribution",
+            {"hard": True},
+        ),
+        Mistake(
+            "temperatures-swapped",
+            "the temperatures have changed places: the teacher's is the smaller one",
+            {"temps": "swapped"},
+        ),
+        Mistake(
+            "one-temperature",
+            "both networks are softened by the student's temperature; the teacher has its own",
+            {"temps": "equal"},
+        ),
+        Mistake("no-temperature", "the temperatures are not used", {"temps": "none"}),
+        Mistake(
+            "teacher-trained",
+            "a gradient reaches the teacher, which is finished; detach its logits",
+            {"stop": False},
+        ),
+        Mistake(
+            "kl",
+            "this is the KL divergence: the student's gradient is the same, but the cross-entropy "
+            "has the teacher's entropy on top",
+            {"kl": True},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the softmax runs over the patches; the K prototypes of one patch have to sum to 1, "
+            "`dim=-1`",
+            {"axis": -2},
+        ),
+        Mistake(
+            "summed-over-patches",
+            "the patches are summed; take their mean, or the loss grows with the picture",
+            {"reduce": "sum over patches"},
+        ),
+        Mistake(
+            "averaged-over-prototypes",
+            "the terms are averaged over the K prototypes too; sum over those",
+            {"reduce": "all"},
+        ),
     ),
-    Mistake(
-        "same-view",
-        "pairs of a view with itself are kept; the global crop g of the student is not compared "
-        "with the teacher's answer to g",
-        {"pairs": "all"},
-        {"pairs": "all", "divide_by": "2V - 2"},
-    ),
-    Mistake(
-        "only-same-view",
-        "each view is compared with itself only, and these are the very pairs to be left out",
-        {"pairs": "same"},
-    ),
-    Mistake(
-        "locals-ignored",
-        "the local views are ignored; the student answers for all V views",
-        {"pairs": "global"},
-    ),
-    Mistake(
-        "globals-ignored",
-        "the pairs of the two global views are missing; only local ones are compared",
-        {"pairs": "local"},
-    ),
-    Mistake(
-        "one-order",
-        "the student's first global view never meets the teacher's second; leave out v = g, "
-        "not every v ≤ g",
-        {"pairs": "ordered"},
-    ),
-    Mistake(
-        "center-not-subtracted",
-        "the center is not subtracted from the teacher's logits",
-        {"center_sign": 0},
-    ),
-    Mistake(
-        "center-added",
-        "the center is added to the teacher's logits; subtract it",
-        {"center_sign": 1},
-    ),
-    Mistake(
-        "center-after-temperature",
-        "the center is subtracted after the division by the temperature; it is a mean of logits, "
-        "so subtract first: (t − c) / τ",
-        {"centred": "scaled"},
-    ),
-    Mistake(
-        "center-from-probabilities",
-        "the center is subtracted from the probabilities; it belongs to the logits",
-        {"centred": "probabilities"},
-    ),
-    Mistake(
-        "batch-mean",
-        "the mean of this batch is subtracted; use the running center",
-        {"centred": "by batch"},
-    ),
-    Mistake(
-        "student-centred",
-        "the center is subtracted from the student's logits too; only the teacher is centred",
-        {"student_center": True},
-        {"student_center": True, "center_sign": 0},
-    ),
-    Mistake(
-        "temperatures-swapped",
-        "the two temperatures are swapped: the teacher's is the lower one, 0.04, the student's 0.1",
-        {"temps": "swapped"},
-    ),
-    Mistake(
-        "temperature-multiplied",
-        "the logits are multiplied by the temperatures; divide them",
-        {"temps": "multiplied"},
-    ),
-    Mistake(
-        "not-sharpened",
-        "the teacher's logits are not divided by its own, lower temperature, so that nothing "
-        "sharpens its answer",
-        {"temps": "equal"},
-        {"temps": "student only"},
-    ),
-    Mistake(
-        "temperatures-missing",
-        "the temperatures are not used; divide the logits by them",
-        {"temps": "none"},
-    ),
-    Mistake(
-        "student-temperature-missing",
-        "the student's logits are not divided by its temperature",
-        {"temps": "teacher only"},
-    ),
-    Mistake(
-        "wrong-axis",
-        "a softmax runs over the batch or the views; the K prototypes of one answer have to sum "
-        "to 1, `dim=-1`",
-        {"teacher_axis": -2, "student_axis": -2},
-        {"teacher_axis": -2},
-        {"student_axis": -2},
-        {"teacher_axis": 0, "student_axis": 0},
-        {"teacher_axis": 0},
-        {"student_axis": 0},
-    ),
-    Mistake(
-        "swapped",
-        "student and teacher have changed places in the cross-entropy: −Σ p_t ln p_s has the "
-        "teacher's probabilities and the student's logarithms",
-        {"form": "swapped"},
-    ),
-    Mistake(
-        "softmax-twice",
-        "the student goes through a softmax twice; `cross_entropy` and `log_softmax` take "
-        "logits, not probabilities",
-        {"form": "softmax twice"},
-    ),
-    Mistake(
-        "kl",
-        "this is the KL divergence: the gradient is the same, but DINO's loss has the teacher's "
-        "entropy on top",
-        {"form": "kl"},
-    ),
-    Mistake(
-        "squared-error",
-        "this is the squared difference of the probabilities; DINO's loss is their cross-entropy",
-        {"form": "squared"},
-    ),
-    Mistake(
-        "summed-over-pairs",
-        "the loss is summed over the pairs; DINO takes their mean, 2V − 2 of them",
-        {"divide_by": "nothing"},
-    ),
-    Mistake(
-        "wrong-divisor",
-        "the sum over pairs is divided by another number than that of the pairs, 2V − 2",
-        {"divide_by": "V"},
-        {"divide_by": "2V"},
-        {"divide_by": "V - 1"},
-    ),
-    Mistake(
-        "summed-over-batch",
-        "the loss is summed over the batch; take the mean, or it grows with B",
-        {"reduce": "sum"},
-    ),
-    Mistake(
-        "averaged-over-prototypes",
-        "the terms are averaged over the K prototypes too; a cross-entropy sums over them",
-        {"over": "mean"},
-    ),
-    Mistake("sign", "the minus sign of the cross-entropy is missing", {"sign": 1}),
 )
 
-DINO_LOSS = Exercise(
-    name="dino_loss",
-    chapter="self-distillation",
-    call="dino_loss(student_logits, teacher_logits, center, student_temp, teacher_temp)",
-    task="(V, B, K), (2, B, K) and (1, K) to DINO's loss, the mean over the 2V − 2 pairs of "
-    "different views and over the batch.",
-    solution=_package_loss,
-    variant=dino_loss,
-    observe=_observe_dino,
-    remark=_underflow,
-    checked="value and gradients with 3 and with 5 views, and that none reaches the teacher",
-    mistakes=LOSS_MISTAKES,
+
+def _average_weights(
+    momenta: Tensor,
+    *,
+    start: bool = True,
+    swap: bool = False,
+    late: int = 1,
+    newest_first: bool = False,
+    normalise: bool = False,
+    constant: bool = False,
+) -> Tensor:
+    momenta = torch.as_tensor(momenta, dtype=torch.float64)
+    if constant:
+        momenta = momenta[-1:].expand(len(momenta))
+    if swap:
+        momenta = 1 - momenta
+    one = momenta.new_ones(1)
+    kept = torch.cat([momenta, one]).flip(0).cumprod(0).flip(0)  # kept[i] = m_i · … · m_S
+    weights = (1 - momenta) * (kept[1:] if late else kept[:-1])
+    if normalise:
+        weights = weights / weights.sum()
+    if start:
+        weights = torch.cat([kept[:1], weights])
+    return weights.flip(0) if newest_first else weights
+
+
+def _observe_weights(answer: Answer) -> Observation:
+    seen = {}
+    for steps, first in ((6, 0.9), (9, 0.6)):
+        momenta = cosine_schedule(first, 1.0, steps)
+        weights = answer.tensor(momenta).double()
+        seen[f"the weights of {steps} steps from m = {first}"] = weights
+    return seen
+
+
+AVERAGE_WEIGHTS = Exercise(
+    name="average_weights",
+    chapter="distillation",
+    call="average_weights(momenta)",
+    task="(S,) momenta, one a step, to the weights (S + 1,) of the start and of the student after "
+    "each step in the final average.",
+    solution=_average_weights,
+    variant=_average_weights,
+    observe=_observe_weights,
+    checked="all weights for two schedules",
+    mistakes=(
+        Mistake(
+            "start-forgotten",
+            "the start is missing: the average begins as a copy of the first weights, and some of "
+            "that is left",
+            {"start": False},
+            {"start": False, "normalise": True},
+        ),
+        Mistake(
+            "wrong-way-round",
+            "the momenta are the wrong way round: m is what the average keeps of itself",
+            {"swap": True},
+        ),
+        Mistake(
+            "own-step-too",
+            "a step's share is multiplied by its own momentum; only the later ones shrink it",
+            {"late": 0},
+        ),
+        Mistake(
+            "newest-first",
+            "the order is reversed: the start comes first and the last step last",
+            {"newest_first": True},
+        ),
+        Mistake(
+            "constant-momentum",
+            "one momentum is used for all steps; each step has its own",
+            {"constant": True},
+        ),
+    ),
 )
 
-EXERCISES = (SOFT_CROSS_ENTROPY, DINO_LOSS)
+EXERCISES = (PATCH_LOSS, AVERAGE_WEIGHTS)

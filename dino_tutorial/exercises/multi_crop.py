@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import torch
 from torch import Generator, Tensor
 
-from dino_tutorial.exercises.distillation import pair_mask
 from dino_tutorial.exercises.exercise import (
     Answer,
     Exercise,
@@ -16,6 +15,7 @@ from dino_tutorial.exercises.exercise import (
     as_tensor,
     randn,
 )
+from dino_tutorial.exercises.self_distillation import pair_mask
 
 
 def _crop_pairs(
@@ -451,4 +451,4 @@ DRAW_BOXES = Exercise(
     ),
 )
 
-EXERCISES = (CROP_PAIRS, SPLIT_LOSS, DRAW_BOXES, COUNT_PAIRS)
+EXERCISES = (CROP_PAIRS, SPLIT_LOSS, DRAW_BOXES)

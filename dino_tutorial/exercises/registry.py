@@ -1,32 +1,12 @@
 """All exercises by name, and a list of them to read."""
 
 from collections.abc import Iterator
+from importlib import import_module
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.exercises import (
-    byol,
-    centering,
-    contrast,
-    curating,
-    dinov2,
-    distillation,
-    efficiency,
-    emerging,
-    frozen,
-    gram,
-    handing_down,
-    measuring,
-    multi_crop,
-    pretext,
-    released,
-    resolution,
-    scaling,
-    teacher,
-    tokens,
-    training,
-)
 from dino_tutorial.exercises.exercise import Exercise
 
+# In the order of the book. The exercises of a chapter are in the module of its name.
 CHAPTERS = (
     "why-labels-run-out",
     "images-as-tokens",
@@ -49,34 +29,10 @@ CHAPTERS = (
     "released-models",
     "gram-anchoring",
 )
-_MODULES = (
-    pretext,
-    tokens,
-    contrast,
-    byol,
-    distillation,
-    multi_crop,
-    centering,
-    teacher,
-    training,
-    measuring,
-    emerging,
-    dinov2,
-    efficiency,
-    curating,
-    scaling,
-    resolution,
-    handing_down,
-    frozen,
-    released,
-    gram,
-)
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for chapter in CHAPTERS
-    for module in _MODULES
-    for exercise in module.EXERCISES
-    if exercise.chapter == chapter
+    for exercise in import_module(f"dino_tutorial.exercises.{chapter.replace('-', '_')}").EXERCISES
 }
 
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,9 @@ def test_names_that_do_not_exist():
 
 def test_the_list_names_every_exercise():
     assert {exercise.chapter for exercise in list_exercises()} == set(CHAPTERS)
+    for name in CHAPTERS:  # an exercise is found in the module of its chapter
+        module = import_module(f"dino_tutorial.exercises.{name.replace('-', '_')}")
+        assert {exercise.chapter for exercise in module.EXERCISES} == {name}
     for chapter in CHAPTERS:
         listed = list_exercises(chapter)
         assert len(listed) >= 2

@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dino_tutorial.exercises.centering_sharpening import DINO_LOSS_CLASS
 from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Mistaken, Observation, randn
+from dino_tutorial.exercises.measuring_features import INFORMATION
+from dino_tutorial.exercises.multi_crop import COUNT_PAIRS
 from dino_tutorial.training import clip_gradients, cosine_schedule, param_groups
 
 
@@ -311,4 +314,12 @@ CLIP_GRADIENTS = Exercise(
     ),
 )
 
-EXERCISES = (COSINE_SCHEDULE, DECAY_GROUPS, CLIP_GRADIENTS)
+# Those of earlier chapters' subjects stand beside the functions that they are checked with.
+EXERCISES = (
+    COUNT_PAIRS,
+    DINO_LOSS_CLASS,
+    COSINE_SCHEDULE,
+    DECAY_GROUPS,
+    CLIP_GRADIENTS,
+    INFORMATION,
+)

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_tutorial.exercises import distillation
-from dino_tutorial.exercises.distillation import LOSS_MISTAKES
+from dino_tutorial.exercises import self_distillation
 from dino_tutorial.exercises.exercise import (
     Answer,
     Exercise,
@@ -16,6 +15,8 @@ from dino_tutorial.exercises.exercise import (
     as_tensor,
     randn,
 )
+from dino_tutorial.exercises.measuring_features import ENTROPY
+from dino_tutorial.exercises.self_distillation import LOSS_MISTAKES
 from dino_tutorial.losses import DINOLoss, sinkhorn_knopp
 
 
@@ -33,7 +34,9 @@ def _teacher_probabilities(
     log: bool = False,
     **changes: Any,
 ) -> Tensor:
-    answer = distillation.teacher_probabilities(teacher_logits, center, teacher_temp, **changes)
+    answer = self_distillation.teacher_probabilities(
+        teacher_logits, center, teacher_temp, **changes
+    )
     return answer.log() if log else answer
 
 
@@ -261,7 +264,7 @@ class _Loss(nn.Module):
     ) -> Tensor:
         if self.when == "always before" or (self.when == "before" and self.training):
             self._move(teacher_logits)
-        loss = distillation.dino_loss(
+        loss = self_distillation.dino_loss(
             student_logits,
             teacher_logits,
             self.center,
@@ -467,4 +470,4 @@ SINKHORN = Exercise(
     ),
 )
 
-EXERCISES = (TEACHER_PROBABILITIES, CENTER_UPDATE, SINKHORN, DINO_LOSS_CLASS)
+EXERCISES = (TEACHER_PROBABILITIES, CENTER_UPDATE, SINKHORN, ENTROPY)
