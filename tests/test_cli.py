@@ -133,7 +133,7 @@ def test_settings_and_doctor(capsys):
     code, out, _ = say(capsys, "settings", "dino", "--preset", "paper")
     assert code == 0 and "objective.out_dim: 65536" in out
     code, out, _ = say(capsys, "doctor")
-    assert code == 0 and "torch:" in out and "budget laptop:" in out
+    assert code == 0 and "torch:" in out and "preset laptop:" in out
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from dino_tutorial import load_run
 from dino_tutorial.datasets import Davis
-from dino_tutorial.datasets.davis import Film
+from dino_tutorial.datasets.davis import Video
 from dino_tutorial.evaluation import (
-    film_scores,
     label_masks,
     normalize,
     patch_pixels,
     propagate_labels,
+    video_scores,
 )
 from dino_tutorial.runs.environment import describe_environment
 from dino_tutorial.runs.folder import new_encoder, write_json, write_text
@@ -51,16 +51,18 @@ def followed(features: Tensor, masks: Tensor, grid: tuple[int, int], reach: int)
 
 
 @torch.inference_mode()
-def measure(film: Film, encoders: dict, patch_size: int, reach: int) -> dict[str, dict[str, float]]:
+def measure(
+    film: Video, encoders: dict, patch_size: int, reach: int
+) -> dict[str, dict[str, float]]:
     """The scores of one film, by the features that followed its object."""
     descriptions = {name: described_by(encoder) for name, encoder in encoders.items()}
     descriptions["pixels"] = lambda frames: patch_pixels(frames, patch_size)
     grid = tuple(side // patch_size for side in film.frames.shape[-2:])
     scores = {
-        name: film_scores(followed(describe(film.frames), film.masks, grid, reach), film.masks)
+        name: video_scores(followed(describe(film.frames), film.masks, grid, reach), film.masks)
         for name, describe in descriptions.items()
     }
-    scores["outline left in place"] = film_scores(film.masks[:1].expand_as(film.masks), film.masks)
+    scores["outline left in place"] = video_scores(film.masks[:1].expand_as(film.masks), film.masks)
     return scores
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dino_tutorial import load_run
 from dino_tutorial.datasets import ArrayDataset, Davis, open_dataset
-from dino_tutorial.datasets.davis import Film
+from dino_tutorial.datasets.davis import Video
 from dino_tutorial.datasets.scenes import corrupt
 from dino_tutorial.evaluation import (
     color_histogram,
@@ -57,7 +57,7 @@ class Sample(NamedTuple):
     masks: Tensor
 
 
-def sampled(film: Film, indices: Tensor) -> Sample:
+def sampled(film: Video, indices: Tensor) -> Sample:
     return Sample(film.name, film.frames[indices], film.masks[indices])
 
 

@@ -23,9 +23,9 @@ from dino_tutorial.curation.pipeline import (
 from dino_tutorial.curation.storage import StoredArray
 from dino_tutorial.datasets import ArrayDataset, ImageDataset, open_dataset, write_shards
 from dino_tutorial.datasets.files import ImageFiles
-from dino_tutorial.datasets.part import Part
 from dino_tutorial.datasets.scenes.factors import CLASSES
 from dino_tutorial.datasets.scenes.sets import curated_seeds, uncurated_pool
+from dino_tutorial.datasets.subset import Subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import normalize
 from dino_tutorial.models import pretrained
@@ -110,7 +110,7 @@ def curate_pool(
     names = images.paths if isinstance(images, ImageFiles) else np.arange(len(images)).astype(str)
     write_text(out / "selected.txt", "".join(f"{names[i]}\n" for i in result.selected))
     if shards:
-        chosen = Part(images, torch.from_numpy(result.selected))
+        chosen = Subset(images, torch.from_numpy(result.selected))
         for old in (out / "curated" / "train").glob("*.tar"):
             old.unlink()
         write_shards(chosen, out / "curated" / "train")

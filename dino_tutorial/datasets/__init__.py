@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, identity
-from dino_tutorial.datasets.davis import Davis, Film
+from dino_tutorial.datasets.davis import Davis, Video
 from dino_tutorial.datasets.folder import open_folder
 from dino_tutorial.datasets.shards import is_shards, open_shards, write_shards
 from dino_tutorial.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
@@ -17,7 +17,7 @@ __all__ = [
     "DATASETS",
     "ArrayDataset",
     "Davis",
-    "Film",
+    "Video",
     "ImageDataset",
     "describe",
     "identity",

@@ -1,4 +1,4 @@
-"""Films with one outlined object: folders as DAVIS-2016 lays them out (Perazzi et al. 2016)."""
+"""Videos with one outlined object: folders as DAVIS-2016 lays them out (Perazzi et al. 2016)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYOUTS = (("JPEGImages/480p", "Annotations/480p"), ("frames", "masks"))
 SPLIT_LISTS = ("ImageSets/480p", "ImageSets/2016")  # of the releases of 2016 and of 2017
 
 
-class Film(NamedTuple):
+class Video(NamedTuple):
     """One sequence.
 
     Attributes:
@@ -80,13 +80,13 @@ class Davis:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Film:
+    def __getitem__(self, index: int) -> Video:
         name = self.names[index]
         frames = sorted((self._frames / name).glob("*.jpg"))
         masks = [self._masks / name / f"{path.stem}.png" for path in frames]
         if not frames:
             raise UserError(f"{self._frames / name} holds no .jpg frames")
-        return Film(
+        return Video(
             name,
             _stack([self._frame(path) for path in frames], name).movedim(-1, 1).contiguous(),
             _stack([_mask(path) for path in masks], name),

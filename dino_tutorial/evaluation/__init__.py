@@ -47,8 +47,8 @@ from dino_tutorial.evaluation.patches import extract_patches
 from dino_tutorial.evaluation.pca import component_colors, patch_pca
 from dino_tutorial.evaluation.retrieval import copy_detection, recall_at, retrieval_map
 from dino_tutorial.evaluation.robustness import (
+    CorruptedImages,
     Robustness,
-    SpoiledImages,
     mean_corruption_error,
     measure_robustness,
 )
@@ -61,10 +61,10 @@ from dino_tutorial.evaluation.segmentation import (
     linear_segmentation,
 )
 from dino_tutorial.evaluation.video import (
-    film_scores,
     label_masks,
     propagate_labels,
     region_and_boundary,
+    video_scores,
 )
 
 __all__ = [
@@ -75,7 +75,7 @@ __all__ = [
     "Matches",
     "Robustness",
     "ScalingLaw",
-    "SpoiledImages",
+    "CorruptedImages",
     "accuracy",
     "align_depth",
     "attention_jaccard",
@@ -100,7 +100,7 @@ __all__ = [
     "extract_features",
     "extract_patches",
     "feature_spread",
-    "film_scores",
+    "video_scores",
     "fit_scaling_law",
     "intersection_over_union",
     "jaccard",

@@ -91,7 +91,10 @@ def measure_robustness(
         return accuracy(classify(describe(images)), test_set.labels)
 
     scores = [
-        [measure(SpoiledImages(test_set, corrupt, kind, severity, seed)) for severity in severities]
+        [
+            measure(CorruptedImages(test_set, corrupt, kind, severity, seed))
+            for severity in severities
+        ]
         for kind in kinds
     ]
     return Robustness(tuple(kinds), tuple(severities), measure(test_set), torch.tensor(scores))
@@ -129,7 +132,7 @@ def mean_corruption_error(result: Robustness, reference: Robustness) -> dict[str
     }
 
 
-class SpoiledImages:
+class CorruptedImages:
     """A data set whose images were all corrupted once, so that every feature sees the same ones.
 
     Args:

@@ -1,4 +1,4 @@
-"""Following an object through a film with nothing but patch features, and how well it went.
+"""Following an object through a video with nothing but patch features, and how well it went.
 
 The object is outlined in the first frame. Each later patch takes the labels of the most similar
 patches near it in the first and the last few frames. Nothing is trained: what the labels follow
@@ -31,7 +31,7 @@ def propagate_labels(
     topk: int = 5,
     temperature: float = 0.1,
 ) -> Tensor:
-    """Carry the labels of the first frame's patches through a film.
+    """Carry the labels of the first frame's patches through a video.
 
     A patch looks at the patches at most ``neighbourhood`` rows and columns away in the first
     frame and in the ``n_context`` frames before its own, and takes the mean of the labels of the
@@ -169,8 +169,8 @@ def region_and_boundary(
     Raises:
         UserError: if the shapes differ.
 
-    Source: Perazzi et al. 2016, section 4. The official score of a film leaves out the first
-    frame, which is given, and the last; see :func:`film_scores`.
+    Source: Perazzi et al. 2016, section 4. The official score of a video leaves out the first
+    frame, which is given, and the last; see :func:`video_scores`.
     """
     if predicted.ndim != 3 or predicted.shape != true.shape:
         raise UserError(
@@ -186,8 +186,8 @@ def region_and_boundary(
     return jaccard(predicted, true), harmonic
 
 
-def film_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
-    """The scores of one film as DAVIS reports them.
+def video_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
+    """The scores of one video as DAVIS reports them.
 
     Args:
         predicted, true: boolean (T, H, W), T at least 3.
@@ -201,7 +201,7 @@ def film_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
     """
     region, boundary = (score[1:-1] for score in region_and_boundary(predicted, true))
     if len(region) == 0:
-        raise UserError(f"a film of {len(true)} frames has none between the first and the last")
+        raise UserError(f"a video of {len(true)} frames has none between the first and the last")
     j, f = float(region.mean()), float(boundary.mean())
     return {
         "J": j,

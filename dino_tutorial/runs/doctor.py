@@ -10,7 +10,7 @@ from dino_tutorial.runs.environment import choose_device, describe_environment
 
 
 def examine() -> str:
-    """Lines ``name: value``, then which budgets fit."""
+    """Lines ``name: value``, then which presets fit."""
     device = choose_device("auto")
     facts = describe_environment(device)
     facts["memory"] = f"{_memory_gib():.1f} GiB"
@@ -20,16 +20,16 @@ def examine() -> str:
     facts["free disk here"] = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"
     width = max(map(len, facts))
     lines = [f"{name + ':':<{width + 2}}{value}" for name, value in facts.items()]
-    return "\n".join([*lines, "", *_budgets(device)])
+    return "\n".join([*lines, "", *_presets(device)])
 
 
-def _budgets(device: torch.device) -> list[str]:
+def _presets(device: torch.device) -> list[str]:
     gpu = device.type == "cuda"
     return [
-        "budget smoke:   fits (seconds)",
-        "budget laptop:  fits (about three minutes of training on two CPU cores)",
-        f"budget gpu:     {'fits' if gpu else 'needs one CUDA GPU; here it would take days'}",
-        f"budget paper:   {'several GPUs under torchrun' if gpu else 'needs several CUDA GPUs'}",
+        "preset smoke:   fits (seconds)",
+        "preset laptop:  fits (about three minutes of training on two CPU cores)",
+        f"preset gpu:     {'fits' if gpu else 'needs one CUDA GPU; here it would take days'}",
+        f"preset paper:   {'several GPUs under torchrun' if gpu else 'needs several CUDA GPUs'}",
     ]
 
 

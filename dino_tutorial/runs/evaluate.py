@@ -8,7 +8,7 @@ from torch import nn
 
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.base import ImageDataset
-from dino_tutorial.datasets.part import labelled_part
+from dino_tutorial.datasets.subset import labelled_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
     evaluate_dense,
@@ -68,8 +68,8 @@ def evaluate(
         encoder, untrained = run_or_weights, None
         if data is None:
             raise UserError("evaluate needs data: name a data set or a folder of images")
-    bank = labelled_part(open_dataset(data, "train", image_size=image_size, limit=limit))
-    queries = labelled_part(open_dataset(data, "test", image_size=bank.image_size, limit=limit))
+    bank = labelled_subset(open_dataset(data, "train", image_size=image_size, limit=limit))
+    queries = labelled_subset(open_dataset(data, "test", image_size=bank.image_size, limit=limit))
     if dense and not (hasattr(bank, "masks") and hasattr(bank, "depth")):
         raise UserError(f"{bank.name} has no masks and depth to measure patches with: use scenes")
     results = {"data": bank.name, "image_size": bank.image_size}

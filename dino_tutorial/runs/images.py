@@ -8,7 +8,7 @@ from torch import nn
 
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.base import ImageDataset
-from dino_tutorial.datasets.part import labelled_part, random_part
+from dino_tutorial.datasets.subset import labelled_subset, random_subset
 from dino_tutorial.evaluation import accuracy, extract_features, knn_classify
 from dino_tutorial.runs.config import Config
 from dino_tutorial.seeds import Stream, mix
@@ -36,7 +36,7 @@ class Images:
         same = train.image_size == size
         bank = train if same else open_dataset(config.source, "train", image_size=size, **where)
         test = open_dataset(config.source, "test", image_size=size, **where)
-        return cls(train, labelled_part(bank), labelled_part(test))
+        return cls(train, labelled_subset(bank), labelled_subset(test))
 
     @property
     def labelled(self) -> bool:
@@ -53,7 +53,7 @@ class Images:
             return None
         n_bank = min(config.knn.watch_bank, len(self.bank) * 4 // 5)
         seed = mix(config.seed, Stream.WATCHED)
-        few = random_part(self.bank, n_bank + config.knn.watch_queries, seed)
+        few = random_subset(self.bank, n_bank + config.knn.watch_queries, seed)
         k, temperature = min(config.knn.k, n_bank), config.knn.temperature
 
         def measure() -> dict[str, float]:

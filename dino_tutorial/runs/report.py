@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_tutorial.datasets import open_dataset
-from dino_tutorial.datasets.part import random_part
+from dino_tutorial.datasets.subset import random_subset
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import flatten
@@ -51,7 +51,7 @@ def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) 
     queries = test if len(test) else bank
     seed = run.config.seed
     _add_crops(data, augment, seen, seed)
-    pixels = random_part(queries, 8, mix(seed, Stream.PICTURES)).images()
+    pixels = random_subset(queries, 8, mix(seed, Stream.PICTURES)).images()
     if isinstance(encoder, VisionTransformer):
         _add_attention_and_components(data, encoder, pixels)
     _add_neighbours(data, encoder, bank, queries, seed)
@@ -59,7 +59,7 @@ def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) 
 
 
 def _add_crops(data: ReportData, augment: Augment, seen, seed: int) -> None:
-    data.source_images = random_part(seen, 2, mix(seed, Stream.PICTURES)).images()
+    data.source_images = random_subset(seen, 2, mix(seed, Stream.PICTURES)).images()
     data.crops, data.crop_boxes = crops_of(augment, data.source_images, mix(seed, Stream.CROPS))
 
 
@@ -72,8 +72,8 @@ def _add_attention_and_components(
 
 
 def _add_neighbours(data: ReportData, encoder: nn.Module, bank, queries, seed: int) -> None:
-    stored = random_part(bank, BANK, mix(seed, Stream.BANK))
-    asked = random_part(queries, QUERIES, mix(seed, Stream.PICTURES))
+    stored = random_subset(bank, BANK, mix(seed, Stream.BANK))
+    asked = random_subset(queries, QUERIES, mix(seed, Stream.PICTURES))
     data.query_images, data.query_labels = asked.images(), asked.labels
     data.neighbour_images, data.neighbour_labels = nearest_pictures(
         encoder, stored, asked, NEIGHBOURS

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from dino_tutorial.datasets import ImageDataset, open_dataset
-from dino_tutorial.datasets.part import random_part
+from dino_tutorial.datasets.subset import random_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer, pretrained
@@ -63,10 +63,10 @@ class View:
             pictures = self._open("train")
         if len(pictures) < self.n:
             pictures = self._open("train")
-        return random_part(pictures, self.n, mix(self.seed, Stream.PICTURES))
+        return random_subset(pictures, self.n, mix(self.seed, Stream.PICTURES))
 
     def bank(self) -> ImageDataset:
-        return random_part(self._open("train"), BANK, mix(self.seed, Stream.BANK))
+        return random_subset(self._open("train"), BANK, mix(self.seed, Stream.BANK))
 
     def _open(self, split: str) -> ImageDataset:
         return open_dataset(self.data, split, image_size=self.size, root=self.root)

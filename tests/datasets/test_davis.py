@@ -37,24 +37,24 @@ def write(folder, layout=LAYOUTS[0], names=("bear", "boat"), count=3, palette=Fa
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("palette", [False, True])
 def test_films_come_back(tmp_path, layout, palette):
-    films = Davis(write(tmp_path, layout, palette=palette))
-    assert films.names == ("bear", "boat")
-    assert [film.name for film in films] == ["bear", "boat"]
-    film = films[1]
-    assert film.frames.shape == (3, 3, 18, 30)
-    assert film.frames.dtype == torch.uint8
-    assert film.masks.dtype == torch.bool
+    videos = Davis(write(tmp_path, layout, palette=palette))
+    assert videos.names == ("bear", "boat")
+    assert [video.name for video in videos] == ["bear", "boat"]
+    video = videos[1]
+    assert video.frames.shape == (3, 3, 18, 30)
+    assert video.frames.dtype == torch.uint8
+    assert video.masks.dtype == torch.bool
     for index in range(3):
         frame, mask = pictures(index)
-        difference = film.frames[index].permute(1, 2, 0).int() - torch.from_numpy(frame).int()
+        difference = video.frames[index].permute(1, 2, 0).int() - torch.from_numpy(frame).int()
         assert difference.abs().max() <= 3  # JPEG
-        assert torch.equal(film.masks[index], torch.from_numpy(mask > 0))
+        assert torch.equal(video.masks[index], torch.from_numpy(mask > 0))
 
 
 def test_frames_are_resized_to_multiples_and_masks_are_not(tmp_path):
-    film = Davis(write(tmp_path), short_side=36, multiple=8)[0]
-    assert film.frames.shape == (3, 3, 32, 56)  # 36 x 60, made smaller
-    assert film.masks.shape == (3, 18, 30)
+    video = Davis(write(tmp_path), short_side=36, multiple=8)[0]
+    assert video.frames.shape == (3, 3, 32, 56)  # 36 x 60, made smaller
+    assert video.masks.shape == (3, 18, 30)
     assert Davis(tmp_path, multiple=8)[0].frames.shape == (3, 3, 16, 24)
     assert Davis(tmp_path, multiple=20)[0].frames.shape == (3, 3, 20, 20)
 

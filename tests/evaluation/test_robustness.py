@@ -8,8 +8,8 @@ import torch
 from dino_tutorial.datasets.scenes import CORRUPTIONS, SceneDataset, corrupt
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
+    CorruptedImages,
     Robustness,
-    SpoiledImages,
     knn_classify,
     mean_corruption_error,
     measure_robustness,
@@ -70,7 +70,7 @@ def test_each_chunk_is_spoiled_with_its_own_seed():
         seen.append((len(images), kind, severity, seed))
         return images
 
-    spoiled = SpoiledImages(Gray(), note, "fog", 2, seed=40)
+    spoiled = CorruptedImages(Gray(), note, "fog", 2, seed=40)
     assert seen == [(CHUNK, "fog", 2, 40), (CHUNK, "fog", 2, 41), (600 - 2 * CHUNK, "fog", 2, 42)]
     picked = torch.tensor([599, 3])
     assert torch.equal(spoiled.images(picked), Gray().images(picked))

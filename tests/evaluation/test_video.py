@@ -11,12 +11,12 @@ from PIL import Image
 from dino_tutorial.datasets.scenes import make_clips
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
-    film_scores,
     label_masks,
     patch_pixels,
     propagate_labels,
     region_and_boundary,
     video,
+    video_scores,
 )
 
 
@@ -92,9 +92,9 @@ def test_features_that_are_the_object_follow_it_perfectly_and_constant_ones_do_n
     patches = labels.argmax(-1)
     assert torch.equal(patches, identity.argmax(-1))
     lost = propagate_labels(torch.ones_like(identity), masks[0], grid)
-    blurred = film_scores(label_masks(lost, grid, (48, 48)) == 1, masks)
+    blurred = video_scores(label_masks(lost, grid, (48, 48)) == 1, masks)
     assert blurred["J"] < 0.6
-    still = film_scores(masks[:1].expand(6, -1, -1), masks)
+    still = video_scores(masks[:1].expand(6, -1, -1), masks)
     common = [max(0, 16 - 4 * t) for t in (1, 2, 3, 4)]  # columns of the 16
     assert still["J"] == pytest.approx(sum(c / (32 - c) for c in common) / 4)
 
@@ -176,7 +176,7 @@ def test_scores_leave_out_the_first_and_the_last_frame():
     predicted = true.clone()
     predicted[0] = predicted[4] = predicted[2] = False
     expected = {"J": 2 / 3, "F": 2 / 3, "J&F": 2 / 3, "J_recall": 2 / 3, "F_recall": 2 / 3}
-    assert film_scores(predicted, true) == pytest.approx(expected)
+    assert video_scores(predicted, true) == pytest.approx(expected)
 
 
 def test_pixels_follow_the_objects_of_the_scenes_better_than_constant_features():
@@ -187,7 +187,7 @@ def test_pixels_follow_the_objects_of_the_scenes_better_than_constant_features()
         assert pixels.shape == (6, 64, 48)
         scores.append(
             [
-                film_scores(
+                video_scores(
                     label_masks(propagate_labels(x, masks[0], (8, 8)), (8, 8), (32, 32)) == 1, masks
                 )["J"]
                 for x in (pixels, torch.ones_like(pixels))
@@ -213,7 +213,7 @@ def test_patch_pixels_are_cut_row_by_row():
         lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(6, 2), (2, 3), topk=0),
         lambda: propagate_labels(torch.ones(3, 6, 2), torch.ones(6, 2), (2, 3), temperature=0.0),
         lambda: region_and_boundary(torch.ones(2, 4, 4), torch.ones(3, 4, 4)),
-        lambda: film_scores(torch.ones(2, 4, 4), torch.ones(2, 4, 4)),
+        lambda: video_scores(torch.ones(2, 4, 4), torch.ones(2, 4, 4)),
         lambda: patch_pixels(torch.zeros(1, 3, 10, 8, dtype=torch.uint8), 4),
     ],
 )

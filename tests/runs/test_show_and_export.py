@@ -17,7 +17,8 @@ from dino_tutorial.runs.pictures import attention_maps, nearest_pictures, patch_
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
 from dino_tutorial.runs.pictures import attention_maps, nearest_pictures, patch_components
-from dino_tutorial.runs import Run, new_encoder, save_backbone
+from dino_tutorial.runs import Run, new_encoder
+from dino_tutorial.runs.folder import save_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ROOT / "data" / "checkpoints" / "dino-scenes-laptop-s0"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dino_tutorial.datasets import Davis
-from dino_tutorial.evaluation import film_scores, label_masks, patch_pixels, propagate_labels
+from dino_tutorial.evaluation import label_masks, patch_pixels, propagate_labels, video_scores
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "measure_davis.py"
@@ -52,7 +52,7 @@ def test_a_tiny_copy_is_measured(tmp_path, monkeypatch):
     }
     film = Davis(films, short_side=40, multiple=8)[1]
     labels = propagate_labels(patch_pixels(film.frames, 8), film.masks[0], (5, 8), neighbourhood=1)
-    expected = film_scores(label_masks(labels, (5, 8), (40, 64)) == 1, film.masks)
+    expected = video_scores(label_masks(labels, (5, 8), (40, 64)) == 1, film.masks)
     assert summary["by_film"]["boat"]["pixels"]["J"] == pytest.approx(expected["J"], abs=1e-3)
     # A box of 24 columns that is left behind by 4 and by 8 of them.
     left = np.mean([20 / 28, 16 / 32])

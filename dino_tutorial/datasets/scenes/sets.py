@@ -80,7 +80,7 @@ class SceneDataset(ImageDataset):
 
 
 class Clips(NamedTuple):
-    """Short films.
+    """Short videos.
 
     Attributes:
         frames: uint8 (n, T, 3, S, S).
@@ -100,17 +100,17 @@ def _speeds(n: int, name: str, most: int, seed: int) -> Tensor:
 
 
 def make_clips(n: int, frames: int = 8, size: int = 32, seed: int = 0) -> Clips:
-    """Films in which the object glides, turns and comes nearer, over clutter that drifts.
+    """Videos in which the object glides, turns and comes nearer, over clutter that drifts.
 
     Speeds are whole numbers of factor units a frame, so that frame t needs no frame before it.
 
     Args:
-        n: number of films.
-        frames: T, pictures a film.
+        n: number of videos.
+        frames: T, pictures a video.
         size: side of the canvas in pixels.
     """
     if n < 1 or frames < 1:
-        raise UserError(f"Clips need at least one film of one frame, not {n} of {frames}.")
+        raise UserError(f"Clips need at least one video of one frame, not {n} of {frames}.")
     start = sample_factors(torch.arange(n), "clips", seed)
     # Start near the middle, so that the object is still in the picture at the end.
     for name in ("x", "y"):

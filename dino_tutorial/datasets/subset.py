@@ -6,7 +6,7 @@ from torch import Tensor
 from dino_tutorial.datasets.base import ImageDataset
 
 
-class Part(ImageDataset):
+class Subset(ImageDataset):
     """The images of ``dataset`` at ``indices``, in that order; nothing is copied.
 
     Args:
@@ -25,15 +25,15 @@ class Part(ImageDataset):
         return self.dataset.images(self.indices if indices is None else self.indices[indices])
 
 
-def random_part(dataset: ImageDataset, n: int, seed: int) -> Part:
+def random_subset(dataset: ImageDataset, n: int, seed: int) -> Subset:
     """At most ``n`` images, chosen by a permutation that depends on ``seed`` alone."""
     generator = torch.Generator().manual_seed(seed)
-    return Part(dataset, torch.randperm(len(dataset), generator=generator)[:n])
+    return Subset(dataset, torch.randperm(len(dataset), generator=generator)[:n])
 
 
-def labelled_part(dataset: ImageDataset) -> ImageDataset:
+def labelled_subset(dataset: ImageDataset) -> ImageDataset:
     """The images that have a label; the data set itself if all have one, or none can have."""
     known = dataset.labels >= 0
     if known.all() or not dataset.classes:
         return dataset
-    return Part(dataset, known.nonzero()[:, 0])
+    return Subset(dataset, known.nonzero()[:, 0])
