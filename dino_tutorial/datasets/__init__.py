@@ -90,21 +90,21 @@ def describe(dataset: ImageDataset) -> str:
 
 def _check(split: str, image_size: int | None, limit: int | None) -> None:
     if split not in ("train", "test"):
-        raise UserError(f"There is no split {split!r}; choose train or test.")
+        raise UserError(f"there is no split {split!r}; choose train or test")
     if image_size is not None and not 1 <= image_size <= LARGEST_CANVAS:
-        raise UserError(f"image_size must be 1 to {LARGEST_CANVAS} pixels, not {image_size}.")
+        raise UserError(f"image_size must be 1 to {LARGEST_CANVAS} pixels, not {image_size}")
     if limit is not None and limit < 1:
-        raise UserError(f"limit must be at least 1 image, not {limit}.")
+        raise UserError(f"limit must be at least 1 image, not {limit}")
 
 
 def _unknown(name: str) -> UserError:
     if os.sep in name or name.startswith(("~", ".")):
         return UserError(
-            f"There is no folder or file {name}; give an existing folder of images or .tar shards."
+            f"there is no folder or file {name}; give an existing folder of images or .tar shards"
         )
     close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     return UserError(
-        f"There is no data set {name!r}.{hint} Give the path of a folder of images or .tar shards, "
-        f"or one of {', '.join(DATASETS)}."
+        f"there is no data set {name!r}.{hint} Give the path of a folder of images or .tar shards, "
+        f"or one of {', '.join(DATASETS)}"
     )

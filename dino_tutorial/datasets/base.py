@@ -87,16 +87,16 @@ class ArrayDataset(ImageDataset):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UserError(
                 f"{name}: pictures must be uint8 of shape (N, 3, S, S), "
-                f"not {images.dtype} of shape {tuple(images.shape)}."
+                f"not {images.dtype} of shape {tuple(images.shape)}"
             )
         if images.shape[2] != images.shape[3]:
-            raise UserError(f"{name}: pictures must be square, not {tuple(images.shape[2:])}.")
+            raise UserError(f"{name}: pictures must be square, not {tuple(images.shape[2:])}")
         if labels is None:
             labels = torch.full((len(images),), -1)
         if labels.shape != (len(images),):
             raise UserError(
                 f"{name}: {len(images)} pictures need {len(images)} labels, "
-                f"not a tensor of shape {tuple(labels.shape)}."
+                f"not a tensor of shape {tuple(labels.shape)}"
             )
         self.name = name
         self.classes = tuple(classes)

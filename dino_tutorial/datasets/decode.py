@@ -265,7 +265,7 @@ def decode_all(
 def nothing_readable(name: str, count: int, first: str, reason: str) -> UserError:
     return UserError(
         f"{name}: none of the {count} image files can be read (first: {first}, {reason}); "
-        "give pictures that an image viewer can open."
+        "give pictures that an image viewer can open"
     )
 
 

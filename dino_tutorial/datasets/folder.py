@@ -66,7 +66,7 @@ def open_folder(
     chosen = splits[split]
     if not chosen:
         raise UserError(
-            f"{folder} has too few images to hold out a test split; add images or a test/ folder."
+            f"{folder} has too few images to hold out a test split; add images or a test/ folder"
         )
     level = 1 if has_split_folders(paths) else 0
     classes = class_names([*splits["train"], *splits["test"]], level)
@@ -116,14 +116,14 @@ def find_images(folder: Path) -> list[str]:
         UserError: there is no such folder, or no image in it.
     """
     if not folder.exists():
-        raise UserError(f"There is no folder {folder}; give a folder of images.")
+        raise UserError(f"there is no folder {folder}; give a folder of images")
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder of images.")
+        raise UserError(f"{folder} is a file; give a folder of images")
     paths = sorted(walk_images(folder))
     if not paths:
         raise UserError(
-            f"No images in {folder}; give a folder with {', '.join(EXTENSIONS)} files, "
-            "flat or in one subfolder a class."
+            f"no images in {folder}; give a folder with {', '.join(EXTENSIONS)} files, "
+            "flat or in one subfolder a class"
         )
     return paths
 

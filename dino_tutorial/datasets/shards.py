@@ -84,7 +84,7 @@ def open_shards(
     by_split = shards_by_split(paths)
     samples = index_shards(paths, name)
     if not samples:
-        raise UserError(f"{pattern}: no {', '.join(IMAGE_EXTENSIONS)} image in its shards.")
+        raise UserError(f"{pattern}: no {', '.join(IMAGE_EXTENSIONS)} image in its shards")
     classes, labels = label_samples(samples, pattern)
     if by_split is None:
         keys = set(hold_out([sample.key for sample in samples])[split])
@@ -92,7 +92,7 @@ def open_shards(
     else:
         chosen = [n for n, sample in enumerate(samples) if paths[sample.shard] in by_split[split]]
     if not chosen:
-        raise UserError(f"{pattern} has no image for the {split} split; add shards.")
+        raise UserError(f"{pattern} has no image for the {split} split; add shards")
     source = ShardSource(paths, samples)
     return open_source(
         source.take(torch.tensor(chosen)),
@@ -158,7 +158,7 @@ def find_shards(pattern: str) -> list[str]:
             paths += sorted(glob.glob(path)) if glob.has_magic(path) else [path]
     existing = [path for path in paths if os.path.isfile(path)]
     if not existing:
-        raise UserError(f"There is no shard {pattern}; give a .tar file, a folder or a pattern.")
+        raise UserError(f"there is no shard {pattern}; give a .tar file, a folder or a pattern")
     if len(existing) < len(paths):
         missing = sorted(set(paths) - set(existing))
         report(f"{pattern}: {len(missing)} of {len(paths)} shards are missing", missing)
@@ -281,7 +281,7 @@ def label_samples(samples: Sequence[Sample], where: str) -> tuple[tuple[str, ...
     """
     highest = max((sample.label for sample in samples if sample.label is not None), default=-1)
     if highest > LARGEST_LABEL:
-        raise UserError(f"{where}: label {highest} is no class index; number the classes from 0.")
+        raise UserError(f"{where}: label {highest} is no class index; number the classes from 0")
     if highest >= 0:
         names = {s.label: s.class_name for s in samples if s.label is not None and s.class_name}
         classes = tuple(names.get(label, str(label)) for label in range(highest + 1))
@@ -315,9 +315,9 @@ def write_shards(
     """
     folder = Path(folder).expanduser()
     if per_shard < 1:
-        raise UserError(f"A shard needs at least one sample, not per_shard={per_shard}.")
+        raise UserError(f"A shard needs at least one sample, not per_shard={per_shard}")
     if folder.is_dir() and any(folder.glob("*.tar")):
-        raise UserError(f"{folder} has shards already; remove them or choose another folder.")
+        raise UserError(f"{folder} has shards already; remove them or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, start in enumerate(range(0, len(dataset), per_shard)):

@@ -93,7 +93,7 @@ def open_torchvision(
     try:
         data, folder = _obtain(name, split, image_size, root)
     except ImportError as error:  # SciPy, which Flowers102's annotations need
-        raise UserError(f"{name} needs a package that is missing: {error}.") from error
+        raise UserError(f"{name} needs a package that is missing: {error}") from error
     options = {"limit": limit, "seed": seed}
     if name == "imagenette":
         dataset = open_folder(data._size_root, split, image_size=image_size, name=name, **options)
@@ -125,7 +125,7 @@ def _obtain(name: str, split: str, image_size: int | None, root: Path) -> tuple[
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"{folder} is there but not a complete copy of {name} ({_one_line(problem)}); "
-            "complete it, or remove it to download the set again."
+            "complete it, or remove it to download the set again"
         )
     try:
         _download(name, split, image_size, folder)
@@ -134,7 +134,7 @@ def _obtain(name: str, split: str, image_size: int | None, root: Path) -> tuple[
         reason = _one_line(str(getattr(error, "reason", error)) or type(error).__name__)
         raise UserError(
             f"{name} is not in {root} and cannot be downloaded ({reason}); connect to the "
-            f"internet, or unpack {LAYOUT[_base_name(name)]} in {folder}."
+            f"internet, or unpack {LAYOUT[_base_name(name)]} in {folder}"
         ) from error
 
 
@@ -224,5 +224,5 @@ def _open_imagenet(root: Path, split: str, **options: Any) -> ImageDataset:
     raise UserError(
         f"imagenet cannot be downloaded for you and is not in {root}: name the folder that has "
         "train/<class>/ and val/<class>/ as the root (torchvision.datasets.ImageNet unpacks the "
-        "official archives so)."
+        "official archives so)"
     )

@@ -46,15 +46,13 @@ def build_encoder(arch: str, **overrides: Any) -> nn.Module:
         UserError: ``arch`` or one of ``overrides`` is unknown.
     """
     if arch not in ENCODERS:
-        raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(ENCODERS)}.")
+        raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(ENCODERS)}")
     named = ENCODERS[arch]
     model = VisionTransformer if arch.startswith("vit_") else getattr(named, "func", named)
     known = [name for name in inspect.signature(model).parameters if name != "arch"]
     unknown = [name for name in overrides if name not in known]
     if unknown:
-        raise UserError(
-            f"{arch} has no argument {', '.join(unknown)}: it takes {', '.join(known)}."
-        )
+        raise UserError(f"{arch} has no argument {', '.join(unknown)}: it takes {', '.join(known)}")
     return ENCODERS[arch](**overrides)
 
 

@@ -30,7 +30,7 @@ class ConvNet(nn.Module):
     def __init__(self, arch: str = "resnet50", small_images: bool = False) -> None:
         super().__init__()
         if arch not in RESNETS:
-            raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(RESNETS)}.")
+            raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(RESNETS)}")
         self.trunk = torchvision.models.get_model(arch, weights=None)
         self.embed_dim = self.trunk.fc.in_features
         self.trunk.fc = nn.Identity()

@@ -75,14 +75,14 @@ def load_weights(
             architecture; the sentence names what is missing, unexpected or of another shape.
     """
     if source not in CONVERTERS:
-        raise UserError(f"source={source!r} is unknown: choose one of {', '.join(CONVERTERS)}.")
+        raise UserError(f"source={source!r} is unknown: choose one of {', '.join(CONVERTERS)}")
     where = "the state dict"
     if not isinstance(state_dict_or_path, Mapping):
         where = str(state_dict_or_path)
         state_dict_or_path = _read(Path(state_dict_or_path))
     state = _unwrap(state_dict_or_path)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{where} holds no state dict: names with a tensor each were expected.")
+        raise UserError(f"{where} holds no state dict: names with a tensor each were expected")
     own = model.state_dict()
     state = CONVERTERS[source](state, own)
     if "mask_token" in own:
@@ -115,7 +115,7 @@ def pretrained(name: str) -> VisionTransformer:
     import timm
 
     if name not in RELEASED and name not in RELEASED.values():
-        raise UserError(f"no released weights are called {name!r}: choose one of {_names()}.")
+        raise UserError(f"no released weights are called {name!r}: choose one of {_names()}")
     timm_name = RELEASED.get(name, name)
     file = _download(f"timm/{timm_name}", "model.safetensors")
     overlay = {"file": str(file)}
@@ -138,7 +138,7 @@ def to_timm(model: VisionTransformer) -> "timm.models.VisionTransformer":
     import timm
 
     if not isinstance(model.patch_embed, PatchEmbed):
-        raise UserError("a model with stem='conv' has no counterpart in timm: use stem='patch'.")
+        raise UserError("a model with stem='conv' has no counterpart in timm: use stem='patch'")
     state = model.state_dict()
     gated = isinstance(model.blocks[0].mlp, SwiGLU)
     ffn = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
@@ -191,18 +191,18 @@ def _read(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}: check the path of the weights.") from None
+        raise UserError(f"there is no file {path}: check the path of the weights") from None
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} is not a file of plain tensors; what else it holds could run code, so it was "
-            f"not loaded: save its state dict with safetensors or torch.save first."
+            f"not loaded: save its state dict with safetensors or torch.save first"
         ) from None
     except Exception as error:  # a damaged file can fail anywhere in the reader
         raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {error})."
+            f"{path} cannot be read as weights ({type(error).__name__}: {error})"
         ) from None
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict.")
+        raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict")
     return content
 
 
@@ -285,7 +285,7 @@ def _check(state: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None
             hint = f" (its position embeddings are for {side} x {side} patches)"
     raise UserError(
         f"{where} does not fit the model: {'; '.join(told)}; build the model with the "
-        f"architecture, patch and image size of the weights{hint} and the right source."
+        f"architecture, patch and image size of the weights{hint} and the right source"
     )
 
 
@@ -313,14 +313,14 @@ def _download(repository: str, filename: str) -> Path:
         raise UserError(
             f"the weights {repository} are not in the cache and could not be downloaded "
             f"({type(error).__name__}): connect to the internet once, or load a file that you "
-            f"have with load_weights."
+            f"have with load_weights"
         ) from None
     published = path.resolve().name  # the cache calls a large file by its SHA-256
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if len(published) == 64 and published != found:
         raise UserError(
-            f"{path} is damaged: its SHA-256 is {found}, not {published}; delete it and try again."
+            f"{path} is damaged: its SHA-256 is {found}, not {published}; delete it and try again"
         )
     return path
 

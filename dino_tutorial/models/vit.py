@@ -65,7 +65,7 @@ class ConvStem(nn.Module):
         if patch_size != 2**steps:
             raise UserError(
                 f"stem='conv' halves the image several times, so patch_size must be a power of "
-                f"two, not {patch_size}; use 2, 4, 8 or 16, or stem='patch'."
+                f"two, not {patch_size}; use 2, 4, 8 or 16, or stem='patch'"
             )
         channels = [in_chans, *(max(16, embed_dim >> (steps - 1 - i)) for i in range(steps))]
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
@@ -141,7 +141,7 @@ class VisionTransformer(nn.Module):
         if embed_dim % num_heads:
             raise UserError(
                 f"embed_dim={embed_dim} cannot be shared by num_heads={num_heads}: "
-                f"choose a number of heads that divides it."
+                f"choose a number of heads that divides it"
             )
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.embed_dim = embed_dim
@@ -316,7 +316,7 @@ class VisionTransformer(nn.Module):
         if masks.shape != (batch, patches):
             raise UserError(
                 f"masks has shape {tuple(masks.shape)}, but these images have "
-                f"{(batch, patches)} (batch, patches)."
+                f"{(batch, patches)} (batch, patches)"
             )
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
@@ -325,7 +325,7 @@ class VisionTransformer(nn.Module):
             raise UserError(
                 f"an image of {height} x {width} pixels cannot be cut into patches of "
                 f"{self.patch_size} x {self.patch_size}: resize or crop it so that both sides are "
-                f"multiples of {self.patch_size}."
+                f"multiples of {self.patch_size}"
             )
         return height // self.patch_size, width // self.patch_size
 
@@ -348,7 +348,7 @@ def _drop_path_rates(rate: float, depth: int, uniform: bool) -> list[float]:
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
-        raise UserError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}.")
+        raise UserError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
 
 
 def vit_tiny(patch_size: int = 16, **overrides: Any) -> VisionTransformer:

@@ -99,8 +99,8 @@ def write_page(path: str | Path, page: str) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(
-            f"The report cannot be written to {path} ({error.strerror}); free some space or"
-            " choose a run folder that can be written."
+            f"the report cannot be written to {path} ({error.strerror}); free some space or"
+            " choose a run folder that can be written"
         ) from error
     return path
 

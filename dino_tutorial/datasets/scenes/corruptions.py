@@ -114,9 +114,9 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
         UserError: no such kind or severity.
     """
     if kind not in CORRUPTIONS:
-        raise UserError(f"There is no corruption {kind!r}; choose one of {', '.join(CORRUPTIONS)}.")
+        raise UserError(f"there is no corruption {kind!r}; choose one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
-        raise UserError(f"The severity of {kind} goes from 1 to 5, not {severity}.")
+        raise UserError(f"the severity of {kind} goes from 1 to 5, not {severity}")
     rng = torch.Generator().manual_seed(seed)
     spoiled = CORRUPTIONS[kind](images.to(torch.float32) / 255, severity, rng)
     return spoiled.clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -89,7 +89,7 @@ def sample_factors(indices: Tensor, split: str = "train", seed: int = 0) -> dict
         for each name in RANGES, int64 (n,) in [0, RANGES[name]).
     """
     if split not in SPLITS:
-        raise UserError(f"Scenes have no split {split!r}; choose one of {', '.join(SPLITS)}.")
+        raise UserError(f"scenes have no split {split!r}; choose one of {', '.join(SPLITS)}")
     with np.errstate(over="ignore"):
         world = splitmix64(splitmix64(np.array([seed]).astype(np.uint64)) ^ _word(split))
         scene = splitmix64(world ^ splitmix64(indices.cpu().numpy().astype(np.uint64)))

@@ -316,7 +316,7 @@ def render(factors: Factors, size: int) -> RenderedScenes:
         UserError: the size is out of range.
     """
     if not 16 <= size <= 512:
-        raise UserError(f"Scenes are drawn at 16 to 512 pixels, not at {size}.")
+        raise UserError(f"scenes are drawn at 16 to 512 pixels, not at {size}")
     oversampling = 2 if size < 64 else 1
     side = size * oversampling
     n = len(factors["class"])

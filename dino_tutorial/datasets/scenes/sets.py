@@ -43,7 +43,7 @@ class SceneDataset(ImageDataset):
 
     def __init__(self, split: str = "train", size: int = 32, n: int = 10000, seed: int = 0) -> None:
         if n < 1:
-            raise UserError(f"A set of scenes needs at least one scene, not {n}.")
+            raise UserError(f"A set of scenes needs at least one scene, not {n}")
         self.name = "scenes"
         self.split = split
         self.image_size = size
@@ -110,7 +110,7 @@ def make_clips(n: int, frames: int = 8, size: int = 32, seed: int = 0) -> Clips:
         size: side of the canvas in pixels.
     """
     if n < 1 or frames < 1:
-        raise UserError(f"Clips need at least one video of one frame, not {n} of {frames}.")
+        raise UserError(f"clips need at least one video of one frame, not {n} of {frames}")
     start = sample_factors(torch.arange(n), "clips", seed)
     # Start near the middle, so that the object is still in the picture at the end.
     for name in ("x", "y"):
@@ -164,7 +164,7 @@ def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0) -> Pool:
         size: side of the canvas in pixels.
     """
     if n < 1:
-        raise UserError(f"A pool needs at least one image, not {n}.")
+        raise UserError(f"A pool needs at least one image, not {n}")
     index = torch.arange(n)
     factors = sample_factors(index, "pool", seed)
     dice = sample_factors(index, "dice", seed)  # what happens to each image, apart from the scene
@@ -190,7 +190,7 @@ def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0) -> Pool:
 def curated_seeds(per_class: int = 20, size: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A small balanced set to retrieve with: images uint8 (n, 3, S, S), labels int64 (n,)."""
     if per_class < 1:
-        raise UserError(f"Curated seeds need at least one image per class, not {per_class}.")
+        raise UserError(f"curated seeds need at least one image per class, not {per_class}")
     labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
     factors = sample_factors(torch.arange(len(labels)), "seeds", seed)
     factors["class"] = labels
