@@ -258,7 +258,7 @@ def test_mocos_keys_do_not_depend_on_their_company():
         def forward(self, groups):
             return super().forward(torch.cat(groups).flatten(1)[:, :6])
 
-    options = MoCo.Options(hidden_dim=8, out_dim=4, queue=16)
+    options = MoCo.Settings(hidden_dim=8, out_dim=4, queue=16)
     method = MoCo(Normed(nn.BatchNorm1d(6)), options).train()
     images = torch.randn(1, 10, 3, 2, 2)
     _, all_keys = method.teacher([images])
