@@ -29,11 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train an encoder")
-    train.add_argument(
-        "method",
-        help="without labels: rotation, jigsaw, simclr, moco, swav, byol, dino or dinov2; to "
-        "compare with: supervised",
-    )
+    train.add_argument("method", help="what trains it (dino-tutorial methods lists them)")
     train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
     _add_training_options(train, "method-data-preset")
     train.set_defaults(run=_train)
@@ -119,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_argument("method")
     settings.add_argument("--preset", default="laptop")
     settings.set_defaults(run=_settings)
+
+    methods = commands.add_parser("methods", help="list the methods, each in a sentence")
+    methods.set_defaults(run=_methods)
 
     doctor = commands.add_parser("doctor", help="versions, device, memory: for a bug report")
     doctor.set_defaults(run=_doctor)
@@ -314,6 +313,14 @@ def _settings(options: argparse.Namespace) -> int:
     from dino_tutorial.runs import configure
 
     print(configure(options.method, preset=options.preset).dump(), end="")
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from dino_tutorial.methods import METHODS, help_of
+
+    for name in METHODS:
+        print(f"{name:<12}{help_of(name)}")
     return 0
 
 

@@ -7,23 +7,11 @@ from dino_tutorial.methods.dinov2 import DINOv2
 from dino_tutorial.methods.distill import Distill
 from dino_tutorial.methods.jigsaw import Jigsaw
 from dino_tutorial.methods.moco import MoCo
+from dino_tutorial.methods.registry import METHODS, help_of, register, title_of
 from dino_tutorial.methods.rotation import Rotation
 from dino_tutorial.methods.simclr import SimCLR
 from dino_tutorial.methods.supervised import Supervised
 from dino_tutorial.methods.swav import SwAV
-
-METHODS: dict[str, type[Method]] = {
-    "rotation": Rotation,
-    "jigsaw": Jigsaw,
-    "simclr": SimCLR,
-    "moco": MoCo,
-    "swav": SwAV,
-    "byol": BYOL,
-    "dino": DINO,
-    "dinov2": DINOv2,
-    "distill": Distill,
-    "supervised": Supervised,
-}
 
 __all__ = [
     "BYOL",
@@ -39,4 +27,7 @@ __all__ = [
     "SimCLR",
     "Supervised",
     "SwAV",
+    "help_of",
+    "register",
+    "title_of",
 ]

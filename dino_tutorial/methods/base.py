@@ -1,15 +1,18 @@
 """What a method is: a student, perhaps a teacher, views of the images, a loss that joins them."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import feature_spread
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.views import DrawnMasks, ViewSpec
+from dino_tutorial.views.settings import ViewSettings
 
 
 class Network(nn.Module):
@@ -29,33 +32,45 @@ class Network(nn.Module):
 
 
 class Method(nn.Module, ABC):
-    """One way to train an encoder, ready for the training loop.
+    """One way to train an encoder. This class is all that the rest of the package knows of it.
 
-    The loop calls it with the views of a batch and this step's values of :meth:`schedules`,
-    takes ``loss`` from what it returns, steps the optimizer, and then calls :meth:`after_step`.
+    What the training loop does at each step: it draws the views that :meth:`view_specs` asks for,
+    and the masks of :meth:`draw_masks`, if any; calls :meth:`forward` with this step's values of
+    :meth:`schedules`; runs ``loss`` backwards; clips; calls :meth:`before_step`; steps the
+    optimizer; calls :meth:`after_step`. At the end :attr:`encoder` is kept and evaluated.
 
-    A subclass declares ``Settings`` (its own settings, a dataclass) and ``presets`` (budget →
-    dotted keys of the whole configuration), and registers itself in ``methods/__init__.py``. If
-    it sets ``needs_labels``, it is built with ``n_classes`` and called with ``labels`` (B,); no
-    other method ever sees a label. If it sets ``needs_teacher``, it is built with ``teacher``, the
-    trained method of the run that ``objective.teacher`` names.
+    A subclass has to declare ``Settings``, a frozen dataclass that can be built without arguments
+    (``objective.*`` in a configuration, see :func:`dino_tutorial.options.option`); to be built
+    from ``(backbone, settings)``; to set ``student`` (and ``teacher``, if it has one); and to
+    write :meth:`view_specs` and :meth:`forward`. The first line of its docstring is its help.
+    :func:`dino_tutorial.runs.register` makes it known by a name, with its presets.
+
+    Attributes:
+        Settings: the dataclass of its settings.
+        title: its name in figures and reports; None is the class's own.
+        needs_labels: it is built with ``n_classes`` too, and called with ``labels`` (B,); no
+            other method ever sees a label.
+        needs_teacher: it is built with ``teacher`` too, the trained method of the run that
+            ``objective.teacher`` names.
+        student: what learns, a backbone and a head. What else has parameters learns as well.
+        teacher: an average of the student, or None.
     """
 
     Settings: ClassVar[type]
-    presets: ClassVar[dict[str, dict[str, Any]]]
+    title: ClassVar[str | None] = None
     needs_labels: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
 
     student: Network
     teacher: Teacher | None
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.teacher = None
 
     @staticmethod
     @abstractmethod
-    def view_specs(views: Any) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         """The recipe of the views, from the ``views`` settings."""
 
     def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
@@ -67,20 +82,27 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, views: list[Tensor], values: dict[str, float], measure: bool
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
     ) -> dict[str, Tensor]:
-        """Return ``loss`` and, if ``measure``, what the log shows (scalars, still on the device).
+        """The loss of a batch and, if asked, what the log shows.
+
+        A method with ``needs_labels`` is called with ``labels`` (B,) too; one that draws masks
+        with ``masks``, the :class:`~dino_tutorial.views.PatchMasks` of these views.
 
         Args:
             views: groups (V_g, B, 3, S_g, S_g), global views first.
             values: this step's entries of :meth:`schedules`.
             measure: whether this step is logged; measuring costs time.
 
-        A method that draws masks is called with ``hidden`` too, the ``PatchMasks`` of these views.
+        Returns:
+            Scalars by name, still on the device. ``loss`` always. With ``measure`` anything else,
+            and under these names the bar, the report and the diagnosis of collapses understand it:
+            ``feature_spread`` (:func:`spread_of`), ``teacher_entropy`` and ``batch_entropy``
+            (against ``ln_k``), ``accuracy`` in [0, 1], ``ln_k`` where it depends on the batch.
         """
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
-        """The patches to hide in the two global views of a whole (global) batch, or None."""
+        """The patches to mask in the two global views of a whole (global) batch, or None."""
         return None
 
     @property
@@ -100,7 +122,7 @@ class Method(nn.Module, ABC):
     def before_step(self, epoch: float) -> None:
         """Called between the backward pass and the optimizer's step, after clipping."""
 
-    def after_step(self, values: dict[str, float]) -> None:
+    def after_step(self, values: Mapping[str, float]) -> None:
         """Called after the optimizer's step: the teacher, if there is one, follows the student."""
         if self.teacher is not None:
             self.teacher.update(self.student, values["momentum"])
@@ -112,18 +134,18 @@ class Method(nn.Module, ABC):
         return network.backbone
 
 
-def refuse_local_crops(method: str, views: Any) -> None:
+def refuse_local_crops(method: str, views: ViewSettings) -> None:
     """Say so when the ``views`` settings ask for crops that a method has no use for."""
     if views.local_crops:
         raise UserError(f"{method} has no use for local crops: set views.local_crops=0")
 
 
-def share_right(logits: Tensor, answers: Tensor) -> Tensor:
-    """How often the largest of the logits (..., K) is at the answer (...): a share in [0, 1]."""
-    return (logits.argmax(dim=-1) == answers).float().mean()
+def accuracy(logits: Float[Tensor, "*n K"], targets: Int[Tensor, "*n"]) -> Float[Tensor, ""]:
+    """How often the largest of the logits (…, K) is at the target (…): a share in [0, 1]."""
+    return (logits.argmax(dim=-1) == targets).float().mean()
 
 
-def spread_of(features: Tensor) -> Tensor:
+def spread_of(features: Float[Tensor, "V B D"]) -> Float[Tensor, ""]:
     """Feature spread of (V, B, D) features: 1 when they fill the sphere, 0 when constant."""
     with torch.no_grad():
         return feature_spread(features.flatten(0, 1).float())

@@ -1,5 +1,6 @@
 """BYOL: bootstrap your own latent (Grill et al. 2020)."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import BYOLHead
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, byol_views
+from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class BYOL(Method):
         self.teacher = Teacher(self.student)
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         if views.local_crops:
             raise UserError("BYOL compares two views: set views.local_crops=0")
         return byol_views(views.global_size, views.global_scale, **views.operations())
@@ -63,7 +65,9 @@ class BYOL(Method):
         o = self.settings
         return {"momentum": cosine_schedule(o.momentum, o.momentum_final, total_steps)}
 
-    def forward(self, views, values, measure):
+    def forward(
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Tensor]:
         (pair,) = views  # one group: (2, B, 3, S, S)
         predictions = [self.predictor(self.student([view[None]])[1][0]) for view in pair]
         features, targets = zip(*(self.teacher([view[None]]) for view in pair), strict=True)

@@ -1,6 +1,7 @@
 """DINO: self-distillation with no labels (Caron et al. 2021)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import DINOHead
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, dino_views
+from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class DINO(Method):
         )
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         return dino_views(
             views.global_size,
             views.local_size,
@@ -118,7 +120,9 @@ class DINO(Method):
             ),
         }
 
-    def forward(self, views, values, measure):
+    def forward(
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Tensor]:
         features, teacher_logits = self.teacher([views[0][:2]])  # the two global views
         _, student_logits = self.student(views)
         targets = self.loss.probabilities(teacher_logits, values["teacher_temp"])
@@ -136,7 +140,7 @@ class DINO(Method):
                 for parameter in head.last_layer.parameters():
                     parameter.grad = None
 
-    def after_step(self, values: dict[str, float]) -> None:
+    def after_step(self, values: Mapping[str, float]) -> None:
         """Move the center by the mean over micro-batches and processes, then the teacher."""
         self.loss.update()
         super().after_step(values)

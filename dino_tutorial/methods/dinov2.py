@@ -1,5 +1,6 @@
 """DINOv2: DINO's loss on the image, iBOT's on its patches, KoLeo between images (Oquab et al.)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,12 +71,12 @@ class DINOv2Settings(DINOSettings):
     )
 
 
-class Answer(NamedTuple):
-    """A network's features (V, B, D) and logits (V, B, K), and those (M, K') of hidden patches."""
+class Output(NamedTuple):
+    """A network's features (V, B, D) and logits (V, B, K), and those (M, K') of masked patches."""
 
     features: Tensor
     logits: Tensor
-    patch_logits: Tensor | None
+    patch_logits: Tensor | None = None
 
 
 class PatchNetwork(Network):
@@ -86,24 +87,24 @@ class PatchNetwork(Network):
         self.patch_head = patch_head
 
     def forward(
-        self, views: list[Tensor], hidden: PatchMasks, masked: bool
+        self, views: list[Tensor], masks: PatchMasks, masked: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """View groups to features (V, B, D), logits (V, B, K) and patch logits (M, K').
 
         Args:
             views: groups (V_g, B, 3, S_g, S_g); the first two views are the global ones.
-            hidden: the patches of the global views that the patch head is asked for.
+            masks: the patches of the global views that the patch head is asked for.
             masked: whether the backbone sees the mask token in their place.
         """
         batch = views[0].shape[1]
         local = [views[0][2:], *views[1:]] if len(views[0]) > 2 else views[1:]
         seen = self.backbone.forward_features(
-            views[0][:2].flatten(0, 1), hidden.masks if masked else None
+            views[0][:2].flatten(0, 1), masks.masks if masked else None
         )
         features = [seen.cls, *(self.backbone(group.flatten(0, 1)) for group in local)]
         features = torch.cat(features)  # (V·B, D)
         logits = self.head(features)
-        patches = seen.patches.flatten(0, 1).index_select(0, hidden.indices)  # (M, D)
+        patches = seen.patches.flatten(0, 1).index_select(0, masks.indices)  # (M, D)
         return (
             features.unflatten(0, (-1, batch)),
             logits.unflatten(0, (-1, batch)),
@@ -112,56 +113,67 @@ class PatchNetwork(Network):
 
 
 class DINOv2(DINO):
-    """DINO, and the teacher's answer for each patch that is hidden from the student.
+    """DINO, and the teacher's output for each patch that is masked for the student.
 
-    Half of the global crops are masked for the student; the teacher sees all of them. Only hidden
+    Half of the global crops are masked for the student; the teacher sees all of them. Only masked
     patches go through the patch head. KoLeo acts on the student's class tokens before the head,
     for each global crop by itself, so never between two crops of one image.
+
+    The targets come from a guide. It is the teacher, the student's moving average, unless another
+    network is handed over. Such a guide has been trained, so nothing has to be masked to give the
+    student something to do: all patches of both global crops are compared. That is distillation.
 
     Args:
         backbone: the student's vision transformer; the teacher starts as a copy.
         settings: see :class:`DINOv2Settings`.
+        guide: a network like the student's, that gives the targets in the teacher's place.
 
     Source: Oquab et al. 2024, section 4; facebookresearch/dinov2 ``ssl_meta_arch.py``.
     """
 
     Settings = DINOv2Settings
 
-    def __init__(self, backbone: nn.Module, settings: DINOv2Settings = DINOv2Settings()):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        settings: DINOv2Settings = DINOv2Settings(),
+        guide: nn.Module | None = None,
+    ):
         super().__init__(backbone, settings)
+        self.is_distilled = guide is not None
+        self._guide = (self.teacher if guide is None else guide,)  # no second part of this module
         self.koleo = KoLeoLoss()
-        if self.masks_patches:
+        if self.compares_patches:
+            self.student.backbone.mask_token.requires_grad_(not self.is_distilled)
             self.patch_loss = iBOTPatchLoss(
                 settings.patch_out_dim, settings.student_temp, settings.center_momentum
             )
 
     @property
-    def masks_patches(self) -> bool:
+    def guide(self) -> nn.Module:
+        """The network that gives the targets."""
+        return self._guide[0]
+
+    @property
+    def compares_patches(self) -> bool:
         return self.settings.ibot_weight > 0
 
     @property
-    def guide(self) -> nn.Module:
-        """The network whose answers are the targets."""
-        return self.teacher
-
-    @property
-    def hides_patches(self) -> bool:
-        """Whether the student sees the mask token where its answer is asked for."""
-        return self.masks_patches
+    def networks(self) -> list[nn.Module]:
+        return [self.student, self.guide.network]
 
     @property
     def heads(self) -> list[nn.Module]:
-        return [*super().heads, self.student.patch_head] if self.masks_patches else super().heads
+        return [*super().heads, self.student.patch_head] if self.compares_patches else super().heads
 
     def _network(self, backbone: nn.Module) -> Network:
-        if not self.masks_patches:
+        if not self.compares_patches:
             return super()._network(backbone)
         if not isinstance(backbone, VisionTransformer):
             raise UserError(
                 "DINOv2 hides patches, which only a vision transformer has: choose a model.arch "
                 "that begins with vit, or objective.ibot_weight=0"
             )
-        backbone.mask_token.requires_grad_()
         o, width = self.settings, backbone.embed_dim
         return PatchNetwork(
             backbone,
@@ -170,29 +182,36 @@ class DINOv2(DINO):
         )
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
-        if not self.masks_patches:
+        """Blocks of patches in half of the global crops; with a guide of its own, all patches."""
+        if not self.compares_patches:
             return None
-        o, grid = self.settings, self.student.backbone.grid_size
-        masks = block_masks(2 * batch_size, grid, generator, o.mask_ratio, o.mask_share)
+        o, (rows, columns) = self.settings, self.student.backbone.grid_size
+        if self.is_distilled:
+            return DrawnMasks(torch.ones(2, batch_size, rows * columns, dtype=torch.bool))
+        masks = block_masks(2 * batch_size, (rows, columns), generator, o.mask_ratio, o.mask_share)
         return DrawnMasks(masks.unflatten(0, (2, batch_size)))
 
-    def forward(self, views, values, measure, hidden: PatchMasks | None = None):
+    def forward(
+        self,
+        views: list[Tensor],
+        values: Mapping[str, float],
+        measure: bool,
+        masks: PatchMasks | None = None,
+    ) -> dict[str, Tensor]:
         o, temp = self.settings, values["teacher_temp"]
-        teacher, student = self._answers(views, hidden)
-        targets = self._targets(self.loss, teacher.logits, temp)
+        guide, student = self._outputs(views, masks)
+        targets = self._targets(self.loss, guide.logits, temp)
         parts = {"dino_loss": fused_dino_loss(student.logits, targets, o.student_temp)}
-        measured = measures(targets, self._watched(teacher, student)) if measure else {}
-        if self.masks_patches:
-            patch_targets = self._targets(self.patch_loss, teacher.patch_logits, temp)
+        # Whose spread would tell of a collapse: a guide that has been trained cannot collapse.
+        watched = student.features[:2].detach() if self.is_distilled else guide.features
+        measured = measures(targets, watched) if measure else {}
+        if masks is not None:
+            patch_targets = self._targets(self.patch_loss, guide.patch_logits, temp)
             parts["ibot_loss"] = ibot_loss(
-                student.patch_logits,
-                patch_targets,
-                hidden.weights,
-                len(hidden.masks),
-                o.student_temp,
+                student.patch_logits, patch_targets, masks.weights, len(masks.masks), o.student_temp
             )
             if measure:
-                measured["patch_entropy"] = _mean_entropy(patch_targets, hidden.weights)
+                measured["patch_entropy"] = _mean_entropy(patch_targets, masks.weights)
         if o.koleo_weight > 0:
             parts["koleo_loss"] = sum(self.koleo(crop) for crop in student.features[:2])
         weights = {
@@ -203,36 +222,31 @@ class DINOv2(DINO):
         loss = sum(weights[name] * part for name, part in parts.items())
         return {"loss": loss} | (parts | measured if measure else {})
 
-    def after_step(self, values: dict[str, float]) -> None:
-        if self.masks_patches:
+    def after_step(self, values: Mapping[str, float]) -> None:
+        if self.compares_patches:
             self.patch_loss.update()
         super().after_step(values)
 
-    def _answers(self, views: list[Tensor], hidden: PatchMasks | None) -> tuple[Answer, Answer]:
-        """The teacher's for the global views, and the student's for all, who sees less of them."""
-        whole = [views[0][:2]]
-        if not self.masks_patches:
-            return Answer(*self.guide(whole), None), Answer(*self.student(views), None)
-        if hidden is None:
+    def _outputs(self, views: list[Tensor], masks: PatchMasks | None) -> tuple[Output, Output]:
+        """The guide's for the global views, and the student's for all, who sees less of them."""
+        global_views = [views[0][:2]]
+        if not self.compares_patches:
+            return Output(*self.guide(global_views)), Output(*self.student(views))
+        if masks is None:
             raise ValueError("DINOv2 with ibot_weight > 0 wants masks: give those of draw_masks")
         return (
-            Answer(*self.guide(whole, hidden, masked=False)),
-            Answer(*self.student(views, hidden, masked=self.hides_patches)),
+            Output(*self.guide(global_views, masks, masked=False)),
+            Output(*self.student(views, masks, masked=not self.is_distilled)),
         )
 
-    def _watched(self, teacher: Answer, student: Answer) -> Tensor:
-        """The features (2, B, D) whose spread would tell of a collapse."""
-        return teacher.features
-
-    def _targets(self, center: Center, teacher_logits: Tensor, temp: float) -> Tensor:
-        """The teacher's probabilities (…, K): centred by the running mean, or balanced."""
+    def _targets(self, center: Center, logits: Tensor, temp: float) -> Tensor:
+        """The guide's probabilities (…, K): centred by the running mean, or balanced."""
         if self.settings.centering == "sinkhorn":
-            rows = teacher_logits.flatten(0, -2)
-            return sinkhorn_knopp(rows, temp).view(teacher_logits.shape)
-        center.note(teacher_logits)
-        return center.probabilities(teacher_logits, temp)
+            return sinkhorn_knopp(logits.flatten(0, -2), temp).view(logits.shape)
+        center.note(logits)
+        return center.probabilities(logits, temp)
 
 
 def _mean_entropy(targets: Tensor, weights: Tensor) -> Tensor:
-    """The mean over masked images of the mean entropy of their hidden patches."""
+    """The mean over masked images of the mean entropy of their masked patches."""
     return (entropy(targets) * weights).sum() / weights.sum().clamp(min=1)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods.base import Method, Network
 from dino_tutorial.methods.dino import DINO
-from dino_tutorial.methods.dinov2 import CENTERINGS, Answer, DINOv2, DINOv2Settings, PatchNetwork
+from dino_tutorial.methods.dinov2 import CENTERINGS, DINOv2, DINOv2Settings, PatchNetwork
 from dino_tutorial.options import option
-from dino_tutorial.views import DrawnMasks
 
 
 @dataclass(frozen=True)
@@ -98,51 +97,24 @@ class Distill(DINOv2):
     """
 
     Settings = DistillSettings
+    title = "Distillation"
     needs_teacher = True
 
     def __init__(self, backbone: nn.Module, settings: DistillSettings, teacher: Method):
         _check_teacher(teacher, backbone, settings)
-        super().__init__(backbone, _with_teachers_heads(settings, teacher))
         network = teacher.teacher.network
-        if not self.masks_patches:
+        if not settings.ibot_weight:
             network = Network(network.backbone, network.head)
-        self.frozen = Frozen(network)
+        frozen = Frozen(network)
+        super().__init__(backbone, _with_teachers_heads(settings, teacher), guide=frozen)
+        self.frozen = frozen
         self.loss.center.copy_(teacher.loss.center)
-        if self.masks_patches:
+        if self.compares_patches:
             self.patch_loss.center.copy_(teacher.patch_loss.center)
         mark = fingerprint(network)
         self.register_buffer("teacher_fingerprint", mark.clone())
         self.register_state_dict_post_hook(_leave_out_frozen)
         self.register_load_state_dict_post_hook(_check_same_teacher(mark))
-
-    def _network(self, backbone: nn.Module) -> Network:
-        network = super()._network(backbone)
-        if self.masks_patches:
-            backbone.mask_token.requires_grad_(False)  # never seen: nothing is masked
-        return network
-
-    def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
-        """All patches of both global crops: each is compared with the teacher's."""
-        if not self.masks_patches:
-            return None
-        rows, columns = self.student.backbone.grid_size
-        return DrawnMasks(torch.ones(2, batch_size, rows * columns, dtype=torch.bool))
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        return [self.student, self.frozen.network]
-
-    @property
-    def guide(self) -> nn.Module:
-        return self.frozen
-
-    @property
-    def hides_patches(self) -> bool:
-        return False
-
-    def _watched(self, teacher: Answer, student: Answer) -> Tensor:
-        """The student's: the teacher cannot collapse any more."""
-        return student.features[:2].detach()
 
 
 def fingerprint(network: nn.Module) -> Tensor:

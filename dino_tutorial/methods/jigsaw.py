@@ -1,6 +1,7 @@
 """Jigsaw puzzles (Noroozi and Favaro 2016)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,13 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods.base import (
     Method,
     Network,
+    accuracy,
     refuse_local_crops,
-    share_right,
     spread_of,
 )
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, permutation_set, shuffled_tiles, single_view
+from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Jigsaw(Method):
     """
 
     Settings = JigsawSettings
+    title = "Jigsaw puzzles"
 
     permutations: Tensor
 
@@ -81,12 +84,14 @@ class Jigsaw(Method):
         self.register_buffer("permutations", permutation_set(n_tiles, settings.permutations))
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         refuse_local_crops("jigsaw", views)
         square = {"ratio": (1.0, 1.0)}  # the paper crops without stretching
         return single_view(views.global_size, views.global_scale, **square, **views.operations())
 
-    def forward(self, views, values, measure):
+    def forward(
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Tensor]:
         ((images,),) = views  # one group of one view: (B, 3, S, S)
         batch, device = len(images), images.device
         answers = torch.randint(len(self.permutations), (batch,), device=device)
@@ -100,7 +105,7 @@ class Jigsaw(Method):
             return {"loss": loss}
         return {
             "loss": loss,
-            "accuracy": share_right(logits, answers),
+            "accuracy": accuracy(logits, answers),
             "feature_spread": spread_of(features),
         }
 

@@ -1,6 +1,7 @@
 """MoCo: momentum contrast (He et al. 2020), with head and views of v2 (Chen et al. 2020)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import ProjectionHead
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, simclr_views
+from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class MoCo(Method):
         self.queue = Queue(settings.queue, settings.out_dim)
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         refuse_local_crops("moco", views)
         return simclr_views(views.global_size, views.global_scale, **views.operations())
 
@@ -71,7 +73,9 @@ class MoCo(Method):
         self.teacher.eval()
         return self
 
-    def forward(self, views, values, measure):
+    def forward(
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Tensor]:
         (pair,) = views  # one group: (2, B, 3, S, S)
         features, queries = self.student([pair[:1]])  # (1, B, D), (1, B, out_dim)
         keys = normalize(self.teacher([pair[1:]])[1][0], dim=-1)  # (B, out_dim)
@@ -85,7 +89,7 @@ class MoCo(Method):
     def constants(self) -> dict[str, float]:
         return {"ln_k": math.log(1 + self.settings.queue)}
 
-    def after_step(self, values: dict[str, float]) -> None:
+    def after_step(self, values: Mapping[str, float]) -> None:
         """The step's keys enter the queue; the teacher follows the student."""
         self.queue.advance()
         super().after_step(values)

@@ -1,20 +1,22 @@
 """Rotation prediction (Gidaris, Singh and Komodakis 2018)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dino_tutorial.methods.base import (
     Method,
     Network,
+    accuracy,
     refuse_local_crops,
-    share_right,
     spread_of,
 )
 from dino_tutorial.views import ViewSpec, rotations, single_view
+from dino_tutorial.views.settings import ViewSettings
 
 N_ROTATIONS = 4
 
@@ -36,6 +38,7 @@ class Rotation(Method):
     """
 
     Settings = RotationSettings
+    title = "Rotation prediction"
 
     def __init__(
         self,
@@ -47,11 +50,13 @@ class Rotation(Method):
         self.student = Network(backbone, nn.Linear(backbone.embed_dim, N_ROTATIONS))
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         refuse_local_crops("rotation", views)
         return single_view(views.global_size, views.global_scale, **views.operations())
 
-    def forward(self, views, values, measure):
+    def forward(
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Tensor]:
         ((images,),) = views  # one group of one view: (B, 3, S, S)
         turned = rotations(images, N_ROTATIONS)
         features, logits = self.student([turned])  # (R, B, D), (R, B, R)
@@ -61,7 +66,7 @@ class Rotation(Method):
             return {"loss": loss}
         return {
             "loss": loss,
-            "accuracy": share_right(logits, answers),
+            "accuracy": accuracy(logits, answers),
             "feature_spread": spread_of(features[:1]),  # of one orientation: images, not answers
         }
 

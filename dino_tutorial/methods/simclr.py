@@ -1,10 +1,11 @@
 """SimCLR: a simple framework for contrastive learning (Chen et al. 2020)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dino_tutorial.losses import nt_xent
 from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
@@ -12,6 +13,7 @@ from dino_tutorial.models import ProjectionHead
 from dino_tutorial.options import option
 from dino_tutorial.parallel import rank_and_world
 from dino_tutorial.views import ViewSpec, simclr_views
+from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class SimCLR(Method):
         self.student = Network(backbone, head)
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         refuse_local_crops("simclr", views)
         return simclr_views(views.global_size, views.global_scale, **views.operations())
 
-    def forward(self, views, values, measure):
+    def forward(
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Tensor]:
         features, projections = self.student(views)  # (2, B, D), (2, B, out_dim)
         loss = nt_xent(projections, self.settings.temperature)
         if not measure:

@@ -1,9 +1,10 @@
 """Supervised training: the upper baseline, the only method that is given labels."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dino_tutorial.errors import UserError
@@ -14,6 +15,7 @@ from dino_tutorial.methods.base import (
     spread_of,
 )
 from dino_tutorial.views import ViewSpec, single_view
+from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,17 @@ class Supervised(Method):
         self.student = Network(backbone, nn.Linear(backbone.embed_dim, n_classes))
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         refuse_local_crops("supervised", views)
         return single_view(views.global_size, views.global_scale, **views.operations())
 
-    def forward(self, views, values, measure, labels):
+    def forward(
+        self,
+        views: list[Tensor],
+        values: Mapping[str, float],
+        measure: bool,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
         features, logits = self.student(views)  # (1, B, D), (1, B, n_classes)
         loss = cross_entropy(logits[0], labels, ignore_index=-1)
         if not measure:

@@ -1,6 +1,7 @@
 """SwAV: swapping assignments between views (Caron et al. 2020)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from dino_tutorial.models.heads import WeightNormLinear
 from dino_tutorial.options import option
 from dino_tutorial.parallel import rank_and_world
 from dino_tutorial.views import ViewSpec, swav_views
+from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class SwAV(Method):
         self.queue = Queue(settings.queue, 2, settings.out_dim) if settings.queue else None
 
     @staticmethod
-    def view_specs(views) -> list[ViewSpec]:
+    def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         return swav_views(
             views.global_size,
             views.local_size,
@@ -82,7 +84,9 @@ class SwAV(Method):
         start = round(self.settings.queue_start_epochs * steps_per_epoch)
         return {"queue": (torch.arange(total_steps) >= start).double()}  # 1: it is in use
 
-    def forward(self, views, values, measure):
+    def forward(
+        self, views: list[Tensor], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Tensor]:
         features, projections = self.student(views)  # (V, B, D), (V, B, out_dim)
         projections = normalize(projections, dim=-1)
         logits = self.prototypes(projections)  # (V, B, K)
@@ -117,6 +121,6 @@ class SwAV(Method):
         if epoch < self.settings.freeze_prototypes_epochs:
             self.prototypes.weight.grad = None
 
-    def after_step(self, values: dict[str, float]) -> None:
+    def after_step(self, values: Mapping[str, float]) -> None:
         if self.queue is not None:
             self.queue.advance()

@@ -19,18 +19,6 @@ from dino_tutorial.plots import curves, images
 from dino_tutorial.plots.curves import BASELINES, Phase, Rows, has
 from dino_tutorial.plots.style import COLOURS, DescribedFigure, number, percent, to_svg
 
-METHOD_NAMES = {
-    "byol": "BYOL",
-    "dino": "DINO",
-    "dinov2": "DINOv2",
-    "jigsaw": "Jigsaw puzzles",
-    "moco": "MoCo",
-    "rotation": "Rotation prediction",
-    "simclr": "SimCLR",
-    "supervised": "Supervised",
-    "swav": "SwAV",
-}
-
 
 @dataclass
 class ReportData:
@@ -42,7 +30,7 @@ class ReportData:
     """
 
     config: Mapping[str, object]  # config.yaml, nested or flat
-    summary: Mapping[str, object]  # summary.json
+    summary: Mapping[str, object]  # summary.json, and `title`, the method's
     metrics: Rows  # metrics.jsonl
     timings: Rows = ()  # timings.jsonl
     environment: Mapping[str, object] = field(default_factory=dict)  # environment.json
@@ -343,8 +331,7 @@ def _title(summary: Mapping[str, object]) -> dict[str, str]:
 
 
 def _method_name(summary: Mapping[str, object]) -> str:
-    method = str(summary.get("method", "run"))
-    return METHOD_NAMES.get(method, method)
+    return str(summary.get("title") or summary.get("method", "run"))
 
 
 def _command(summary: Mapping[str, object]) -> str | None:

@@ -1,7 +1,7 @@
 """A run, from its configuration to its record."""
 
 from dino_tutorial.runs.build import build_method, start_from, trained_method
-from dino_tutorial.runs.config import PRESETS, Config, configure, read_config
+from dino_tutorial.runs.config import PRESETS, Config, configure, read_config, register
 from dino_tutorial.runs.evaluate import evaluate
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 from dino_tutorial.runs.record import record
@@ -18,6 +18,7 @@ __all__ = [
     "new_encoder",
     "read_config",
     "record",
+    "register",
     "start_from",
     "train",
     "trained_method",

@@ -8,7 +8,7 @@ where it can be read back.
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,8 @@ import yaml
 from dino_tutorial.datasets.settings import DataSettings
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.settings import KNNSettings
-from dino_tutorial.methods import METHODS
+from dino_tutorial import methods
+from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models.settings import ModelSettings
 from dino_tutorial.options import flatten, option, replace_options
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
@@ -110,12 +111,33 @@ def configure(
     return config
 
 
+def register(
+    name: str, method: type[Method], presets: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Make a method of your own known to :func:`configure`, and so to everything else.
+
+    Args:
+        name: what ``configure(name)`` takes.
+        method: its class, see :class:`dino_tutorial.methods.Method`.
+        presets: for each preset the dotted keys that differ from what it means for every method,
+            such as ``{"laptop": {"views.local_crops": 0}}``.
+
+    Raises:
+        UserError: the name is taken or no name, or there is no such preset.
+    """
+    for preset in presets or {}:
+        _known("preset", preset, PRESETS)
+    methods.register(name, method)
+    _OF_OTHERS[name] = dict(presets or {})
+
+
 def preset_of(method: str, preset: str) -> dict[str, Any]:
     """What a preset means for one method, under dotted keys.
 
     A preset that begins with ``like: METHOD`` has that method's values where it names none.
     """
-    values = dict(_read_presets(method)[preset])
+    of_method = _OF_OTHERS[method] if method in _OF_OTHERS else _read_presets(method)
+    values = dict(of_method.get(preset, {}))
     if (other := values.pop("like", None)) is not None:
         values = {**preset_of(other, preset), **values}
     return values
@@ -141,6 +163,10 @@ def _without_fixed(flat: dict[str, Any], path: Path) -> dict[str, Any]:
                 f"version of dino-tutorial that the run was made with"
             )
     return {name: value for name, value in flat.items() if name not in FIXED}
+
+
+# Presets of methods that were registered from outside the package.
+_OF_OTHERS: dict[str, dict[str, Mapping[str, Any]]] = {}
 
 
 @cache

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.subset import random_subset
-from dino_tutorial.methods import METHODS
+from dino_tutorial.methods import METHODS, title_of
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import flatten
 from dino_tutorial.plots.report import ReportData, write_report
@@ -42,7 +42,7 @@ def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) 
     """
     data = ReportData(
         config=flatten(run.config),
-        summary=run.summary,
+        summary=run.summary | {"title": title_of(run.config.method)},
         metrics=run.metrics,
         timings=run.timings,
         environment=run.environment,

@@ -116,7 +116,7 @@ def _finish(folder: Path, config: Config, trainer: Trainer, images: Images, weig
         "final_loss": last["loss"],
         "ln_k": last.get("ln_k"),
         "teacher_entropy": last.get("teacher_entropy"),
-        "feature_spread": last["feature_spread"],
+        "feature_spread": last.get("feature_spread"),
         "knn_top1": None,
         "knn_random_init": None,
         "knn_raw_pixels": None,

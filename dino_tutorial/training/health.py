@@ -75,7 +75,7 @@ def _one_prototype(rows: list[dict]) -> str | None:
 
 
 def _constant_features(rows: list[dict]) -> str | None:
-    if all(row["feature_spread"] < 0.01 for row in rows):
+    if all(row.get("feature_spread", 1) < 0.01 for row in rows):
         return (
             "the features are the same for all images (feature spread below 0.01): the run has "
             "collapsed. Check the learning rate, the momentum of the teacher if there is one (0.99 "

@@ -170,7 +170,7 @@ class Trainer:
                     views = self.augment.apply(images[chosen], params[chosen])
                 asked = {"labels": labels[chosen]} if self.method.needs_labels else {}
                 if masks is not None:
-                    asked["hidden"] = masks[self.order.share][chosen].to(self.device)
+                    asked["masks"] = masks[self.order.share][chosen].to(self.device)
                 with self._autocast():
                     metrics = self.engine(views, values, measure, **asked)
                 (metrics["loss"] / self.train.accumulate).backward()
@@ -313,7 +313,8 @@ class Trainer:
             shown["entropy"] = f"{row['teacher_entropy']:.2f}"
         if "accuracy" in row:
             shown["right"] = f"{100 * row['accuracy']:.0f} %"
-        shown["spread"] = f"{row['feature_spread']:.2f}"
+        if "feature_spread" in row:
+            shown["spread"] = f"{row['feature_spread']:.2f}"
         if "knn_top1" in row:
             shown["kNN"] = f"{100 * row['knn_top1']:.1f} %"
         return shown
