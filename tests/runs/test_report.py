@@ -41,6 +41,7 @@ def full_data(size: int = 32, n: int = 2, heads: int = 3, neighbours: int = 2) -
         config={"method": "dino", "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999]}},
         summary={
             "method": "dino",
+            "title": "DINO",
             "data": "scenes",
             "preset": "laptop",
             "seed": 3,
