@@ -149,3 +149,35 @@ def test_the_package_page_documents_the_public_names(pages):
     public |= {"training.cosine_schedule", "evaluation.knn_classify", "datasets.open_dataset"}
     public |= {"evaluation.retrieval_map", "evaluation.propagate_labels", "datasets.Davis"}
     assert {f"dino_tutorial.{name}" for name in public} <= documented
+
+
+NAMES_OF_CHAPTERS = {  # in their code, each leads to its entry in the reference
+    "byol": {"byol_loss", "BYOL"},
+    "centering-sharpening": {"DINOLoss"},
+    "multi-crop": {"dino_views", "Augment"},
+    "dinov2-objective": {"KoLeoLoss", "iBOTPatchLoss", "DINOv2"},
+    "measuring-features": {"knn_classify"},
+    "add-a-method": {"Method", "register"},
+}
+
+
+@pytest.mark.parametrize("chapter", NAMES_OF_CHAPTERS)
+def test_names_in_code_lead_to_the_reference(pages, site, chapter):
+    links = pages[(site / "book" / f"{chapter}.html").resolve()].select("a.linked-code")
+    named = {link.get_text(): link["href"].partition("#")[2] for link in links}
+    assert NAMES_OF_CHAPTERS[chapter] <= set(named)
+    for name in NAMES_OF_CHAPTERS[chapter]:
+        assert named[name].endswith(f".{name}") and named[name].startswith("dino_tutorial.")
+
+
+def test_the_reference_leads_to_the_source(pages, site):
+    reference = (site / "book" / "api.html").resolve()
+    sources = {
+        link["href"].partition("#")[0]
+        for link in pages[reference].select('a[href*="_modules/dino_tutorial"]')
+    }
+    assert len(sources) > 40
+    for source in sources:
+        assert (reference.parent / source).resolve().exists()
+    loss = site / "_modules" / "dino_tutorial" / "losses" / "dino.html"
+    assert "log_softmax" in loss.read_text(encoding="utf-8")
