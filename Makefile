@@ -1,5 +1,6 @@
 # make run    train DINO on the embedded scenes and show the result
 # make test   every test, the notebooks included
+# make test-fast   what to run while working: no notebook, no training of more than a few steps
 # make book   build the site into _build/html
 # The first of them creates .venv from requirements.lock. It needs Python 3.11 or newer.
 
@@ -16,13 +17,16 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: run test book notebooks lint lock bench clean
+.PHONY: run test test-fast book notebooks lint lock bench clean
 
 run: $(STAMP)
 	@$(VENV)/bin/dino-tutorial train dino --data scenes --preset laptop
 
 test: $(STAMP)
 	$(QUIET) $(BIN) -m pytest -n $(WORKERS)
+
+test-fast: $(STAMP)
+	$(QUIET) $(BIN) -m pytest tests -n $(WORKERS) -m "not slow and not site"
 
 book: $(STAMP)
 	$(VENV)/bin/jupyter-book build . -nW --keep-going
@@ -34,6 +38,8 @@ notebooks: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check --quiet .
+	$(BIN) -m mypy -p dino_tutorial
 
 bench: $(STAMP)
 	$(PIP) --constraint requirements.lock --editable '.[bench]' --no-build-isolation

@@ -3,8 +3,11 @@
 import argparse
 import json
 import shlex
+import shutil
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 from dino_tutorial.errors import UserError
 
@@ -114,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     settings = commands.add_parser("settings", help="print a preset's complete settings")
     settings.add_argument("method")
     settings.add_argument("--preset", default="laptop")
+    settings.add_argument("--explain", action="store_true", help="say what each of them does")
     settings.set_defaults(run=_settings)
 
     methods = commands.add_parser("methods", help="list the methods, each in a sentence")
@@ -312,8 +316,26 @@ def _curate(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> int:
     from dino_tutorial.runs import configure
 
-    print(configure(options.method, preset=options.preset).dump(), end="")
+    config = configure(options.method, preset=options.preset)
+    if options.explain:
+        print(_explained(config))
+    else:
+        print(config.dump(), end="")
     return 0
+
+
+def _explained(config: Any) -> str:
+    """Each setting with its value, what it does, and the values that it may have."""
+    from dino_tutorial.options import describe
+
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = []
+    for one in describe(config):
+        lines.append(f"{one.key} = {json.dumps(one.value)}")
+        bounds = f" Values: {one.bounds}." if one.bounds else ""
+        text = textwrap.fill(one.help + bounds, width - 4)
+        lines.append(textwrap.indent(text, "    "))
+    return "\n".join(lines)
 
 
 def _methods(options: argparse.Namespace) -> int:

@@ -4,8 +4,8 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -66,6 +66,25 @@ def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class Described(NamedTuple):
+    """One option: its dotted key, its value, what it does, and what values it may have."""
+
+    key: str
+    value: Any
+    help: str
+    bounds: str
+
+
+def describe(options: Any, prefix: str = "") -> Iterator[Described]:
+    """All options with their help, groups opened, in the order of their declaration."""
+    for field in dataclasses.fields(options):
+        value, key = getattr(options, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from describe(value, f"{key}.")
+        elif "help" in field.metadata:
+            yield Described(key, value, field.metadata["help"], _bounds(field))
+
+
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """``["optim.lr=1e-3", …]`` to ``{"optim.lr": 0.001}``; values are read as YAML."""
     changes = {}
@@ -91,7 +110,7 @@ def _unknown(key: str, options: Any, prefix: str) -> str:
     return f"unknown key '{key}': {hint}"
 
 
-def _checked(field: dataclasses.Field, owner: type, value: Any, key: str) -> Any:
+def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -> Any:
     value = _coerced(typing.get_type_hints(owner)[field.name], value, key)
     low, high, among = (field.metadata.get(name) for name in ("low", "high", "among"))
     if among is not None and value not in among:
@@ -135,6 +154,13 @@ def _coerced(kind: Any, value: Any, key: str) -> Any:
 
 def _refuse(key: str, wanted: str, value: Any) -> typing.NoReturn:
     raise UserError(f"{key} wants {wanted}, got {value!r}")
+
+
+def _bounds(field: dataclasses.Field[Any]) -> str:
+    among, low, high = (field.metadata[name] for name in ("among", "low", "high"))
+    if among is not None:
+        return "one of " + ", ".join("null" if value is None else str(value) for value in among)
+    return "" if low is None and high is None else _range(low, high)
 
 
 def _range(low: float | None, high: float | None) -> str:

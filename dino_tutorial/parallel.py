@@ -1,8 +1,10 @@
 """The little that the rest of the code has to know about several processes (torchrun)."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +26,7 @@ class Processes:
 
 
 @contextmanager
-def process_group(device_type: str):
+def process_group(device_type: str) -> Iterator[Processes]:
     """Join torchrun's process group for the duration (gloo on CPU, NCCL on CUDA)."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
@@ -94,7 +96,7 @@ def own_part(tensor: Tensor) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         rows = len(tensor)
         ctx.own = slice(dist.get_rank() * rows, (dist.get_rank() + 1) * rows)
         parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
@@ -102,7 +104,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient[ctx.own]

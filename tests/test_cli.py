@@ -228,3 +228,12 @@ def test_a_full_disk(capsys, tmp_path, monkeypatch):
 def test_help_does_not_wait_for_torch():
     code = "import sys, dino_tutorial.cli as cli; cli._parser(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_settings_explain_themselves(capsys):
+    code, out, _ = say(capsys, "settings", "dinov2", "--explain")
+    assert code == 0
+    for line in ("objective.koleo_weight = 0.1", 'model.arch = "vit_tiny"', "views.blur_p = null"):
+        assert line in out.splitlines()
+    assert "    Weight of KoLeo, which spreads class tokens out" in out
+    assert "Values: 0 or more." in out and max(map(len, out.splitlines())) <= 100

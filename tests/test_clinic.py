@@ -11,6 +11,8 @@ from dino_tutorial.datasets import open_dataset
 from dino_tutorial.errors import UserError
 from dino_tutorial.training.health import diagnose
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 STEPS = 100
 
 

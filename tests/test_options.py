@@ -4,7 +4,7 @@ import pytest
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
-from dino_tutorial.options import parse_assignments
+from dino_tutorial.options import describe, flatten, parse_assignments
 from dino_tutorial.runs import PRESETS, configure, read_config
 
 
@@ -149,3 +149,19 @@ def test_paper_presets_are_the_papers_recipes(method, optim, train, objective, v
     ):
         for name, value in expected.items():
             assert getattr(group, name) == pytest.approx(value), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_explains_itself(method):
+    config = configure(method)
+    described = list(describe(config))
+    assert [one.key for one in described] == list(flatten(config))
+    for one in described:
+        assert one.help.endswith("."), one.key
+
+
+def test_the_bounds_are_those_that_are_checked():
+    bounds = {one.key: one.bounds for one in describe(configure("dino"))}
+    assert bounds["views.hue"] == "[0, 0.5]" and bounds["optim.lr"] == "0 or more"
+    assert bounds["optim.lr_scaling"] == "one of linear, sqrt" and bounds["train.init"] == ""
+    assert bounds["model.stem"] == "one of patch, conv, null"

@@ -49,7 +49,7 @@ class Config:
     source: str = option("scenes", "A data set's name, or a folder of images.")
     name: str | None = option(None, "The run's name; null is method-data-preset.")
     seed: int = option(0, "Of all randomness: weights, batches, views, masks.", low=0)
-    device: str = option("auto", "auto takes CUDA, else MPS, else the CPU.", among=DEVICES)
+    device: str = option("auto", "Where it runs; auto takes CUDA, else MPS, else the CPU.", among=DEVICES)
     folder: str = option("runs", "Where the folders of runs are.")
     data: DataSettings = field(default_factory=DataSettings)
     views: ViewSettings = field(default_factory=ViewSettings)

@@ -8,6 +8,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import process_group
 from dino_tutorial.runs.build import build_method, start_from
+from dino_tutorial.runs.checks import check_accumulation
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
 from dino_tutorial.runs.evaluate import measure_knn
@@ -47,6 +48,7 @@ def train(config: Config, resume: bool = False) -> Run:
         images = Images.open(config)
         n_classes = len(images.train.classes)
         method = build_method(config, n_classes)
+        check_accumulation(config, method, processes.world)
         resumes = resume and (folder / CURRENT).exists()
         if config.train.init is not None and not resumes:
             start_from(method, config.train.init, n_classes)

@@ -1,4 +1,4 @@
-"""The training loop. It knows nothing of any method: views in, loss out, teacher after student."""
+"""The training loop: views in, loss out, teacher after student, for any method."""
 
 import signal
 import time
@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from dino_tutorial.datasets import ImageDataset
 from dino_tutorial.errors import UserError
+from dino_tutorial.methods import Method
 from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
@@ -31,7 +32,9 @@ from dino_tutorial.training.optim import (
     set_learning_rate,
     split_by_module,
 )
+from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.training.sharding import cut_like, shard, whole
+from dino_tutorial.views import Augment
 
 
 class Interrupted(Exception):
@@ -55,11 +58,11 @@ class Trainer:
         evaluate: called every ``train.eval_every`` steps; its numbers join the row.
     """
 
-    method: Any
-    augment: Any
-    dataset: Any
-    optim: Any
-    train: Any
+    method: Method
+    augment: Augment
+    dataset: ImageDataset
+    optim: OptimSettings
+    train: TrainSettings
     seed: int
     device: torch.device
     folder: Path

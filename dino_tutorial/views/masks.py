@@ -98,7 +98,11 @@ def block_masks(
 
 
 def _counts(
-    n_images: int, n_patches: int, ratio: tuple[float, float], share: float, generator
+    n_images: int,
+    n_patches: int,
+    ratio: tuple[float, float],
+    share: float,
+    generator: torch.Generator,
 ) -> Tensor:
     """(B,) patches to hide in each image; 0 for those that stay whole."""
     device = generator.device

@@ -1,7 +1,7 @@
 """The draw: every random number that a batch of views needs, before any pixel is touched."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.views.specs import ViewSpec
 
+OfSpec = Callable[[ViewSpec], float]  # a number that a view's distribution has
 N_TRIES = 10  # boxes tried before the central crop is taken, as in torchvision
 
 # Columns of uniform numbers that one view of one image consumes. Every view takes all of them,
@@ -94,17 +95,19 @@ def sample_params(
     )
     draw = dict(zip(_COLUMNS, uniform.split(list(_COLUMNS.values()), dim=2), strict=True))
 
-    def setting(function) -> Tensor:  # one number a view, as a (V, 1) column
+    def setting(function: OfSpec) -> Tensor:  # one number a view, as a (V, 1) column
         values = [function(spec) for spec in specs]
         return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
 
-    def between(column: Tensor, low, high) -> Tensor:  # uniform in [low, high], (V, B) or (V, B, n)
-        low, high = setting(low), setting(high)
+    def between(
+        column: Tensor, lowest: OfSpec, highest: OfSpec
+    ) -> Tensor:  # uniform in [low, high], (V, B) or (V, B, n)
+        low, high = setting(lowest), setting(highest)
         if column.dim() == 3:
             low, high = low[..., None], high[..., None]
         return low + (high - low) * column
 
-    def fires(name: str, probability) -> Tensor:
+    def fires(name: str, probability: OfSpec) -> Tensor:
         return draw[name][..., 0] < setting(probability)
 
     area = between(draw["area"], lambda s: s.scale[0], lambda s: s.scale[1])

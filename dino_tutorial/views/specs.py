@@ -108,7 +108,8 @@ def simclr_views(
     overrides: other fields of `ViewSpec`, for both views.
     Source: SimCLR, section 3 and appendix A; MoCo v2, section 3.
     """
-    return swav_views(size, size, 0, scale, scale, **overrides)
+    first, second = swav_views(size, size, 0, scale, scale, **overrides)
+    return first, second
 
 
 def swav_views(

@@ -21,6 +21,8 @@ from dino_tutorial.datasets.scenes import CLASSES, SceneDataset
 from dino_tutorial.datasets.scenes.sets import uncurated_pool
 from dino_tutorial.plots.curation import curation_warnings, share_curves
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 COPIES = {"a/03.png": "a/00.png", "b/07.jpg": "a/05.png"}  # file: what it is a copy of
 
 

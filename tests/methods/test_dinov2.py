@@ -19,6 +19,8 @@ from dino_tutorial.runs import build_method
 from dino_tutorial.training.checkpoint import load_checkpoint
 from dino_tutorial.training.optim import split_by_module
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 SMALL = DINOv2Settings(
     out_dim=24,
     head_hidden_dim=32,

@@ -16,6 +16,8 @@ from dino_tutorial.losses import info_nce, nt_xent, sinkhorn_knopp
 from dino_tutorial.methods.queue import Queue
 from dino_tutorial.parallel import process_group
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 TRAINED = ("rotation", "simclr", "moco", "supervised")  # nothing random or batch-normed in them
 
 

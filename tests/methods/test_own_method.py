@@ -14,6 +14,8 @@ from dino_tutorial.methods import METHODS, Method, Network, help_of, title_of
 from dino_tutorial.runs import register
 from dino_tutorial.views import single_view
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 PAGE = Path(__file__).resolve().parents[2] / "book" / "add-a-method.ipynb"
 
 

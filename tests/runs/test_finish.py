@@ -13,6 +13,8 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.runs import build_method, record
 from dino_tutorial.training.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 HIGH = {"views.global_size": 32, "views.local_size": 16, "optim.lr": 1e-3}
 
 

@@ -16,6 +16,8 @@ from dino_tutorial import train
 from dino_tutorial.runs import read_config
 from dino_tutorial.runs.config import FIXED
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 INTERRUPTED = Path(__file__).parent / "interrupted_run"
 
 

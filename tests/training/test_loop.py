@@ -19,6 +19,8 @@ from dino_tutorial.training.batches import BatchOrder
 from dino_tutorial.training.checkpoint import load_checkpoint, save_checkpoint
 from dino_tutorial.training.health import TrainingDiverged, check_finite, diagnose
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 SUMMARY_KEYS = {
     "method",
     "data",

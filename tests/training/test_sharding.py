@@ -21,6 +21,8 @@ from dino_tutorial.training.loop import Interrupted
 from dino_tutorial.training.optim import clip_gradients
 from dino_tutorial.training.sharding import cut_like, shard, whole
 
+pytestmark = pytest.mark.slow  # whole trainings, other processes
+
 LAYOUTS = {"ddp": "none", "fsdp": "fsdp"}
 # Between them: every clip rule and optimizer, batch norm, queues, a teacher and none, masks, drop
 # path, micro-batches, recomputed activations, last layers that wait, a convolutional encoder.
