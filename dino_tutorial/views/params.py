@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -121,8 +122,8 @@ def sample_params(
         [
             between(
                 draw["factors"][..., i],
-                lambda s, n=name: max(0.0, 1 - getattr(s, n)),
-                lambda s, n=name: 1 + getattr(s, n),
+                partial(_lowest_factor, name),
+                partial(_highest_factor, name),
             )
             for i, name in enumerate(("brightness", "contrast", "saturation"))
         ]
@@ -183,3 +184,11 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def _lowest_factor(name: str, spec: ViewSpec) -> float:
+    return max(0.0, 1 - float(getattr(spec, name)))
+
+
+def _highest_factor(name: str, spec: ViewSpec) -> float:
+    return 1 + float(getattr(spec, name))

@@ -211,9 +211,9 @@ def test_unreadable_files_are_listed_and_left_out(by_class, capsys):
 
 
 def test_nothing_readable_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="There is no folder"):
+    with pytest.raises(UserError, match="there is no folder"):
         open_folder(tmp_path / "missing")
-    with pytest.raises(UserError, match="No images in"):
+    with pytest.raises(UserError, match="no images in"):
         open_folder(tmp_path)
     break_files(tmp_path)
     with pytest.raises(UserError, match=r"none of the \d image files can be read"):

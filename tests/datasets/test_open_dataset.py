@@ -59,10 +59,10 @@ def test_images_beside_an_archive_are_a_folder(folder):
         ("cifar01", "Did you mean cifar10?"),
         ("Imagenete", "Did you mean imagenette?"),
         ("zzz", "or one of scenes, cifar10"),
-        ("", "There is no data set"),
-        ("no/such/folder", "There is no folder or file no/such/folder"),
-        ("./cifar10", "There is no folder or file"),
-        ("missing-{0..3}.tar", "There is no shard"),
+        ("", "there is no data set"),
+        ("no/such/folder", "there is no folder or file no/such/folder"),
+        ("./cifar10", "there is no folder or file"),
+        ("missing-{0..3}.tar", "there is no shard"),
     ],
 )
 def test_unknown_name(name, expected):

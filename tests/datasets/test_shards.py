@@ -131,7 +131,7 @@ def test_patterns(dataset, tmp_path, capsys):
     capsys.readouterr()
     assert len(open_shards(tmp_path / "shard-{000003..000005}.tar")) > 0
     assert "2 of 3 shards are missing" in capsys.readouterr().err
-    with pytest.raises(UserError, match="There is no shard"):
+    with pytest.raises(UserError, match="there is no shard"):
         open_shards(tmp_path / "nothing-{0..3}.tar")
     assert expand_braces("{08..10}{a,b}") == ["08a", "08b", "09a", "09b", "10a", "10b"]
     assert expand_braces("{8..10}") == ["8", "9", "10"]

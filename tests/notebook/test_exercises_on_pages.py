@@ -11,8 +11,8 @@ from dino_tutorial.exercises import list_exercises
 from dino_tutorial.exercises.registry import CHAPTERS, EXERCISES
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
-LEDGER = "claims"  # checks others' claims and asks nothing
-PAGES = sorted({path.stem for path in BOOK.glob("*.ipynb")} - {LEDGER})
+ASKS_NOTHING = {"claims", "add-a-method"}  # pages of reference
+PAGES = sorted({path.stem for path in BOOK.glob("*.ipynb")} - ASKS_NOTHING)
 KINDS = ("Understand", "Build", "Break", "Extend")
 START = re.compile(r"^`{3,}\{exercise(?:-start)?\} .+\n:label: (\S+)$", re.MULTILINE)
 HEAD = re.compile(rf"^\*({'|'.join(KINDS)}) · (easy|medium|hard) · (\d+) minutes\b", re.MULTILINE)
