@@ -1,9 +1,18 @@
 """What tests of every room may ask for."""
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+
+# What may be skipped where CI is set, and why. Anything else that is skipped there is a failure:
+# a test that no machine runs proves nothing.
+MAY_BE_SKIPPED = {
+    "DINOV2_CLONE names no clone": "the reference's own code is not part of this repository",
+    "no browser here": "the figure is also checked without one",
+    "this machine has CUDA": "the test is about machines that have none",
+}
 
 
 @pytest.fixture
@@ -17,3 +26,24 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = {report.nodeid: str(report.longrepr) for report in unforeseen(terminalreporter)}
+    for test, reason in reasons.items():
+        terminalreporter.write_line(f"skipped, which CI does not allow: {test}: {reason}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and session.exitstatus == pytest.ExitCode.OK and unforeseen(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def unforeseen(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
+    """Skipped tests whose reason is not foreseen; none on a machine of one's own."""
+    if not os.environ.get("CI"):
+        return []
+    skipped = reporter.stats.get("skipped", [])
+    return [r for r in skipped if not any(known in str(r.longrepr) for known in MAY_BE_SKIPPED)]
