@@ -1,22 +1,21 @@
-"""Centering and sharpening: the teacher's answer, the center, both in a loss; Sinkhorn–Knopp."""
+"""Centering and sharpening: the teacher's answer, the center; Sinkhorn–Knopp; entropy."""
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dino_tutorial.evaluation import entropy
 from dino_tutorial.exercises import self_distillation
 from dino_tutorial.exercises.exercise import (
     Answer,
     Exercise,
     Mistake,
-    Mistaken,
     Observation,
     as_tensor,
     randn,
 )
-from dino_tutorial.exercises.measuring_features import ENTROPY
-from dino_tutorial.exercises.self_distillation import LOSS_MISTAKES
 from dino_tutorial.losses import DINOLoss, sinkhorn_knopp
 
 
@@ -135,7 +134,7 @@ def _package_center(center: Tensor, teacher_logits: Tensor, momentum: float) -> 
     return criterion.center
 
 
-def _center_update(
+def center_update(
     center: Tensor,
     logits: Tensor,
     momentum: float,
@@ -175,7 +174,7 @@ CENTER_UPDATE = Exercise(
     call="center_update(center, teacher_logits, momentum)",
     task="(1, K), (2, B, K) and a momentum to the next center (1, K).",
     solution=_package_center,
-    variant=_center_update,
+    variant=center_update,
     observe=_observe_center,
     remark=_graph_of_center,
     checked="the next center for two momenta",
@@ -225,168 +224,6 @@ CENTER_UPDATE = Exercise(
             "the mean of the batch is subtracted; the center moves towards it",
             {"sign": -1},
         ),
-    ),
-)
-
-
-class _Loss(nn.Module):
-    """A DINO loss with its own center, and the known ways to get it wrong."""
-
-    def __init__(
-        self,
-        out_dim: int,
-        student_temp: float,
-        center_momentum: float,
-        *,
-        when: str = "after",
-        kept_as: str = "buffer",
-        keep_graph: bool = False,
-        swap: bool = False,
-        mean: str = "all",
-        **loss: Any,
-    ):
-        super().__init__()
-        self.student_temp, self.center_momentum = student_temp, center_momentum
-        self.when, self.keep_graph, self.loss = when, keep_graph, loss
-        self.update = {"swap": swap, "mean": mean}
-        zeros = torch.zeros(1, out_dim)
-        if kept_as == "buffer":
-            self.register_buffer("center", zeros)
-        elif kept_as == "unsaved":
-            self.register_buffer("center", zeros, persistent=False)
-        elif kept_as == "parameter":
-            self.center = nn.Parameter(zeros)
-        else:
-            self.center = zeros
-
-    def forward(
-        self, student_logits: Tensor, teacher_logits: Tensor, teacher_temp: float
-    ) -> Tensor:
-        if self.when == "always before" or (self.when == "before" and self.training):
-            self._move(teacher_logits)
-        loss = self_distillation.dino_loss(
-            student_logits,
-            teacher_logits,
-            self.center,
-            self.student_temp,
-            teacher_temp,
-            **self.loss,
-        )
-        if self.when == "always" or (self.when == "after" and self.training):
-            self._move(teacher_logits)
-        return loss
-
-    def _move(self, teacher_logits: Tensor) -> None:
-        logits = teacher_logits if self.keep_graph else teacher_logits.detach()
-        moved = _center_update(self.center, logits, self.center_momentum, **self.update)
-        if isinstance(self.center, nn.Parameter):
-            self.center.data = moved.data
-        else:
-            self.center = moved
-
-
-def _observe_class(answer: Answer) -> Observation:
-    prototypes = 6
-    criterion = answer(prototypes, 0.1, 0.6)
-    mean = randn(prototypes, seed=5, scale=0.2)
-    _check_center(criterion, prototypes)
-    seen = {}
-    for step, views in enumerate((3, 4, 4), start=1):
-        s = randn(views, 3, prototypes, seed=step, scale=0.1, grad=True)
-        t = (mean + randn(2, 3, prototypes, seed=step + 10, scale=0.1)).requires_grad_()
-        if step == 3:
-            criterion.eval()
-        loss = as_tensor(criterion(s, t, 0.04))
-        if loss.numel() != 1:
-            says = f"the loss has to be one number, and it has shape {tuple(loss.shape)}"
-            raise Mistaken("not-a-scalar", says)
-        if criterion.center.requires_grad:
-            raise Mistaken("center-in-graph")
-        state = "evaluation" if step == 3 else "training"
-        seen[f"the loss of step {step} ({state})"] = loss.detach().reshape(())
-        center = criterion.center.detach().clone()
-        if center.numel() == prototypes:
-            center = center.reshape(1, prototypes)
-        seen[f"the center after step {step} ({state})"] = center
-        if loss.requires_grad:
-            (gradient,) = torch.autograd.grad(loss.sum(), t, allow_unused=True)
-            if gradient is not None and gradient.abs().max() > 0:
-                raise Mistaken("no-stop-gradient")
-    return seen
-
-
-def _check_center(criterion: Any, prototypes: int) -> None:
-    if not isinstance(criterion, nn.Module):
-        raise Mistaken("not-a-module", "it has to make an `nn.Module`, with a `forward`")
-    center = getattr(criterion, "center", None)
-    if not isinstance(center, Tensor) or center.numel() != prototypes:
-        raise Mistaken("no-center", "it needs an attribute `center` of shape (1, K), zeros first")
-    if isinstance(center, nn.Parameter):
-        raise Mistaken("center-is-a-parameter")
-    if "center" not in criterion.state_dict():
-        raise Mistaken("center-not-saved")
-
-
-DINO_LOSS_CLASS = Exercise(
-    name="DINOLoss",
-    chapter="training-dino",
-    call="DINOLoss(out_dim, student_temp, center_momentum)",
-    task="a class: an `nn.Module` with `center` (1, K) and `forward(student_logits, "
-    "teacher_logits, teacher_temp)` to the loss; the center moves in training mode only, after "
-    "the loss.",
-    solution=DINOLoss,
-    variant=_Loss,
-    observe=_observe_class,
-    checked="loss and center over two training steps and one in evaluation mode",
-    mistakes=(
-        Mistake(
-            "center-before-loss",
-            "the center is updated before the loss; a step uses the center that it found, and "
-            "moves it afterwards",
-            {"when": "before"},
-            {"when": "always before"},
-        ),
-        Mistake(
-            "center-never-moves",
-            "the center never moves; update it after the loss in training mode",
-            {"when": "never"},
-        ),
-        Mistake(
-            "center-moves-in-evaluation",
-            "the center moves in evaluation mode too; look at `self.training`",
-            {"when": "always"},
-        ),
-        Mistake(
-            "center-is-a-parameter",
-            "the center is a parameter, so that the optimizer would train it; use "
-            "`register_buffer`",
-            {"kept_as": "parameter"},
-        ),
-        Mistake(
-            "center-not-saved",
-            "the center is missing in `state_dict()`, so that a checkpoint forgets it; use "
-            "`register_buffer`",
-            {"kept_as": "attribute"},
-            {"kept_as": "unsaved"},
-        ),
-        Mistake(
-            "center-in-graph",
-            "the center carries a gradient, so that every step keeps the graphs of all before "
-            "it; update it under `torch.no_grad()`",
-            {"keep_graph": True},
-        ),
-        Mistake(
-            "wrong-way-round",
-            "the center's average is the wrong way round: the momentum is the share of the old "
-            "center",
-            {"swap": True},
-        ),
-        Mistake(
-            "one-view",
-            "the center is the mean of one view only; both global views count",
-            {"mean": "one view"},
-        ),
-        *LOSS_MISTAKES,
     ),
 )
 
@@ -469,5 +306,70 @@ SINKHORN = Exercise(
         ),
     ),
 )
+
+
+def _entropy(
+    probabilities: Tensor,
+    *,
+    axis: int = -1,
+    base: float = math.e,
+    sign: int = -1,
+    zeros: str = "count as 0",
+    reduce: str = "sum",
+) -> Tensor:
+    p = probabilities
+    terms = torch.xlogy(p, p) if zeros == "count as 0" else p * p.log()
+    if reduce == "all":
+        return sign * terms.sum()
+    total = terms.mean(dim=axis) if reduce == "mean" else terms.sum(dim=axis)
+    return sign * total / math.log(base)
+
+
+def _observe_entropy(answer: Answer) -> Observation:
+    sure = torch.cat([torch.eye(4)[:2], torch.full((1, 4), 0.25)])
+    return {
+        "the entropy of (4, 5)": answer.tensor(randn(4, 5, seed=1).softmax(dim=-1)),
+        "the entropy of (2, 3, 6)": answer.tensor(randn(2, 3, 6, seed=2).softmax(dim=-1)),
+        "the entropy of answers with zeros": answer.tensor(sure),
+    }
+
+
+ENTROPY = Exercise(
+    name="entropy",
+    chapter="centering-sharpening",
+    call="entropy(probabilities)",
+    task="(…, K) probabilities to their entropies (…,) in nats; 0 · ln 0 counts as 0.",
+    solution=entropy,
+    variant=_entropy,
+    observe=_observe_entropy,
+    checked="two shapes, and answers with probabilities of 0 and 1",
+    mistakes=(
+        Mistake("sign", "the minus sign is missing; an entropy is not negative", {"sign": 1}),
+        Mistake(
+            "zeros",
+            "a probability of 0 makes it nan; 0 · ln 0 counts as 0: `torch.special.entr`, "
+            "`torch.xlogy`, or a clamp before the logarithm",
+            {"zeros": "nan"},
+        ),
+        Mistake("bits", "this is in bits; use the natural logarithm", {"base": 2}),
+        Mistake("log10", "the logarithm is to base 10; use the natural one", {"base": 10}),
+        Mistake(
+            "averaged",
+            "the K terms are averaged; sum them",
+            {"reduce": "mean"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the sum runs over the wrong dimension; the K probabilities are the last one",
+            {"axis": 0},
+        ),
+        Mistake(
+            "summed-over-everything",
+            "everything is summed; there is one entropy for each distribution, so `dim=-1`",
+            {"reduce": "all"},
+        ),
+    ),
+)
+
 
 EXERCISES = (TEACHER_PROBABILITIES, CENTER_UPDATE, SINKHORN, ENTROPY)

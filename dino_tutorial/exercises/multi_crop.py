@@ -1,4 +1,4 @@
-"""Multi-crop: which pairs there are, how many, what the parts of the loss read, and the boxes."""
+"""Multi-crop: which pairs there are, what the parts of the loss read, and the boxes."""
 
 import math
 from collections.abc import Iterable
@@ -107,70 +107,6 @@ CROP_PAIRS = Exercise(
             "reversed",
             "the pairs are the wrong way round; the teacher's view comes first",
             {"reverse": True},
-        ),
-    ),
-)
-
-
-def _count_pairs(
-    n_global: int,
-    n_local: int,
-    *,
-    same: bool = False,
-    half: bool = False,
-    teachers: int | None = None,
-    second: str = "local",
-) -> tuple[float, float]:
-    teachers = n_global if teachers is None else teachers
-    among = n_global * (n_global if same else n_global - 1) // (2 if half else 1)
-    local = teachers * n_local
-    return among + local, {"local": local, "global": among, "share": local / (among + local)}[
-        second
-    ]
-
-
-def _observe_counts(answer: Answer) -> Observation:
-    return {
-        f"the two numbers for {n_global} + {n_local} crops": answer.tensor(n_global, n_local)
-        for n_global, n_local in ((2, 8), (2, 3), (3, 4))
-    }
-
-
-COUNT_PAIRS = Exercise(
-    name="count_pairs",
-    chapter="training-dino",
-    call="count_pairs(n_global, n_local)",
-    task="numbers of crops to (all cross-entropy terms, those with a local student view).",
-    solution=_count_pairs,
-    variant=_count_pairs,
-    observe=_observe_counts,
-    checked="both numbers for 2 + 8, 2 + 3 and 3 + 4 crops",
-    mistakes=(
-        Mistake(
-            "same-view",
-            "pairs of a view with itself are counted; leave them out",
-            {"same": True},
-        ),
-        Mistake(
-            "one-order",
-            "two global views make two terms, not one: each is the teacher's once",
-            {"half": True},
-        ),
-        Mistake(
-            "one-teacher-view",
-            "each local view meets every one of the teacher's global views, not only one",
-            {"teachers": 1},
-        ),
-        Mistake(
-            "globals-second",
-            "the second number counts the pairs of global views; asked for are those with a "
-            "local student view",
-            {"second": "global"},
-        ),
-        Mistake(
-            "share",
-            "the second number is a share; asked for is the number of pairs",
-            {"second": "share"},
         ),
     ),
 )

@@ -1,14 +1,25 @@
-"""Training end to end: the learning rate's schedule, weight decay's groups, clipping."""
+"""Training end to end: pairs, loss and center, schedules, weight decay, clipping, information."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dino_tutorial.exercises.centering_sharpening import DINO_LOSS_CLASS
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Mistaken, Observation, randn
-from dino_tutorial.exercises.measuring_features import INFORMATION
-from dino_tutorial.exercises.multi_crop import COUNT_PAIRS
+from dino_tutorial.evaluation import entropy
+from dino_tutorial.exercises import self_distillation
+from dino_tutorial.exercises.centering_sharpening import center_update
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    as_tensor,
+    randn,
+)
+from dino_tutorial.exercises.self_distillation import LOSS_MISTAKES
+from dino_tutorial.losses import DINOLoss
 from dino_tutorial.training import clip_gradients, cosine_schedule, param_groups
 
 
@@ -314,7 +325,299 @@ CLIP_GRADIENTS = Exercise(
     ),
 )
 
+
 # Those of earlier chapters' subjects stand beside the functions that they are checked with.
+def _count_pairs(
+    n_global: int,
+    n_local: int,
+    *,
+    same: bool = False,
+    half: bool = False,
+    teachers: int | None = None,
+    second: str = "local",
+) -> tuple[float, float]:
+    teachers = n_global if teachers is None else teachers
+    among = n_global * (n_global if same else n_global - 1) // (2 if half else 1)
+    local = teachers * n_local
+    return among + local, {"local": local, "global": among, "share": local / (among + local)}[
+        second
+    ]
+
+
+def _observe_counts(answer: Answer) -> Observation:
+    return {
+        f"the two numbers for {n_global} + {n_local} crops": answer.tensor(n_global, n_local)
+        for n_global, n_local in ((2, 8), (2, 3), (3, 4))
+    }
+
+
+COUNT_PAIRS = Exercise(
+    name="count_pairs",
+    chapter="training-dino",
+    call="count_pairs(n_global, n_local)",
+    task="numbers of crops to (all cross-entropy terms, those with a local student view).",
+    solution=_count_pairs,
+    variant=_count_pairs,
+    observe=_observe_counts,
+    checked="both numbers for 2 + 8, 2 + 3 and 3 + 4 crops",
+    mistakes=(
+        Mistake(
+            "same-view",
+            "pairs of a view with itself are counted; leave them out",
+            {"same": True},
+        ),
+        Mistake(
+            "one-order",
+            "two global views make two terms, not one: each is the teacher's once",
+            {"half": True},
+        ),
+        Mistake(
+            "one-teacher-view",
+            "each local view meets every one of the teacher's global views, not only one",
+            {"teachers": 1},
+        ),
+        Mistake(
+            "globals-second",
+            "the second number counts the pairs of global views; asked for are those with a "
+            "local student view",
+            {"second": "global"},
+        ),
+        Mistake(
+            "share",
+            "the second number is a share; asked for is the number of pairs",
+            {"second": "share"},
+        ),
+    ),
+)
+
+
+class _Loss(nn.Module):
+    """A DINO loss with its own center, and the known ways to get it wrong."""
+
+    def __init__(
+        self,
+        out_dim: int,
+        student_temp: float,
+        center_momentum: float,
+        *,
+        when: str = "after",
+        kept_as: str = "buffer",
+        keep_graph: bool = False,
+        swap: bool = False,
+        mean: str = "all",
+        **loss: Any,
+    ):
+        super().__init__()
+        self.student_temp, self.center_momentum = student_temp, center_momentum
+        self.when, self.keep_graph, self.loss = when, keep_graph, loss
+        self.update = {"swap": swap, "mean": mean}
+        zeros = torch.zeros(1, out_dim)
+        if kept_as == "buffer":
+            self.register_buffer("center", zeros)
+        elif kept_as == "unsaved":
+            self.register_buffer("center", zeros, persistent=False)
+        elif kept_as == "parameter":
+            self.center = nn.Parameter(zeros)
+        else:
+            self.center = zeros
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, teacher_temp: float
+    ) -> Tensor:
+        if self.when == "always before" or (self.when == "before" and self.training):
+            self._move(teacher_logits)
+        loss = self_distillation.dino_loss(
+            student_logits,
+            teacher_logits,
+            self.center,
+            self.student_temp,
+            teacher_temp,
+            **self.loss,
+        )
+        if self.when == "always" or (self.when == "after" and self.training):
+            self._move(teacher_logits)
+        return loss
+
+    def _move(self, teacher_logits: Tensor) -> None:
+        logits = teacher_logits if self.keep_graph else teacher_logits.detach()
+        moved = center_update(self.center, logits, self.center_momentum, **self.update)
+        if isinstance(self.center, nn.Parameter):
+            self.center.data = moved.data
+        else:
+            self.center = moved
+
+
+def _observe_class(answer: Answer) -> Observation:
+    prototypes = 6
+    criterion = answer(prototypes, 0.1, 0.6)
+    mean = randn(prototypes, seed=5, scale=0.2)
+    _check_center(criterion, prototypes)
+    seen = {}
+    for step, views in enumerate((3, 4, 4), start=1):
+        s = randn(views, 3, prototypes, seed=step, scale=0.1, grad=True)
+        t = (mean + randn(2, 3, prototypes, seed=step + 10, scale=0.1)).requires_grad_()
+        if step == 3:
+            criterion.eval()
+        loss = as_tensor(criterion(s, t, 0.04))
+        if loss.numel() != 1:
+            says = f"the loss has to be one number, and it has shape {tuple(loss.shape)}"
+            raise Mistaken("not-a-scalar", says)
+        if criterion.center.requires_grad:
+            raise Mistaken("center-in-graph")
+        state = "evaluation" if step == 3 else "training"
+        seen[f"the loss of step {step} ({state})"] = loss.detach().reshape(())
+        center = criterion.center.detach().clone()
+        if center.numel() == prototypes:
+            center = center.reshape(1, prototypes)
+        seen[f"the center after step {step} ({state})"] = center
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss.sum(), t, allow_unused=True)
+            if gradient is not None and gradient.abs().max() > 0:
+                raise Mistaken("no-stop-gradient")
+    return seen
+
+
+def _check_center(criterion: Any, prototypes: int) -> None:
+    if not isinstance(criterion, nn.Module):
+        raise Mistaken("not-a-module", "it has to make an `nn.Module`, with a `forward`")
+    center = getattr(criterion, "center", None)
+    if not isinstance(center, Tensor) or center.numel() != prototypes:
+        raise Mistaken("no-center", "it needs an attribute `center` of shape (1, K), zeros first")
+    if isinstance(center, nn.Parameter):
+        raise Mistaken("center-is-a-parameter")
+    if "center" not in criterion.state_dict():
+        raise Mistaken("center-not-saved")
+
+
+DINO_LOSS_CLASS = Exercise(
+    name="DINOLoss",
+    chapter="training-dino",
+    call="DINOLoss(out_dim, student_temp, center_momentum)",
+    task="a class: an `nn.Module` with `center` (1, K) and `forward(student_logits, "
+    "teacher_logits, teacher_temp)` to the loss; the center moves in training mode only, after "
+    "the loss.",
+    solution=DINOLoss,
+    variant=_Loss,
+    observe=_observe_class,
+    checked="loss and center over two training steps and one in evaluation mode",
+    mistakes=(
+        Mistake(
+            "center-before-loss",
+            "the center is updated before the loss; a step uses the center that it found, and "
+            "moves it afterwards",
+            {"when": "before"},
+            {"when": "always before"},
+        ),
+        Mistake(
+            "center-never-moves",
+            "the center never moves; update it after the loss in training mode",
+            {"when": "never"},
+        ),
+        Mistake(
+            "center-moves-in-evaluation",
+            "the center moves in evaluation mode too; look at `self.training`",
+            {"when": "always"},
+        ),
+        Mistake(
+            "center-is-a-parameter",
+            "the center is a parameter, so that the optimizer would train it; use "
+            "`register_buffer`",
+            {"kept_as": "parameter"},
+        ),
+        Mistake(
+            "center-not-saved",
+            "the center is missing in `state_dict()`, so that a checkpoint forgets it; use "
+            "`register_buffer`",
+            {"kept_as": "attribute"},
+            {"kept_as": "unsaved"},
+        ),
+        Mistake(
+            "center-in-graph",
+            "the center carries a gradient, so that every step keeps the graphs of all before "
+            "it; update it under `torch.no_grad()`",
+            {"keep_graph": True},
+        ),
+        Mistake(
+            "wrong-way-round",
+            "the center's average is the wrong way round: the momentum is the share of the old "
+            "center",
+            {"swap": True},
+        ),
+        Mistake(
+            "one-view",
+            "the center is the mean of one view only; both global views count",
+            {"mean": "one view"},
+        ),
+        *LOSS_MISTAKES,
+    ),
+)
+
+
+def _information(
+    probabilities: Tensor,
+    *,
+    sign: int = 1,
+    parts: str = "both",
+    axis: int = 0,
+    reduce: str = "mean",
+) -> Tensor:
+    whole = entropy(probabilities.mean(dim=axis))
+    each = entropy(probabilities)
+    each = each.sum() if reduce == "sum" else each.mean()
+    return sign * {"both": whole - each, "batch": whole, "single": each}[parts]
+
+
+def _observe_information(answer: Answer) -> Observation:
+    return {
+        f"the information in {shape} answers": answer.tensor(
+            randn(*shape, seed=shape[0], scale=2).softmax(dim=-1)
+        ).reshape(-1)
+        for shape in ((6, 4), (3, 8))
+    }
+
+
+INFORMATION = Exercise(
+    name="information",
+    chapter="training-dino",
+    call="information(probabilities)",
+    task="(B, K) answers to the nats that they tell about the picture: entropy of the mean "
+    "answer minus mean entropy of the answers.",
+    solution=_information,
+    variant=_information,
+    observe=_observe_information,
+    checked="two batches",
+    mistakes=(
+        Mistake(
+            "reversed",
+            "the difference is the wrong way round; it is never negative: batch entropy minus "
+            "mean entropy",
+            {"sign": -1},
+        ),
+        Mistake(
+            "batch-entropy",
+            "this is the entropy of the mean answer alone; subtract the mean entropy",
+            {"parts": "batch"},
+        ),
+        Mistake(
+            "mean-entropy",
+            "this is the mean entropy of the answers alone; it is subtracted from the entropy of "
+            "the mean answer",
+            {"parts": "single"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the mean answer is taken over the prototypes; take it over the batch, `dim=0`",
+            {"axis": 1},
+        ),
+        Mistake(
+            "summed",
+            "the entropies of the answers are summed; take their mean",
+            {"reduce": "sum"},
+        ),
+    ),
+)
+
+
 EXERCISES = (
     COUNT_PAIRS,
     DINO_LOSS_CLASS,

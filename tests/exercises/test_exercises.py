@@ -329,6 +329,7 @@ def test_the_list_names_every_exercise():
     for name in CHAPTERS:  # an exercise is found in the module of its chapter
         module = import_module(f"dino_tutorial.exercises.{name.replace('-', '_')}")
         assert {exercise.chapter for exercise in module.EXERCISES} == {name}
+        assert {exercise.observe.__module__ for exercise in module.EXERCISES} == {module.__name__}
     for chapter in CHAPTERS:
         listed = list_exercises(chapter)
         assert len(listed) >= 2
