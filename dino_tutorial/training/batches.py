@@ -1,13 +1,21 @@
 """Which images a step sees: a fixed function of seed and step, whatever happened before."""
 
 from collections.abc import Iterator
+from copy import copy
 
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from dino_tutorial.datasets.base import ImageDataset, identity
 from dino_tutorial.errors import UserError
 from dino_tutorial.seeds import Stream, mix
+
+
+def steps_per_epoch(n_images: int, batch_size: int) -> int:
+    """How many whole batches an epoch has; the images that are left over wait for another."""
+    return n_images // batch_size
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -34,7 +42,7 @@ class BatchOrder(Sampler[list[int]]):
         start_step: int = 0,
         rank: int = 0,
         world: int = 1,
-    ):
+    ) -> None:
         if batch_size > n_images:
             raise UserError(
                 f"the batch of {batch_size} is larger than the data set of {n_images} images: "
@@ -48,13 +56,19 @@ class BatchOrder(Sampler[list[int]]):
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.n_images // self.batch_size
+        return steps_per_epoch(self.n_images, self.batch_size)
+
+    def since(self, step: int) -> "BatchOrder":
+        """The same order, begun at another step."""
+        order = copy(self)
+        order.start_step = step
+        return order
 
     def __len__(self) -> int:
         return self.total_steps - self.start_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, permutation = -1, None
+        epoch, permutation = -1, torch.empty(0)
         for step in range(self.start_step, self.total_steps):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
@@ -65,8 +79,8 @@ class BatchOrder(Sampler[list[int]]):
 
 
 def batches(
-    dataset, order: BatchOrder, device: torch.device, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+    dataset: ImageDataset, order: BatchOrder, device: torch.device, workers: int
+) -> Iterator[tuple[UInt8[Tensor, "B 3 S S"], Int[Tensor, " B"]]]:
     """Yield uint8 images (B, 3, S, S) and labels (B,) on ``device`` in the given order.
 
     A data set that is in memory is moved to an accelerator once and indexed there; any other is
@@ -83,14 +97,10 @@ def batches(
         loader = DataLoader(
             dataset,
             batch_sampler=order,
-            collate_fn=_identity,
+            collate_fn=identity,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=False,
         )
         for images, labels in loader:
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-def _identity(batch):
-    return batch

@@ -1,6 +1,7 @@
 """Is it learning, and if not, why: the signatures of a run that has gone wrong, in words."""
 
 import math
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +28,7 @@ def check_teacher_is_a_copy(student: nn.Module, teacher: Teacher) -> None:
             )
 
 
-def check_finite(row: dict) -> None:
+def check_finite(row: dict[str, Any]) -> None:
     if not math.isfinite(row["loss"]):
         raise TrainingDiverged(
             f"the loss became {row['loss']} at step {row['step']}: lower optim.lr, set "
@@ -36,7 +37,7 @@ def check_finite(row: dict) -> None:
         )
 
 
-def diagnose(rows: list[dict]) -> str | None:
+def diagnose(rows: list[dict[str, Any]]) -> str | None:
     """One sentence on the collapse that the latest rows show, or None.
 
     Looks at the last three rows once a run has logged eight, because every run starts near
@@ -54,7 +55,7 @@ def diagnose(rows: list[dict]) -> str | None:
     return None
 
 
-def _uniform(rows: list[dict]) -> str | None:
+def _uniform(rows: list[dict[str, Any]]) -> str | None:
     if all(row.get("teacher_entropy", 0) > 0.995 * row.get("ln_k", math.inf) for row in rows):
         return (
             "the teacher's output is uniform (its entropy is ln K and the loss sits at ln K): "
@@ -64,7 +65,7 @@ def _uniform(rows: list[dict]) -> str | None:
     return None
 
 
-def _one_prototype(rows: list[dict]) -> str | None:
+def _one_prototype(rows: list[dict[str, Any]]) -> str | None:
     if all(row.get("batch_entropy", math.inf) < 0.05 * row.get("ln_k", 0) for row in rows):
         return (
             "every image gets the same prototype (the mean teacher distribution has no entropy): "
@@ -74,7 +75,7 @@ def _one_prototype(rows: list[dict]) -> str | None:
     return None
 
 
-def _constant_features(rows: list[dict]) -> str | None:
+def _constant_features(rows: list[dict[str, Any]]) -> str | None:
     if all(row.get("feature_spread", 1) < 0.01 for row in rows):
         return (
             "the features are the same for all images (feature spread below 0.01): the run has "

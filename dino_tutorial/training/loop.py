@@ -1,13 +1,15 @@
 """The training loop: views in, loss out, teacher after student, for any method."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -19,10 +21,10 @@ from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
-from dino_tutorial.training.batches import BatchOrder, batches
+from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
 from dino_tutorial.training.checkpoint import save_checkpoint
 from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
-from dino_tutorial.training.log import RowLog
+from dino_tutorial.training.log import Clock, RowLog
 from dino_tutorial.training.optim import (
     LR_SCALINGS,
     build_optimizer,
@@ -50,7 +52,7 @@ class Trainer:
     """One method, its optimizer and its place in training; all that a checkpoint has to hold.
 
     Args:
-        method: a :class:`dino_tutorial.methods.Method`, already on ``device``.
+        method: already on ``device``.
         augment: draws and applies its views.
         dataset: images to learn from; their labels go to a method that ``needs_labels`` alone.
         optim, train: the ``optim`` and ``train`` settings of the configuration.
@@ -70,25 +72,24 @@ class Trainer:
     evaluate: Callable[[], dict[str, float]] | None = None
     warn: Callable[[str], None] = tqdm.write
     step: int = 0
-    seconds: float = 0.0
+    clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
     log_sizes: tuple[int, int] = (0, 0)  # bytes of metrics and timings that belong to ``step``
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.method.teacher is not None:
             check_teacher_is_a_copy(self.method.student, self.method.teacher)
         self.engine = self._engine()
+        per_epoch = steps_per_epoch(len(self.dataset), self.train.batch_size)
+        self.total_steps = max(1, round(self.train.epochs * per_epoch))
         self.order = BatchOrder(
             len(self.dataset),
             self.train.batch_size,
-            0,
+            self.total_steps,
             self.seed,
             rank=self.processes.rank,
             world=self.processes.world,
         )
-        per_epoch = self.order.steps_per_epoch
-        self.total_steps = max(1, round(self.train.epochs * per_epoch))
-        self.order.total_steps = self.total_steps
         self.schedules = self._schedules(per_epoch)
         groups = param_groups(
             self.method,
@@ -103,14 +104,52 @@ class Trainer:
             self._checkpoint_activations()
         self.rows: list[dict] = []
 
+    @property
+    def seconds(self) -> float:
+        """Spent on all steps so far, earlier sessions included."""
+        return self.clock.seconds
+
     def fit(self) -> None:
         """Train from ``step`` to the end; on Ctrl-C save, then raise :class:`Interrupted`."""
-        log = RowLog(self.folder / "metrics.jsonl", self.log_sizes[0], self.processes.is_main)
-        clock = RowLog(self.folder / "timings.jsonl", self.log_sizes[1], self.processes.is_main)
-        self.rows = log.rows()
-        self.order.start_step = self.step
-        bar = tqdm(
-            batches(self.dataset, self.order, self.device, self.train.workers),
+        metrics, timings = self._logs()
+        self.rows = metrics.rows()
+        self.method.train()
+        self.clock.start(self.step)
+        with interruptible() as interrupted, self._bar() as bar:
+            for images, labels in bar:
+                logged = self._due(self.train.log_every)
+                values = {name: table[self.step] for name, table in self.schedules.items()}
+                measured = self._step(images, labels, values, logged)
+                self.method.after_step(values)
+                if logged:
+                    row = self._row(measured, values)
+                    bar.set_postfix(self._postfix(row), refresh=False)
+                self.step += 1
+                self.clock.tick()
+                if logged:
+                    metrics.write(row)
+                    timings.write(self._timing())
+                finished = self.step == self.total_steps
+                stops = self._agree(interrupted(), logged)
+                if finished or stops or self.step % self.train.checkpoint_every == 0:
+                    self._save(metrics.size, timings.size)
+                if stops and not finished:
+                    raise Interrupted(self.step)
+
+    def _logs(self) -> tuple[RowLog, RowLog]:
+        """The files of metrics and timings, cut back to where ``step`` left them."""
+        names = ("metrics.jsonl", "timings.jsonl")
+        metrics, timings = (
+            RowLog(self.folder / name, size, self.processes.is_main)
+            for name, size in zip(names, self.log_sizes, strict=True)
+        )
+        return metrics, timings
+
+    def _bar(self) -> tqdm:
+        """The batches that are left, counted on the screen of the main process."""
+        order = self.order.since(self.step)
+        return tqdm(
+            batches(self.dataset, order, self.device, self.train.workers),
             total=self.total_steps,
             initial=self.step,
             unit="step",
@@ -118,42 +157,18 @@ class Trainer:
             mininterval=0.5,
             **({} if self.processes.is_main else {"disable": True}),
         )
-        started, lap_started, lap_step = time.perf_counter(), time.perf_counter(), self.step
-        already = self.seconds
-        self.method.train()
-        with interruptible() as interrupted:
-            for images, labels in bar:
-                logged = self.step % self.train.log_every == 0 or self.step + 1 == self.total_steps
-                values = {name: table[self.step] for name, table in self.schedules.items()}
-                metrics = self._step(images, labels, values, logged)
-                self.method.after_step(values)
-                if logged:
-                    row = self._row(metrics, values)
-                    check_finite(row)
-                    if self._due(self.train.eval_every) and self.evaluate is not None:
-                        row |= self.evaluate()
-                    self.rows.append(row)
-                    self._report_health()
-                    bar.set_postfix(self._postfix(row), refresh=False)
-                self.step += 1
-                self.seconds = already + time.perf_counter() - started
-                if logged:
-                    lap = time.perf_counter() - lap_started
-                    log.write(row)
-                    clock.write(self._timing(lap, self.step - lap_step))
-                    lap_started, lap_step = time.perf_counter(), self.step
-                finished = self.step == self.total_steps
-                stops = self._agree(interrupted(), logged)
-                if finished or stops or self.step % self.train.checkpoint_every == 0:
-                    state = self.state(log.size, clock.size)
-                    if self.processes.is_main:
-                        save_checkpoint(self.folder, state)
-                    if stops and not finished:
-                        bar.close()
-                        raise Interrupted(self.step)
+
+    def _save(self, metrics_size: int, timings_size: int) -> None:
+        state = self.state(metrics_size, timings_size)
+        if self.processes.is_main:
+            save_checkpoint(self.folder, state)
 
     def _step(
-        self, images: Tensor, labels: Tensor, values: dict, measure: bool
+        self,
+        images: UInt8[Tensor, "B 3 H W"],
+        labels: Int[Tensor, " B"],
+        values: dict[str, float],
+        measure: bool,
     ) -> dict[str, Tensor]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
         views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, self.step))
@@ -185,7 +200,7 @@ class Trainer:
         means = {n: torch.stack([m[n] for m in micro_metrics]).mean() for n in micro_metrics[0]}
         return means | {"grad_norm": grad_norm}
 
-    def state(self, log_size: int, clock_size: int) -> dict:
+    def state(self, metrics_size: int, timings_size: int) -> dict[str, Any]:
         """Everything that :meth:`restore` needs; random state is a function of seed and step.
 
         Tensors are whole, however the training is spread; all processes have to call it.
@@ -193,14 +208,14 @@ class Trainer:
         keep = self.processes.is_main
         return {
             "step": self.step,
-            "seconds": self.seconds,
-            "log_sizes": [log_size, clock_size],
+            "seconds": self.clock.seconds,
+            "log_sizes": [metrics_size, timings_size],
             "warnings": self.warnings,
             "method": whole(self.method.state_dict(), keep),
             "optimizer": whole(self.optimizer.state_dict(), keep),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`, as if nothing had happened in between."""
         try:
             self._load_method(state["method"])
@@ -213,14 +228,14 @@ class Trainer:
                 f"the checkpoint in {self.folder} belongs to another architecture ({reason}): "
                 f"resume with the settings it was made with"
             ) from None
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.clock = state["step"], Clock(state["seconds"])
         self.log_sizes, self.warnings = state["log_sizes"], state["warnings"]
 
-    def _load_method(self, state: dict) -> None:
+    def _load_method(self, state: dict[str, Any]) -> None:
         ours = self.method.state_dict()
         self.method.load_state_dict({n: cut_like(t, ours.get(n)) for n, t in state.items()})
 
-    def _load_optimizer(self, state: dict) -> None:
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
         parts = {
             number: {name: cut_like(t, self.parameters[number]) for name, t in moments.items()}
             for number, moments in state["state"].items()
@@ -273,7 +288,7 @@ class Trainer:
             return clip_modules(self.modules, self.optim.clip)
         return clip_gradients(self.parameters, self.optim.clip, self.optim.clip_rule)
 
-    def _autocast(self):
+    def _autocast(self) -> AbstractContextManager[object]:
         if self.train.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
@@ -290,25 +305,32 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step + 1 == self.total_steps
 
-    def _row(self, metrics: dict[str, Tensor], values: dict[str, float]) -> dict:
-        """The one place where the host waits for the device."""
+    def _row(self, metrics: dict[str, Tensor], values: dict[str, float]) -> dict[str, Any]:
+        """This step's row of metrics, looked at. Here alone the host waits for the device."""
         names = list(metrics)
         numbers = mean_over_processes(torch.stack([metrics[n].float() for n in names])).tolist()
         row = {"step": self.step, "epoch": round(self.step / self.order.steps_per_epoch, 4)}
         row |= dict(zip(names, numbers, strict=True)) | values
-        return row | self.method.constants
+        row |= self.method.constants
+        check_finite(row)
+        if self._due(self.train.eval_every) and self.evaluate is not None:
+            row |= self.evaluate()
+        self.rows.append(row)
+        self._report_health()
+        return row
 
-    def _timing(self, lap: float, steps: int) -> dict:
+    def _timing(self) -> dict[str, Any]:
+        steps, seconds = self.clock.lap(self.step)
         timing = {
             "step": self.step,
-            "seconds": round(self.seconds, 3),
-            "images_per_second": round(steps * self.train.batch_size / lap, 1),
+            "seconds": round(self.clock.seconds, 3),
+            "images_per_second": round(steps * self.train.batch_size / seconds, 1),
         }
         if self.device.type == "cuda":
             timing["memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
         return timing
 
-    def _postfix(self, row: dict) -> dict[str, str]:
+    def _postfix(self, row: dict[str, Any]) -> dict[str, str]:
         shown = {"loss": f"{row['loss']:.3f}"}
         if "ln_k" in row:
             shown["ln K"] = f"{row['ln_k']:.3f}"
@@ -336,7 +358,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     caught: list[int] = []
     names = (signal.SIGINT, signal.SIGTERM)
 
-    def note(number, frame):
+    def note(number: int, frame: FrameType | None) -> None:
         if caught:  # asked twice: stop at once
             raise KeyboardInterrupt
         caught.append(number)
