@@ -65,7 +65,7 @@ class DINOv2Settings(DINOSettings):
     mask_share: float = option(0.5, "Share of the global crops that are masked.", low=0.01, high=1)
     mask_ratio: tuple[float, float] = option(
         (0.1, 0.5),
-        "Smallest and largest share of a masked crop's patches that is hidden.",
+        "Smallest and largest share of the patches that are masked in such a crop.",
         low=0,
         high=1,
     )

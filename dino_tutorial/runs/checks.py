@@ -7,27 +7,31 @@ from dino_tutorial.methods import Method
 from dino_tutorial.runs.config import Config
 
 
-def check_accumulation(config: Config, method: Method, world: int = 1) -> None:
+def check_accumulation(config: Config, method: Method, device: str, world: int = 1) -> None:
     """Refuse parts of a batch that are unequal, or too small for what the method computes.
 
     Args:
         config: of the run.
         method: built from it.
+        device: "cpu", "cuda" or "mps"; CUDA's batch norm is synchronised over processes.
         world: processes that share a batch.
 
     Raises:
-        UserError: naming the setting and what to set.
+        UserError: naming the settings and what to set.
     """
-    own, parts = config.train.batch_size // world, config.train.accumulate
+    batch, parts = config.train.batch_size, config.train.accumulate
+    own = batch // world
     if own % parts:
         raise UserError(
             f"train.accumulate = {parts} does not divide the {own} images that a process has of a "
             f"batch: use a divisor of {own}"
         )
-    if own == parts and _uses_batch_statistics(method):
+    together = own // parts * (world if device == "cuda" else 1)
+    if together == 1 and _uses_batch_statistics(method):
         raise UserError(
-            f"train.accumulate = {parts} runs one image at a time, and {config.method} normalises "
-            f"by the statistics of several: use train.accumulate={max(1, own // 2)} or less"
+            f"train.batch_size = {batch} with train.accumulate = {parts} leaves one image at a "
+            f"time in a process, and {config.method} normalises by the statistics of several: use "
+            f"a larger batch or fewer parts"
         )
 
 

@@ -40,6 +40,10 @@ FIXED = {
 }
 
 
+# Presets of methods that were registered from outside the package.
+_OF_OTHERS: dict[str, dict[str, Mapping[str, Any]]] = {}
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that determines a run."""
@@ -163,10 +167,6 @@ def _without_fixed(flat: dict[str, Any], path: Path) -> dict[str, Any]:
                 f"version of dino-tutorial that the run was made with"
             )
     return {name: value for name, value in flat.items() if name not in FIXED}
-
-
-# Presets of methods that were registered from outside the package.
-_OF_OTHERS: dict[str, dict[str, Mapping[str, Any]]] = {}
 
 
 @cache

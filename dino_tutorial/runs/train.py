@@ -48,7 +48,7 @@ def train(config: Config, resume: bool = False) -> Run:
         images = Images.open(config)
         n_classes = len(images.train.classes)
         method = build_method(config, n_classes)
-        check_accumulation(config, method, processes.world)
+        check_accumulation(config, method, device.type, processes.world)
         resumes = resume and (folder / CURRENT).exists()
         if config.train.init is not None and not resumes:
             start_from(method, config.train.init, n_classes)

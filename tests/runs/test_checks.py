@@ -1,9 +1,13 @@
 """Settings that do not go together are refused in one sentence, before a folder is made."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from dino_tutorial import configure, train
 from dino_tutorial.errors import UserError
+from dino_tutorial.runs import build_method
+from dino_tutorial.runs.checks import check_accumulation
 
 
 def refused(method, folder, **changes):
@@ -26,8 +30,15 @@ def test_accumulation_beyond_the_batch(tmp_path):
 @pytest.mark.parametrize("method", ["byol", "swav"])
 def test_one_image_has_no_batch_statistics(method, tmp_path):
     sentence = refused(method, tmp_path, train__accumulate=32)
-    assert f"one image at a time, and {method} normalises" in sentence
-    assert "use train.accumulate=16 or less" in sentence
+    assert f"one image at a time in a process, and {method} normalises" in sentence
+    assert "train.batch_size = 32 with train.accumulate = 32" in sentence
+
+
+@pytest.mark.parametrize(("device", "refuses"), [("cpu", True), ("cuda", False)])
+def test_processes_share_statistics_on_cuda_alone(device, refuses):
+    config = configure("byol", preset="smoke", changes={"train.batch_size": 2})
+    with pytest.raises(UserError, match="larger batch") if refuses else nullcontext():
+        check_accumulation(config, build_method(config), device, world=2)
 
 
 def test_without_batch_statistics_one_image_at_a_time_will_do(tmp_path):
