@@ -43,7 +43,7 @@ def vicreg():
 def test_the_pages_method_trains_is_measured_and_reported(vicreg, tmp_path):
     assert title_of("vicreg") == "VICReg" and help_of("vicreg").startswith("Two views of an image")
     run = train(configure("vicreg", preset="smoke", changes={"folder": str(tmp_path)}))
-    assert {"loss", "distance", "hinge", "covariance"} <= set(run.metrics[-1])
+    assert {"loss", "distance", "hinge", "repeats"} <= set(run.metrics[-1])
     assert run.metrics[-1]["loss"] < run.metrics[0]["loss"]
     assert evaluate(run, limit=64)["knn_top1"] > 0
     assert "VICReg, trained" in run.report.read_text(encoding="utf-8")
