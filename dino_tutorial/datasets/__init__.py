@@ -25,6 +25,7 @@ __all__ = [
     "write_shards",
 ]
 
+#: What :func:`open_dataset` opens by name: a sentence on each.
 DATASETS = {
     "scenes": "embedded scenes drawn by code: 10,000 + 2,000, 10 classes, any size, no download",
     **TORCHVISION_SETS,

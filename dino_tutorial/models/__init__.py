@@ -21,6 +21,7 @@ from dino_tutorial.models.vit import (
     vit_tiny,
 )
 
+#: What :func:`build_encoder` builds, by name: ``model.arch`` is one of these.
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "vit_tiny": vit_tiny,
     "vit_small": vit_small,
