@@ -8,9 +8,10 @@ from unittest.mock import patch
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from dino_tutorial.cli import _parser
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
+
+from dino_tutorial.cli import _parser
 
 WIDTH = 79  # columns
 

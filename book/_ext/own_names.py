@@ -8,7 +8,6 @@ up here, and its entry taken. What leads to no entry stays unresolved, and the b
 
 import sys
 from functools import cache
-from importlib import import_module
 from inspect import unwrap
 from typing import Any
 

@@ -2,8 +2,8 @@
 
 `.. room:: dino_tutorial.losses` writes an overview of the names in ``__all__``, each with the first
 sentence of its docstring, then an entry for each of them, under the file that it stands in. The
-names are not repeated in the page, so that none can be forgotten. The directive's content names what
-else gets an entry, by its full path: what is not public, and what docstrings refer to.
+names are not repeated in the page, so that none can be forgotten. The directive's content names
+what else gets an entry, by its full path: what is not public, and docstrings refer to.
 """
 
 import ast

@@ -12,12 +12,13 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import nested_parse_with_titles
+
 from dino_tutorial.curation import CurationSettings
 from dino_tutorial.methods import METHODS, help_of, title_of
 from dino_tutorial.options import describe
 from dino_tutorial.runs import Config
-from sphinx.util.docutils import SphinxDirective
-from sphinx.util.nodes import nested_parse_with_titles
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -31,9 +32,10 @@ class SettingsDirective(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        lines = list({"runs": of_runs, "methods": of_methods, "curation": of_curation}[self.arguments[0]]())
+        write = {"runs": of_runs, "methods": of_methods, "curation": of_curation}
+        lines = StringList(list(write[self.arguments[0]]()), source=__file__)
         container = nodes.Element()
-        nested_parse_with_titles(self.state, StringList(lines, source=__file__), container)
+        nested_parse_with_titles(self.state, lines, container)
         return container.children
 
 
@@ -51,7 +53,7 @@ def of_runs() -> Iterator[str]:
 
 def of_methods() -> Iterator[str]:
     for name, method in METHODS.items():
-        yield from heading(f"{title_of(name)}")
+        yield from heading(title_of(name))
         yield from (f"``dino-tutorial train {name}``. {help_of(name)}", "")
         yield from declared(method.Settings, "objective.")
 
