@@ -24,6 +24,7 @@ from sphinx.util.nodes import nested_parse_with_titles
 
 PACKAGE = "dino_tutorial"
 FIELD = type(namedtuple("Example", "field").field)
+LONGEST = 120  # characters of a constant that is shown
 HOME = Path(import_module(PACKAGE).__file__).parent
 
 
@@ -141,8 +142,10 @@ def entry(shown_in: str, module: str, name: str) -> Iterator[str]:
     thing, path = getattr(import_module(module), name), f"{shown_in}.{name}"
     if is_constant(thing):
         text = documentation(module, name).splitlines()
-        yield from (f".. py:data:: {name}", f"   :module: {shown_in}", "")
-        yield from (*(f"   {line}" for line in text), "")
+        value = repr(thing)
+        yield from (f".. py:data:: {name}", f"   :module: {shown_in}")
+        yield from [f"   :value: {value}"] * (len(value) <= LONGEST)
+        yield from ("", *(f"   {line}" for line in text), "")
     elif inspect.isclass(thing):
         yield from (f".. autoclass:: {path}", "   :members:", "")
     else:
