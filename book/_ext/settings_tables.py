@@ -78,8 +78,7 @@ def table(options: Any, prefix: str) -> Iterator[str]:
     """A row for each setting of a dataclass; those of its groups have tables of their own."""
     flat = {f.name for f in dataclasses.fields(options) if "help" in f.metadata}
     rows = [one for one in describe(options, prefix) if one.key.removeprefix(prefix) in flat]
-    if not rows:
-        yield from ("It has no settings of its own.", "")
+    if not rows:  # as the docstring says
         return
     yield from (".. list-table::", "   :header-rows: 1", "   :class: settings", "")
     for row in [("setting", "default", "may be", "what it does"), *map(cells, rows)]:
