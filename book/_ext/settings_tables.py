@@ -54,7 +54,8 @@ def of_runs() -> Iterator[str]:
 def of_methods() -> Iterator[str]:
     for name, method in METHODS.items():
         yield from heading(title_of(name))
-        yield from (f"``dino-tutorial train {name}``. {help_of(name)}", "")
+        entry = f":py:class:`~{method.__module__}.{method.__name__}`"
+        yield from (f"{entry}, ``dino-tutorial train {name}``. {help_of(name)}", "")
         yield from declared(method.Settings, "objective.")
 
 
