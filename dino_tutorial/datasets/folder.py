@@ -42,7 +42,8 @@ def open_folder(
 
     *Classes.* The first folder level below the split names the class, in sorted order; deeper
     levels do not matter. Images that lie beside the class folders are listed and left out. A flat
-    folder, or one with a single subfolder, is unlabelled: labels -1, no classes.
+    folder, or one with a single subfolder, is unlabelled: labels -1, no classes. A split whose
+    images lie in no class folder is unlabelled too, and knows the classes of the other.
 
     *Pictures* become a square canvas: short side resized with antialiasing, centre cropped, EXIF
     orientation honoured, RGB. Unreadable files are listed on stderr and skipped.
@@ -77,7 +78,7 @@ def open_folder(
     return open_source(
         FileSource(folder, kept),
         labels,
-        classes if (labels >= 0).all() else (),
+        classes,
         name,
         image_size=image_size or native_size(FileSource(folder, paths)),
         limit=limit,
