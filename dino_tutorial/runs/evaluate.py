@@ -107,10 +107,16 @@ def measure_knn(
     Raises:
         UserError: the bank has fewer than two classes, or there are no queries.
     """
-    if len(bank.classes) < 2:
-        raise UserError(f"{bank.name} has no class labels to evaluate with: use images by class")
+    if len(bank.classes) < 2 or len(bank) == 0:
+        raise UserError(
+            f"{bank.name} has no class labels to evaluate with (no labelled training images of two "
+            "classes or more): use images by class"
+        )
     if len(queries) == 0:
-        raise UserError(f"{queries.name} has no test images: add a test folder")
+        raise UserError(
+            f"{queries.name} has no labelled test images: put them in one folder a class, as the "
+            "training images are"
+        )
     top1 = evaluate_knn(
         encoder.to(device),
         bank,
