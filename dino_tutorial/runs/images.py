@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -31,11 +32,11 @@ class Images:
     @classmethod
     def open(cls, config: Config) -> "Images":
         data, size = config.data, config.views.global_size
-        where = {"root": data.root, "limit": data.limit}
-        train = open_dataset(config.source, "train", image_size=data.image_size, **where)
+        opened = partial(open_dataset, config.source, root=data.root, limit=data.limit)
+        train = opened("train", image_size=data.image_size)
         same = train.image_size == size
-        bank = train if same else open_dataset(config.source, "train", image_size=size, **where)
-        test = open_dataset(config.source, "test", image_size=size, **where)
+        bank = train if same else opened("train", image_size=size)
+        test = opened("test", image_size=size)
         return cls(train, labelled_subset(bank), labelled_subset(test))
 
     @property

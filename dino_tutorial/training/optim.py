@@ -1,6 +1,7 @@
 """What the optimizer is given, and what is done to gradients before it sees them."""
 
 import re
+from typing import Any
 
 import torch
 from timm.optim import Lars
@@ -20,7 +21,7 @@ def param_groups(
     weight_decay: float,
     layer_decay: float = 1.0,
     patch_embed_lr_mult: float = 1.0,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Split trainable parameters by weight decay and learning-rate multiplier.
 
     Biases and 1-D parameters (norms, LayerScale) are not decayed; position embeddings and the
@@ -40,8 +41,9 @@ def param_groups(
     Source: facebookresearch/dino ``utils.get_params_groups``; dinov2 ``param_groups.py``.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    depth = 1 + max((_block(name) for name, _ in named if _block(name) is not None), default=-1)
-    groups: dict[tuple[bool, float], dict] = {}
+    blocks = [block for name, _ in named if (block := _block(name)) is not None]
+    depth = 1 + max(blocks, default=-1)
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, parameter in named:
         decays = parameter.ndim > 1 and not name.endswith(".bias")
         lr_mult = _lr_mult(name, depth, layer_decay, patch_embed_lr_mult)
@@ -55,7 +57,9 @@ def param_groups(
     return list(groups.values())
 
 
-def build_optimizer(name: str, groups: list[dict], lr: float, momentum: float = 0.9):
+def build_optimizer(
+    name: str, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9
+) -> torch.optim.Optimizer:
     """AdamW (fused), LARS (BYOL's, from timm) or SGD with momentum over ``groups``."""
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
