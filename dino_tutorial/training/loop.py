@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -171,7 +171,7 @@ class Trainer:
         labels: Int[Tensor, " B"],
         values: dict[str, float],
         measure: bool,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
         views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, self.step))
         torch.manual_seed(mix(self.seed, Stream.DROP_PATH, self.step, self.processes.rank))
@@ -288,7 +288,7 @@ class Trainer:
             )
         encoder.checkpoint_activations = True
 
-    def _clip(self) -> Tensor:
+    def _clip(self) -> Float[Tensor, ""]:
         if self.optim.clip_rule == "module":
             return clip_modules(self.modules, self.optim.clip)
         return clip_gradients(self.parameters, self.optim.clip, self.optim.clip_rule)

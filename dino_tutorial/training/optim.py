@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from timm.optim import Lars
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -79,7 +80,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, weight_decay:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tensor:
+def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Float[Tensor, ""]:
     """Scale gradients down to ``max_norm`` and return their global norm before that.
 
     ``"parameter"`` bounds each parameter's own norm (DINO's code); ``"global"`` bounds the norm
@@ -104,7 +105,7 @@ def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tens
     return total
 
 
-def clip_modules(modules: list[list[Tensor]], max_norm: float) -> Tensor:
+def clip_modules(modules: list[list[Tensor]], max_norm: float) -> Float[Tensor, ""]:
     """Bound the gradient norm of each sub-module by itself; return the norm of all before that.
 
     Args:
