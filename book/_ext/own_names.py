@@ -3,13 +3,15 @@
 `` :func:`spread_of` `` in `methods/dino.py` is what that file imports by this name, and a type in a
 signature is the class itself, whatever path it came by. The reference shows both under the public
 face of their room. Where Sphinx finds no entry of the name as it is written, the object is looked
-up here, and its entry taken. What leads to no entry stays unresolved, and the build says so.
+up here, and its entry taken. A type variable has no entry: it says that what comes out is of the
+type that went in. What else leads to no entry stays unresolved, and the build says so.
 """
 
 import sys
 from functools import cache
+from importlib import import_module
 from inspect import unwrap
-from typing import Any
+from typing import Any, TypeVar
 
 from docutils import nodes
 from linked_code import identity, reference
@@ -25,9 +27,11 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def find_entry(app: Any, env: Any, node: addnodes.pending_xref, content: nodes.Node) -> Any:
-    """The link to the entry of what a role names, or None."""
+    """The link to the entry of what a role names; None if there is none."""
     if node.get("refdomain") != "py":
         return None
+    if is_type_variable(node["reftarget"]):
+        return content
     key = meaning(node["reftarget"], home(node))
     if key not in entries(env):
         return None
@@ -47,7 +51,7 @@ def home(node: nodes.Node) -> str | None:
     if node is None:
         return None
     signature = node.next_node(addnodes.desc_signature)
-    thing: Any = sys.modules.get(signature.get("module"))
+    thing: Any = import_module(signature["module"])
     for name in signature["fullname"].split("."):
         thing = getattr(thing, name, None)
     return getattr(unwrap(thing) if callable(thing) else thing, "__module__", None)
@@ -59,3 +63,8 @@ def meaning(target: str, module: str | None) -> tuple[str, str] | None:
     if path.startswith(PACKAGE):
         return identity(path, name)
     return identity(module, target) if module and not path else None
+
+
+def is_type_variable(target: str) -> bool:
+    path, _, name = target.rpartition(".")
+    return isinstance(getattr(sys.modules.get(path), name, None), TypeVar)

@@ -69,9 +69,12 @@ Page
 ====
 
 .. autofunction:: dino_tutorial.methods.help_of
-.. autoclass:: dino_tutorial.methods.DINO
 .. py:class:: DINOSettings()
    :module: dino_tutorial.methods.dino
+.. py:class:: DINO(settings: dino_tutorial.methods.dino.DINOSettings)
+   :module: dino_tutorial.methods
+
+   Its settings are :class:`DINOSettings`.
 """
 
 
@@ -99,6 +102,6 @@ def test_a_name_that_is_nowhere_is_found(tmp_path):
 
 
 def test_a_name_is_what_python_takes_it_for(tmp_path):
-    # By the path of its file; and in DINO's docstring and signature as dino.py has it.
+    # By the path of its file; and in an entry of DINO as dino.py has it.
     text = "\n:py:func:`dino_tutorial.methods.registry.help_of`\n"
     assert warnings_of(text, tmp_path) == []
