@@ -139,6 +139,7 @@ class DINOv2(DINO):
         super().__init__(backbone, settings)
         self.koleo = KoLeoLoss()
         if isinstance(self.student, PatchNetwork):
+            self.student.backbone.mask_token.requires_grad_(True)
             self.patch_loss = iBOTPatchLoss(
                 settings.patch_out_dim, settings.student_temp, settings.center_momentum
             )
