@@ -304,6 +304,16 @@ def patch_paints(factors: Factors) -> list[tuple[Tensor, Tensor]]:
     return paints
 
 
+def check_size(size: int) -> None:
+    """Refuse a canvas on which scenes cannot be drawn.
+
+    Raises:
+        UserError: the size is out of range.
+    """
+    if not 16 <= size <= 512:
+        raise UserError(f"scenes are drawn at 16 to 512 pixels, not at {size}")
+
+
 def render(factors: Factors, size: int) -> RenderedScenes:
     """Draw scenes.
 
@@ -315,8 +325,7 @@ def render(factors: Factors, size: int) -> RenderedScenes:
     Raises:
         UserError: the size is out of range.
     """
-    if not 16 <= size <= 512:
-        raise UserError(f"scenes are drawn at 16 to 512 pixels, not at {size}")
+    check_size(size)
     oversampling = 2 if size < 64 else 1
     side = size * oversampling
     n = len(factors["class"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.datasets.scenes.factors import CLASSES, CLUTTER, FULL, RANGES, sample_factors
-from dino_tutorial.datasets.scenes.render import Factors, RenderedScenes, render
+from dino_tutorial.datasets.scenes.render import Factors, RenderedScenes, check_size, render
 from dino_tutorial.errors import UserError
 
 
@@ -44,6 +44,7 @@ class SceneDataset(ImageDataset):
     def __init__(self, split: str = "train", size: int = 32, n: int = 10000, seed: int = 0) -> None:
         if n < 1:
             raise UserError(f"A set of scenes needs at least one scene, not {n}")
+        check_size(size)
         self.name = "scenes"
         self.split = split
         self.image_size = size
