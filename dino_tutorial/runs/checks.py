@@ -20,6 +20,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods import Method
 from dino_tutorial.options import flatten
 from dino_tutorial.runs.config import Config
+from dino_tutorial.training.optim import peak_learning_rate
 
 
 def check_lengths(config: Config) -> str | None:
@@ -46,6 +47,23 @@ def check_lengths(config: Config) -> str | None:
     return (
         f"{theirs} {be} longer than the run of train.epochs = {epochs}, and {be} cut to it"
     )
+
+
+def check_learning_rate(config: Config) -> None:
+    """Refuse an end of the learning rate that the caller named above where its cosine begins.
+
+    A preset's, made for a larger batch, is lowered to it.
+
+    Raises:
+        UserError: naming the settings and what to set.
+    """
+    o, batch = config.optim, config.train.batch_size
+    peak = peak_learning_rate(o.lr, batch, o.lr_scaling)
+    if o.lr_final > peak and "optim.lr_final" in config.named:
+        raise UserError(
+            f"optim.lr_final = {o.lr_final} is above the learning rate of {peak:.3g} that "
+            f"optim.lr = {o.lr} means for a batch of {batch} images: use a smaller one"
+        )
 
 
 def check_batch(config: Config, world: int = 1) -> None:

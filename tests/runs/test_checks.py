@@ -35,6 +35,9 @@ REFUSED = [
     ("dino", "train.epochs=4 optim.warmup_epochs=5", "set it to 4.0 or less, or train.epochs to 5.0"),
     ("dino", "objective.freeze_last_layer_epochs=2.5", "set it to 2.0 or less"),
     ("dino", "objective.teacher_temp_warmup_epochs=30", "train.epochs to 30.0 or more"),
+    ("dino", "optim.lr=0.008 optim.lr_final=0.002", "is above the learning rate of 0.001 that"),
+    ("dino", "optim.lr_scaling=sqrt optim.lr=0.008 optim.lr_final=0.003", "rate of 0.00283 that"),
+    ("jigsaw", "objective.permutations=10001", "[2, 10000]"),
     ("swav", "objective.freeze_prototypes_epochs=2.5", "longer than the run"),
     ("swav", "objective.queue_start_epochs=2.5", "longer than the run"),
     ("byol", ONE_AT_A_TIME, "one image at a time in a process, and byol normalises by the"),
@@ -156,3 +159,17 @@ def test_where_no_image_needs_another_one_at_a_time_will_do(method, changes, tmp
     changes |= {"train.accumulate": 32, "train.epochs": 0.125, "folder": str(tmp_path)}
     run = train(configure(method, preset="smoke", changes=changes | {"device": "cpu"}))
     assert run.complete and run.metrics[-1]["grad_norm"] > 0
+
+
+def test_a_presets_end_of_the_learning_rate_follows_a_lower_start(tmp_path):
+    """DINO ends at 1e-6; whoever lowers the start below it does not have to lower the end too."""
+    changes = {"optim.lr": 1e-6, "train.epochs": 0.25, "folder": str(tmp_path), "device": "cpu"}
+    config = configure("dino", preset="smoke", changes=changes)
+    assert config.optim.lr_final == 1e-6 > 1e-6 / 8
+    assert train(config).metrics[-1]["lr"] == pytest.approx(1e-6 / 8)
+
+
+def test_three_images_are_enough_for_a_run_with_its_report(tmp_path):
+    changes = {"data.limit": 3, "train.batch_size": 2, "folder": str(tmp_path), "device": "cpu"}
+    run = train(configure("dino", preset="smoke", changes=changes))
+    assert run.complete and run.summary["steps"] == 2 and run.report.exists()
