@@ -85,8 +85,15 @@ class Config:
             changes: dotted keys, e.g. ``{"optim.lr": 1e-3, "seed": 1}``.
 
         Raises:
-            UserError: for anything unknown or out of range.
+            UserError: for anything unknown or out of range, and for another method or preset, since
+            all other settings start from them.
         """
+        for key in ("method", "preset"):
+            if changes.get(key, getattr(self, key)) != getattr(self, key):
+                raise UserError(
+                    f"{key} = {changes[key]!r} cannot replace {getattr(self, key)!r}, from which "
+                    f"the other settings start: begin with that {key}"
+                )
         named = self.named.union(changes)
         return dataclasses.replace(self._with_layer(changes), named=named)
 
