@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     settings = commands.add_parser("settings", help="print a preset's complete settings")
     settings.add_argument("method")
+    settings.add_argument("--data", default="scenes", help="for this data set")
     settings.add_argument("--preset", default="laptop")
     settings.add_argument("--explain", action="store_true", help="say what each of them does")
     settings.set_defaults(run=_settings)
@@ -316,7 +317,7 @@ def _curate(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> int:
     from dino_tutorial.runs import configure
 
-    config = configure(options.method, preset=options.preset)
+    config = configure(options.method, options.data, options.preset)
     if options.explain:
         print(_explained(config))
     else:

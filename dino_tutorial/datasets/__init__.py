@@ -26,9 +26,12 @@ __all__ = [
 ]
 
 DATASETS = {
-    "scenes": "embedded scenes drawn by code: 10,000 + 2,000, 10 classes, any size, no download",
+    "patterns": "scenes drawn by code, kinds told by form and pattern: 10,000 + 2,000, 10 classes, "
+    "any size, no download",
+    "scenes": "the same with kinds told by colour more than by form",
     **TORCHVISION_SETS,
 }
+LOOKS = {"patterns": "pattern", "scenes": "colour"}  # what tells the kinds of these scenes apart
 SCENES = {"train": 10_000, "test": 2_000}  # how many are drawn when nobody says
 SCENE_SIZE = 32  # px
 LARGEST_CANVAS = 4096  # px
@@ -63,11 +66,11 @@ def open_dataset(
     """
     name = os.fspath(name)
     _check(split, image_size, limit)
-    if name == "scenes":
+    if name in LOOKS:
         from dino_tutorial.datasets.scenes import SceneDataset  # the only set that needs a renderer
 
         n = limit or SCENES[split]
-        return SceneDataset(split, size=image_size or SCENE_SIZE, n=n, seed=seed)
+        return SceneDataset(split, size=image_size or SCENE_SIZE, n=n, seed=seed, look=LOOKS[name])
     if name in TORCHVISION_SETS:
         return open_torchvision(
             name, split, image_size=image_size, root=root, limit=limit, seed=seed

@@ -127,7 +127,12 @@ def configure(
     _known("preset", preset, PRESETS)
     objective = METHODS[method].Settings()
     config = Config(method=method, preset=preset, source=str(data), objective=objective)
-    for layer in (_read_presets("common")[preset], preset_of(method, preset)):
+    common = _read_presets("common")
+    for layer in (
+        common[preset],
+        common.get(f"{preset}@{data}", {}),
+        preset_of(method, preset, str(data)),
+    ):
         config = config._with_layer(layer)
     return config.changed(changes or {})
 
@@ -152,15 +157,16 @@ def register(
     _OF_OTHERS[name] = dict(presets or {})
 
 
-def preset_of(method: str, preset: str) -> dict[str, Any]:
+def preset_of(method: str, preset: str, data: str = "") -> dict[str, Any]:
     """What a preset means for one method, under dotted keys.
 
-    A preset that begins with ``like: METHOD`` has that method's values where it names none.
+    A preset that begins with ``like: METHOD`` has that method's values where it names none. What
+    is under ``PRESET@DATA`` holds for that data set only, over the preset's own values.
     """
     of_method = _OF_OTHERS[method] if method in _OF_OTHERS else _read_presets(method)
-    values = dict(of_method.get(preset, {}))
+    values = {**of_method.get(preset, {}), **of_method.get(f"{preset}@{data}", {})}
     if (other := values.pop("like", None)) is not None:
-        values = {**preset_of(other, preset), **values}
+        values = {**preset_of(other, preset, data), **values}
     return values
 
 

@@ -29,6 +29,7 @@ def test_scenes():
     test = open_dataset("scenes", "test", image_size=40, limit=6, seed=3)
     assert len(train) == 12 and train.images().shape == (12, 3, 32, 32)
     assert len(test) == 6 and test.image_size == 40 and len(test.classes) == 10
+    assert train.look == "colour" and open_dataset("patterns", limit=1).look == "pattern"
     assert len(open_dataset("scenes")) == 10_000 and len(open_dataset("scenes", "test")) == 2_000
 
 
@@ -58,7 +59,7 @@ def test_images_beside_an_archive_are_a_folder(folder):
     [
         ("cifar01", "Did you mean cifar10?"),
         ("Imagenete", "Did you mean imagenette?"),
-        ("zzz", "or one of scenes, cifar10"),
+        ("zzz", "or one of patterns, scenes, cifar10"),
         ("", "there is no data set"),
         ("no/such/folder", "there is no folder or file no/such/folder"),
         ("./cifar10", "there is no folder or file"),
@@ -86,5 +87,5 @@ def test_describe():
 
 
 def test_every_set_has_a_description():
-    expected = "scenes cifar10 cifar100 stl10 imagenette pets flowers102 eurosat imagenet"
+    expected = "patterns scenes cifar10 cifar100 stl10 imagenette pets flowers102 eurosat imagenet"
     assert set(expected.split()) <= set(DATASETS) and all(DATASETS.values())

@@ -114,8 +114,9 @@ def test_a_presets_lengths_are_cut_with_a_sentence(tmp_path, capsys):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_lengths_of_presets_fit(method, preset):
-    config = configure(method, preset=preset)
+@pytest.mark.parametrize("data", ["scenes", "patterns"])
+def test_the_lengths_of_presets_fit(method, preset, data):
+    config = configure(method, data, preset)
     assert any(key.endswith("_epochs") for key in flatten(config))
     assert check_lengths(config) is None
 

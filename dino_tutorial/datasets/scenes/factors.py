@@ -41,6 +41,9 @@ RANGES: dict[str, int] = {
     "hue": FULL,
     "saturation": FULL,
     "value": FULL,
+    "second_hue": FULL,
+    "second_saturation": FULL,
+    "second_value": FULL,
     "x": FULL,
     "y": FULL,
     "scale": FULL,
@@ -56,6 +59,7 @@ RANGES: dict[str, int] = {
     "surface_angle": FULL,
     "surface_scale": FULL,
     "inlay": 2,
+    "table_hue": FULL,
     "seam_angle": FULL,
     "seam_bend": FULL,
     "seam_x": FULL,
@@ -69,6 +73,8 @@ for _i in range(PATCHES):
 for _i in range(CLUTTER):
     for _name in ("hue", "saturation", "value", "x", "y", "scale", "angle", "roundness", "aspect"):
         RANGES[f"clutter{_i}_{_name}"] = FULL
+
+Factors = dict[str, Tensor]  # integers (n,) by name
 
 SPLITS = ("train", "val", "test", "pool", "seeds", "clips", "speeds", "dice")
 
@@ -102,6 +108,11 @@ def sample_factors(indices: Tensor, split: str = "train", seed: int = 0) -> dict
             )
             for name, count in RANGES.items()
         }
+
+
+def between(factor: Tensor, low: float, high: float) -> Tensor:
+    """Turn an integer of [0, FULL) into a float32 of (low, high)."""
+    return low + (high - low) * ((factor.to(torch.float32) + 0.5) / FULL)
 
 
 def lattice_values(lattice: Tensor) -> Tensor:

@@ -20,24 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_tutorial.datasets.scenes.factors import CLUTTER, FULL, PATCHES, lattice_values
-from dino_tutorial.datasets.scenes.figures import FIGURES, inside
-from dino_tutorial.datasets.scenes.surfaces import SURFACE_PAINTS, surface_tone
+from dino_tutorial.datasets.scenes.factors import CLUTTER, Factors, between, lattice_values
+from dino_tutorial.datasets.scenes.figures import inside
+from dino_tutorial.datasets.scenes.kinds_by_colour import BY_COLOUR
+from dino_tutorial.datasets.scenes.kinds_by_pattern import BY_PATTERN
+from dino_tutorial.datasets.scenes.look import Look
+from dino_tutorial.datasets.scenes.surfaces import surface_tone
 from dino_tutorial.errors import UserError
 
-Factors = dict[str, Tensor]
-
 CHUNK_PIXELS = 1 << 18  # scenes are drawn in chunks of this many pixels: they stay in the cache
-OBJECT_RADIUS = (0.65, 1.0)  # smallest and largest, in canvas units
-CLUTTER_RADIUS = (0.14, 0.3)
+CLUTTER_RADIUS = (0.14, 0.3)  # smallest and largest, in canvas units
 UP = -math.pi / 2  # rows grow downwards
 SWING = 1.0  # radians by which a heading may differ from UP: a picture has a right way round
+LOOKS: dict[str, Look] = {"colour": BY_COLOUR, "pattern": BY_PATTERN}  # what tells kinds apart
 CAMERA_HEIGHT = 4.0  # distance of the camera from the table, in canvas units
-
-# Hue of each class's first paint, in turns. Most hues are shared by several classes, and the two
-# other paints are dark or pale whatever the class, so that colour alone cannot tell classes apart.
-RED, YELLOW, GREEN, BLUE, PURPLE = 0.99, 0.125, 0.33, 0.59, 0.8
-HUES = (RED, PURPLE, RED, YELLOW, YELLOW, GREEN, GREEN, GREEN, BLUE, BLUE)
 
 
 class RenderedScenes(NamedTuple):
@@ -56,18 +52,6 @@ class RenderedScenes(NamedTuple):
     instances: Tensor
 
 
-def between(factor: Tensor, low: float, high: float) -> Tensor:
-    """Turn an integer of [0, FULL) into a float32 of (low, high)."""
-    return low + (high - low) * ((factor.to(torch.float32) + 0.5) / FULL)
-
-
-def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """(n,) turns, (n,) and (n,) in [0, 1] -> (n, 3)."""
-    k = torch.remainder(torch.tensor([5.0, 3.0, 1.0]) + hue[:, None] * 6, 6)
-    chroma = torch.minimum(k, 4 - k).clamp(0, 1)
-    return value[:, None] * (1 - saturation[:, None] * chroma)
-
-
 class Pose(NamedTuple):
     """Place and turn of an object: each (n, 1, 1), in canvas units and radians."""
 
@@ -83,9 +67,9 @@ class Pose(NamedTuple):
         return dx * cos + dy * sin, dy * cos - dx * sin
 
 
-def object_pose(factors: Factors) -> Pose:
+def object_pose(factors: Factors, radii: tuple[float, float]) -> Pose:
     f = {name: factors[name].view(-1, 1, 1) for name in ("x", "y", "scale", "angle")}
-    radius = between(f["scale"], *OBJECT_RADIUS)
+    radius = between(f["scale"], *radii)
     reach = 1.05 - 0.5 * radius  # a large object has less room, and may be cut by the frame
     return Pose(
         between(f["x"], -1, 1) * reach,
@@ -111,7 +95,7 @@ class Layer(NamedTuple):
     cover: Tensor
     shadow: Tensor
     relief: Tensor
-    base: float
+    base: float | Tensor  # height above what it lies on, beside the relief
     gloss: Tensor
     shares: list[Tensor]  # how the cover is divided between the paints; sums to 1
     paints: list[Tensor]  # (n, 3) each
@@ -123,10 +107,12 @@ def dome(distance: Tensor, width: float) -> Tensor:
     return (t * (2 - t)).sqrt()
 
 
-def object_layer(factors: Factors, x: Tensor, y: Tensor, light: Tensor, pixel: float) -> Layer:
+def object_layer(
+    factors: Factors, look: Look, x: Tensor, y: Tensor, light: Tensor, pixel: float
+) -> Layer:
     """The object that the label names."""
     kind = factors["class"]
-    pose = object_pose(factors)
+    pose = object_pose(factors, look.object_radius)
     u, v = pose.local(x, y)
     flip = 1.0 - 2.0 * factors["mirror"].view(-1, 1, 1)
     v = v * flip
@@ -135,44 +121,28 @@ def object_layer(factors: Factors, x: Tensor, y: Tensor, light: Tensor, pixel: f
     edge = pixel / pose.radius
     soft = 0.12 / pose.radius
     distance, second, third, shadow = (torch.empty_like(u) for _ in range(4))
-    hue_jitter = between(factors["hue"], -0.02, 0.02)
-    saturation = between(factors["saturation"], 0.6, 0.95)
-    value = between(factors["value"], 0.6, 0.9)
-    for c, draw in enumerate(FIGURES):
+    for c, draw in enumerate(look.figures):
         rows = (kind == c).nonzero()[:, 0]
         if not len(rows):
             continue
         figure = draw(u[rows], v[rows], edge[rows])
         distance[rows], second[rows], third[rows] = figure
         shadow[rows] = inside(draw(su[rows], sv[rows], edge[rows]).distance, soft[rows])
-    hue = torch.tensor(HUES)[kind] + hue_jitter
-    # The pattern is dark on any kind of object, or pale on any: its colour tells nothing.
-    dark = (factors["inlay"] == 0).float()
-    second_value = dark * value * 0.16 + (1 - dark) * (value * 1.2).clamp(max=1)
-    third_value = dark * (value * 1.2).clamp(max=1) + (1 - dark) * value * 0.16
-    paints = torch.stack(
-        (
-            hsv_to_rgb(hue, saturation, value),
-            hsv_to_rgb(hue, saturation * 0.25, second_value),
-            hsv_to_rgb(hue, saturation * 0.25, third_value),
-        ),
-        1,
-    )
     visible = (factors["present"] == 0).view(-1, 1, 1)
     first = (1 - second) * (1 - third)
     return Layer(
         inside(distance, edge) * visible,
         shadow * visible,
-        dome(distance, 0.5) * (pose.radius * 0.42) * visible,
-        0.0,
+        dome(distance, look.dome[0]) * (pose.radius * look.dome[1]) * visible,
+        pose.radius * look.thickness * visible,
         between(factors["gloss"], 0.1, 0.5).view(-1, 1, 1),
         [first, second * (1 - third), third],
-        list(paints.unbind(1)),
+        list(look.object_paints(factors).unbind(1)),
     )
 
 
 def clutter_layer(
-    factors: Factors, i: int, x: Tensor, y: Tensor, light: Tensor, pixel: float
+    factors: Factors, look: Look, i: int, x: Tensor, y: Tensor, light: Tensor, pixel: float
 ) -> Layer:
     """A plain small object: marble, pill, block, whatever its proportions and corners make it."""
     f = {n: factors[f"clutter{i}_{n}"] for n in ("roundness", "aspect")}
@@ -188,24 +158,18 @@ def clutter_layer(
 
     d = distance(*pose.local(x, y))
     lx, ly = light[:, 0, None, None] * 0.1, light[:, 1, None, None] * 0.1
-    paint = hsv_to_rgb(
-        *(
-            between(factors[f"clutter{i}_{name}"], low, high)
-            for name, low, high in (("hue", 0, 1), ("saturation", 0.0, 1.0), ("value", 0.4, 0.95))
-        )
-    )
     return Layer(
         inside(d, pixel / pose.radius),
         inside(distance(*pose.local(x - lx, y - ly)), 0.1 / pose.radius),
         dome(d, 0.6) * (pose.radius * 0.5),
-        0.25 if i == CLUTTER - 1 else 0.0,
+        look.lifted if i == CLUTTER - 1 else 0.0,
         torch.full_like(pose.radius, 0.4),
         [torch.ones(1)],
-        [paint],
+        [look.clutter_paint(factors, i)],
     )
 
 
-def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(factors: Factors, look: Look, side: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images (n, 3, side, side) in [0, 1], depth (n, side, side), seen (n, layers, side, side)."""
     n = len(factors["class"])
     axis = (torch.arange(side, dtype=torch.float32) + 0.5) * (2 / side) - 1
@@ -214,9 +178,9 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     turn = between(factors["light_angle"], 0, 2 * math.pi)
     light = torch.stack((turn.cos(), turn.sin()), 1)  # where shadows fall
 
-    layers = [clutter_layer(factors, CLUTTER - 1, x, y, light, pixel)]
-    layers.append(object_layer(factors, x, y, light, pixel))
-    layers += [clutter_layer(factors, i, x, y, light, pixel) for i in range(CLUTTER - 1)]
+    layers = [clutter_layer(factors, look, CLUTTER - 1, x, y, light, pixel)]
+    layers.append(object_layer(factors, look, x, y, light, pixel))
+    layers += [clutter_layer(factors, look, i, x, y, light, pixel) for i in range(CLUTTER - 1)]
 
     visible = torch.ones(n, side, side)
     lit = torch.ones(n, side, side)
@@ -238,16 +202,19 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
         lit = lit * (1 - 0.5 * layer.shadow)
     seen.append(visible)
 
-    tone, bumps, dapple = surface_tone(factors, lattice_values(factors["lattice"]), x, y, pixel)
+    lattice = lattice_values(factors["lattice"])
+    tone, bumps, dapple = surface_tone(factors, lattice, x, y, pixel, look.dapple)
     bright = visible * lit
-    for cover, (low, high) in zip(quilt(factors, x, y, pixel), patch_paints(factors), strict=True):
+    for cover, (low, high) in zip(
+        quilt(factors, x, y, pixel), look.patch_paints(factors), strict=True
+    ):
         share = bright * cover
         light_part = share * tone
         shares += [share - light_part, light_part]
         paints += [low, high]
     relief += visible * bumps
 
-    steep = between(factors["light_height"], 0.5, 1.0).view(-1, 1, 1)
+    steep = between(factors["light_height"], *look.light_height).view(-1, 1, 1)
     slope_x = torch.diff(relief, dim=2, prepend=relief[:, :, :1]) / pixel
     slope_y = torch.diff(relief, dim=1, prepend=relief[:, :1]) / pixel
     toward = slope_x * -light[:, 0, None, None] + slope_y * -light[:, 1, None, None]
@@ -259,7 +226,7 @@ def _draw(factors: Factors, side: int) -> tuple[Tensor, Tensor, Tensor]:
     half = ((1 + 0.45 * facing) * norm * 0.912).clamp_(0, 1)
     shine = half.pow_(24) * gloss
 
-    exposure = between(factors["exposure"], 0.8, 1.1).view(-1, 1, 1)
+    exposure = between(factors["exposure"], *look.exposure).view(-1, 1, 1)
     warmth = between(factors["light_warmth"], -0.04, 0.04)
     tint = torch.stack((1 + warmth, torch.ones(n), 1 - warmth), 1)
     table = torch.stack(paints, 2) * tint[:, :, None]  # (n, 3, paints)
@@ -286,46 +253,30 @@ def quilt(factors: Factors, x: Tensor, y: Tensor, pixel: float) -> list[Tensor]:
     return [both, sides[0] - both, sides[1] - both, 1 - sides[0] - sides[1] + both]
 
 
-def patch_paints(factors: Factors) -> list[tuple[Tensor, Tensor]]:
-    """For each patch of the table, its dark and its light paint, (n, 3) each."""
-    hue, spread, saturation = torch.tensor(SURFACE_PAINTS)[factors["surface"]].unbind(1)
-    contrast = between(factors["surface_contrast"], 0.15, 0.4)
-    paints = []
-    for i in range(PATCHES):
-        h = hue + spread * between(factors[f"patch{i}_hue"], -1, 1)
-        s = saturation * between(factors[f"patch{i}_saturation"], 0.2, 0.7)
-        v = between(factors[f"patch{i}_value"], 0.3, 0.9)
-        paints.append(
-            (
-                hsv_to_rgb(h, s, v * (1 - contrast)),
-                hsv_to_rgb(h, s * 0.8, (v * (1 + contrast)).clamp(max=1)),
-            )
-        )
-    return paints
+def check_look(look: str) -> None:
+    if look not in LOOKS:
+        raise UserError(f"scenes have no look {look!r}; choose one of {', '.join(LOOKS)}")
 
 
 def check_size(size: int) -> None:
-    """Refuse a canvas on which scenes cannot be drawn.
-
-    Raises:
-        UserError: the size is out of range.
-    """
     if not 16 <= size <= 512:
         raise UserError(f"scenes are drawn at 16 to 512 pixels, not at {size}")
 
 
-def render(factors: Factors, size: int) -> RenderedScenes:
+def render(factors: Factors, size: int, look: str = "colour") -> RenderedScenes:
     """Draw scenes.
 
     Args:
         factors: integers (n,) by name, from `sample_factors`; continuous ones may lie outside
             their range, which is how clips move things.
         size: S, the side of the canvas in pixels, 16 to 512.
+        look: a key of `LOOKS`: what tells the kinds apart.
 
     Raises:
-        UserError: the size is out of range.
+        UserError: the size is out of range, or there is no such look.
     """
     check_size(size)
+    check_look(look)
     oversampling = 2 if size < 64 else 1
     side = size * oversampling
     n = len(factors["class"])
@@ -340,7 +291,7 @@ def render(factors: Factors, size: int) -> RenderedScenes:
     identity = torch.tensor([CLUTTER + 1, 1, *range(2, CLUTTER + 1), 0], dtype=torch.uint8)
     for start in range(0, n, chunk):
         rows = slice(start, start + chunk)
-        images, depth, seen = _draw({k: v[rows] for k, v in factors.items()}, side)
+        images, depth, seen = _draw({k: v[rows] for k, v in factors.items()}, LOOKS[look], side)
         if oversampling > 1:
             images, seen = F.avg_pool2d(images, 2), F.avg_pool2d(seen, 2)
             depth = F.avg_pool2d(depth[:, None], 2)[:, 0]

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
-from dino_tutorial.datasets.scenes.factors import CLASSES, CLUTTER, FULL, RANGES, sample_factors
-from dino_tutorial.datasets.scenes.render import Factors, RenderedScenes, check_size, render
+from dino_tutorial.datasets.scenes.factors import (
+    CLASSES,
+    CLUTTER,
+    FULL,
+    RANGES,
+    Factors,
+    sample_factors,
+)
+from dino_tutorial.datasets.scenes.render import RenderedScenes, check_look, check_size, render
 from dino_tutorial.errors import UserError
 
 
@@ -36,16 +43,26 @@ class SceneDataset(ImageDataset):
         size: side of the canvas in pixels.
         n: number of scenes.
         seed: another seed gives other scenes, with the same classes.
+        look: what tells the kinds apart, "colour" or "pattern".
     """
 
     classes = CLASSES
     in_memory = True
 
-    def __init__(self, split: str = "train", size: int = 32, n: int = 10000, seed: int = 0) -> None:
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = 32,
+        n: int = 10000,
+        seed: int = 0,
+        look: str = "colour",
+    ) -> None:
         if n < 1:
             raise UserError(f"A set of scenes needs at least one scene, not {n}")
         check_size(size)
-        self.name = "scenes"
+        check_look(look)
+        self.name = "patterns" if look == "pattern" else "scenes"
+        self.look = look
         self.split = split
         self.image_size = size
         self._factors = sample_factors(torch.arange(n), split, seed)
@@ -60,7 +77,7 @@ class SceneDataset(ImageDataset):
 
     def scenes(self, indices: Tensor | None = None) -> RenderedScenes:
         """Images with all their ground truth, drawn anew."""
-        return render(self.factors(indices), self.image_size)
+        return render(self.factors(indices), self.image_size, self.look)
 
     def images(self, indices: Tensor | None = None) -> Tensor:
         if self._images is None:
@@ -100,7 +117,9 @@ def _speeds(n: int, name: str, most: int, seed: int) -> Tensor:
     return other * (2 * most + 1) // RANGES[name] - most
 
 
-def make_clips(n: int, frames: int = 8, size: int = 32, seed: int = 0) -> Clips:
+def make_clips(
+    n: int, frames: int = 8, size: int = 32, seed: int = 0, look: str = "colour"
+) -> Clips:
     """Videos in which the object glides, turns and comes nearer, over clutter that drifts.
 
     Speeds are whole numbers of factor units a frame, so that frame t needs no frame before it.
@@ -129,7 +148,7 @@ def make_clips(n: int, frames: int = 8, size: int = 32, seed: int = 0) -> Clips:
     moved = {name: values.repeat_interleave(frames) for name, values in start.items()}
     for name, speed in speeds.items():
         moved[name] = (start[name][:, None] + speed[:, None] * time).flatten()
-    scenes = render(moved, size)
+    scenes = render(moved, size, look)
     return Clips(
         scenes.images.view(n, frames, 3, size, size),
         scenes.mask.view(n, frames, size, size),
@@ -155,7 +174,7 @@ JUNK_SHARE = 4  # one image of the pool in so many shows no object
 DUPLICATE_SHARE = 5  # one in so many nearly repeats an earlier one
 
 
-def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0) -> Pool:
+def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0, look: str = "colour") -> Pool:
     """A long-tailed pool: class c is 1 / (c + 1) as frequent as class 0; junk; near-duplicates.
 
     A near-duplicate has the object moved and turned a little and the exposure changed.
@@ -185,14 +204,18 @@ def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0) -> Pool:
         nudge = dice[f"clutter0_{name}" if name != "exposure" else name]
         factors[name] = factors[name] + (source != index) * (nudge * 2 * most // FULL - most)
     labels = torch.where(factors["present"] == 0, factors["class"], -1)
-    return Pool(render(factors, size).images, labels, torch.where(source != index, source, -1))
+    return Pool(
+        render(factors, size, look).images, labels, torch.where(source != index, source, -1)
+    )
 
 
-def curated_seeds(per_class: int = 20, size: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
+def curated_seeds(
+    per_class: int = 20, size: int = 32, seed: int = 0, look: str = "colour"
+) -> tuple[Tensor, Tensor]:
     """A small balanced set to retrieve with: images uint8 (n, 3, S, S), labels int64 (n,)."""
     if per_class < 1:
         raise UserError(f"curated seeds need at least one image per class, not {per_class}")
     labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
     factors = sample_factors(torch.arange(len(labels)), "seeds", seed)
     factors["class"] = labels
-    return render(factors, size).images, labels
+    return render(factors, size, look).images, labels

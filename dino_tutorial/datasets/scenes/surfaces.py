@@ -14,20 +14,6 @@ from torch import Tensor
 
 from dino_tutorial.datasets.scenes.factors import FULL
 
-# The table is nearly gray: its colours would tell the crops of one scene from those of another
-# before anything else does, and a self-supervised model would learn tables instead of objects.
-# Per material: hue and its spread (turns), saturation of the dark paint.
-SURFACE_PAINTS: tuple[tuple[float, float, float], ...] = (
-    (0.10, 0.02, 0.05),  # sand
-    (0.07, 0.02, 0.08),  # wood
-    (0.50, 0.50, 0.04),  # cloth
-    (0.50, 0.50, 0.02),  # tiles
-    (0.60, 0.10, 0.01),  # stone
-)
-
-
-DAPPLE = 0.9  # how far the light on the table may vary from place to place
-
 
 def _sample(lattice: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Look the lattice (n, L, L) up at u, v (n, H, W), where 2 is once across;
@@ -39,7 +25,7 @@ def _sample(lattice: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def surface_tone(
-    factors: dict[str, Tensor], lattice: Tensor, x: Tensor, y: Tensor, pixel: float
+    factors: dict[str, Tensor], lattice: Tensor, x: Tensor, y: Tensor, pixel: float, most: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tone in [0, 1], relief in canvas units and brightness about 1, (n, H, W) each.
 
@@ -47,6 +33,7 @@ def surface_tone(
         lattice: int64 (n, L, L) in [0, FULL).
         x, y: canvas coordinates that broadcast to (1, H, W).
         pixel: width of a pixel in canvas units.
+        most: how far the brightness may be from 1.
     """
     values = lattice.to(torch.float32) / FULL
     smooth = F.interpolate(values[:, None], scale_factor=4, mode="bicubic")[:, 0].clamp_(0, 1)
@@ -61,7 +48,7 @@ def surface_tone(
             tone[rows], relief[rows] = recipe(smooth[rows], u[rows], v[rows], pixel)
     strength = 0.2 + 0.8 * factors["dapple"].view(-1, 1, 1) / FULL
     spots = _sample(smooth, u * (0.14 / zoom), v * (0.14 / zoom))
-    dapple = 1 + DAPPLE * strength * (2 * spots - 1)
+    dapple = 1 + most * strength * (2 * spots - 1)
     return tone.clamp_(0, 1), relief, dapple
 
 
