@@ -166,7 +166,7 @@ def test_settings_and_doctor(capsys):
         (["train", "dino", "--data", "no/such/folder"], "no/such/folder"),
         (["train", "dino", "--set", "optim.lrr=1"], "did you mean 'optim.lr'"),
         (["train", "dino", "--set", "objective.momentum=2"], "out of range"),
-        (["train", "dino", "--set", "views.global_size=30"], "cut into patches of 8 x 8"),
+        (["train", "dino", "--set", "views.global_size=30"], "not a multiple of the patch size 8"),
         (["train", "dino", "--set", "views.local_size=12"], "not a multiple of the patch size 8"),
         (["train", "dino", "--resume"], "nothing to resume in"),
         (["train", "byol", "--set", "views.local_crops=2"], "set views.local_crops=0"),

@@ -13,11 +13,14 @@ has not asked for that and is refused. One out of a preset is cut so, with a sen
 ``--set train.epochs=0.5`` is enough for a short trial. The presets' own lengths fit.
 """
 
+import inspect
+
 import torch
 from torch import nn
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import Method
+from dino_tutorial.models import ENCODERS
 from dino_tutorial.options import flatten
 from dino_tutorial.runs.config import Config
 from dino_tutorial.training.optim import peak_learning_rate
@@ -66,6 +69,25 @@ def check_learning_rate(config: Config) -> None:
         )
 
 
+def check_patches(config: Config) -> None:
+    """Refuse crops that cannot be cut into patches.
+
+    Raises:
+        UserError: naming the setting and the next size that will do.
+    """
+    named = inspect.signature(ENCODERS[config.model.arch]).parameters.get("patch_size")
+    patch = 1 if named is None else config.model.patch_size or named.default
+    sizes = {"views.global_size": config.views.global_size}
+    if config.views.local_crops:
+        sizes["views.local_size"] = config.views.local_size
+    for key, size in sizes.items():
+        if size % patch:
+            raise UserError(
+                f"{key} = {size} is not a multiple of the patch size {patch}: use "
+                f"{size // patch * patch or patch} or another model.patch_size"
+            )
+
+
 def check_batch(config: Config, world: int = 1) -> None:
     """Refuse a batch that cannot be shared out to processes and parts.
 
@@ -106,7 +128,6 @@ def check_run(
         UserError: naming the settings and what to set.
     """
     _check_enough_images(config, n_images)
-    _check_local_crops(config, method)
     _check_images_at_a_time(config, method, device, world)
     _check_masks(config, method)
 
@@ -117,15 +138,6 @@ def _check_enough_images(config: Config, n_images: int) -> None:
         raise UserError(
             f"train.batch_size = {batch} is larger than the data set of {n_images} images: use a "
             f"smaller batch or more images"
-        )
-
-
-def _check_local_crops(config: Config, method: Method) -> None:
-    patch, size = getattr(method.student.backbone, "patch_size", 1), config.views.local_size
-    if size % patch and config.views.local_crops:
-        raise UserError(
-            f"views.local_size = {size} is not a multiple of the patch size {patch}: use "
-            f"{size // patch * patch or patch} or another model.patch_size"
         )
 
 

@@ -9,7 +9,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import process_group
 from dino_tutorial.runs.build import build_method, start_from
-from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_run
+from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches, check_run
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
 from dino_tutorial.runs.evaluate import measure_knn
@@ -49,6 +49,7 @@ def train(config: Config, resume: bool = False) -> Run:
         resumes = resume and (folder / CURRENT).exists()
         cut = None if resumes else check_lengths(config)
         check_learning_rate(config)
+        check_patches(config)
         check_batch(config, processes.world)
         images = Images.open(config)
         n_classes = len(images.train.classes)

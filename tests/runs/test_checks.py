@@ -12,7 +12,13 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.options import flatten, parse_assignments
 from dino_tutorial.runs import PRESETS, build_method, read_config
-from dino_tutorial.runs.checks import check_batch, check_lengths, check_run
+from dino_tutorial.runs.checks import (
+    check_batch,
+    check_learning_rate,
+    check_lengths,
+    check_patches,
+    check_run,
+)
 
 ONE_AT_A_TIME = "train.batch_size=32 train.accumulate=32"
 # A method, its changes, and what the sentence says.
@@ -23,9 +29,11 @@ REFUSED = [
     ("dino", "train.batch_size=300", "is larger than the data set of 256 images: use a smaller"),
     ("dino", "views.local_size=12", "views.local_size = 12 is not a multiple of the patch size 8"),
     ("dino", "views.local_size=4", "use 8 or another model.patch_size"),
-    ("dino", "views.global_size=20", "cannot be cut into patches of 8 x 8"),
+    ("dino", "views.global_size=20", "views.global_size = 20 is not a multiple of the patch size 8"),
+    ("dino", "model.arch=vit_small model.patch_size=null views.global_size=40", "size 16: use 32"),
+    ("dino", "model.arch=vit_giant model.patch_size=null views.global_size=48", "size 14: use 42"),
     ("dino", "model.num_heads=3", "embed_dim=32 cannot be shared by num_heads=3"),
-    ("dino", "model.stem=conv model.patch_size=12 views.global_size=24", "patch_size must be a power of two, not 12"),
+    ("dino", "model.stem=conv model.patch_size=12 views.global_size=24 views.local_crops=0", "patch_size must be a power of two, not 12"),
     ("dino", "model.arch=resnet10 model.depth=3", "resnet10 has no argument depth"),
     ("dino", "model.arch=resnet10 train.checkpoint_activations=true", "vision transformers"),
     ("dino", "train.sharding=fsdp", "train.sharding=fsdp cuts a model up"),
@@ -119,6 +127,21 @@ def test_the_lengths_of_presets_fit(method, preset, data):
     config = configure(method, data, preset)
     assert any(key.endswith("_epochs") for key in flatten(config))
     assert check_lengths(config) is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_rest_of_a_preset_fits(method, preset):
+    config = configure(method, preset=preset)
+    check_batch(config)
+    check_learning_rate(config)
+    check_patches(config)
+
+
+def test_convolutions_and_unused_crops_need_no_patches():
+    changes = {"model.arch": "resnet10", "views.global_size": 31, "views.local_size": 15}
+    check_patches(configure("dino", preset="smoke", changes=changes))
+    check_patches(configure("byol", preset="smoke", changes={"views.local_size": 15}))
 
 
 @pytest.mark.parametrize(("world", "refuses"), [(1, False), (2, False), (3, True), (64, True)])

@@ -10,7 +10,7 @@ import pytest
 from dino_tutorial import configure
 from dino_tutorial.cli import _parser
 from dino_tutorial.options import parse_assignments
-from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths
+from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = re.compile(r"(?:dino-tutorial|-m dino_tutorial) (train [^\n`|#;]+)")
@@ -49,4 +49,5 @@ def test_it_would_start(page, command):
     config = configure(options.method, options.data, options.preset, changes)
     assert check_lengths(config) is None
     check_learning_rate(config)
+    check_patches(config)
     check_batch(config)
