@@ -24,8 +24,14 @@ from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.ahead import ahead
 from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
-from dino_tutorial.training.checkpoint import save_checkpoint
-from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
+from dino_tutorial.training.checkpoint import CURRENT, save_checkpoint
+from dino_tutorial.training.health import (
+    check_finite,
+    check_teacher_is_a_copy,
+    diagnose,
+    first_not_finite,
+    weights_diverged,
+)
 from dino_tutorial.training.log import Clock, RowLog
 from dino_tutorial.training.optim import (
     LR_SCALINGS,
@@ -167,9 +173,25 @@ class Trainer:
         )
 
     def _save(self, metrics_size: int, timings_size: int) -> None:
+        self._check_weights(self.step)
         state = self.state(metrics_size, timings_size)
         if self.processes.is_main:
             save_checkpoint(self.folder, state)
+
+    def _check_weights(self, steps: int) -> None:
+        """Never let weights that are no numbers replace a checkpoint, or be measured.
+
+        All processes have to call it together; each looks at its own part.
+
+        Raises:
+            TrainingDiverged: some are, after so many steps.
+        """
+        parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
+        name = first_not_finite(parts)
+        bad = torch.tensor(float(name is not None), device=self.device)
+        if mean_over_processes(bad).item() > 0:
+            kept = (self.folder / CURRENT).exists()
+            raise weights_diverged(name or "another process's weights", steps - 1, kept)
 
     def _parts(self) -> Generator[Part, None, None]:
         """What the steps that are left are made of, ``train.accumulate`` parts each.
@@ -336,8 +358,9 @@ class Trainer:
         row = {"step": self.step, "epoch": round(self.step / self.order.steps_per_epoch, 4)}
         row |= dict(zip(names, numbers, strict=True)) | values
         row |= self.method.constants
-        check_finite(row)
+        check_finite(row, kept=(self.folder / CURRENT).exists())
         if self._due(self.train.eval_every) and self.evaluate is not None:
+            self._check_weights(self.step + 1)
             row |= self.evaluate()
         self.rows.append(row)
         self._report_health()
