@@ -83,9 +83,7 @@ def curate_pool(
         torch_device = choose_device(device, processes.local_rank)
         features, size, identity = open_weights(weights, torch_device)
         images, true_groups = open_pool(pool, size, limit)
-        identity |= {"pool": images.name, "images": len(images), "image_size": images.image_size}
-        if isinstance(images, ImageFiles):
-            identity["names"] = sha256("\n".join(images.paths).encode()).hexdigest()[:16]
+        identity |= {"pool": images.name, "image_size": images.image_size, **images.fingerprint()}
         curated = seeds and open_seeds(seeds, images.image_size)
         excluded = evaluation and open_excluded(evaluation, images.image_size)
         functions = describers(features)

@@ -59,6 +59,9 @@ class ImageFiles(ImageDataset):
         self._source = FileSource(folder, self.paths)
         self.image_size = image_size or native_size(self._source)
 
+    def _contents(self) -> tuple[str, str]:
+        return self._source.contents()
+
     def images(self, indices: Tensor | None = None) -> Tensor:
         chosen = list(range(len(self))) if indices is None else indices.tolist()
         canvas, problems = decode_many(self._source, chosen, self.image_size)

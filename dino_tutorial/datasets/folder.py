@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.base import ImageDataset, digest
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
 from dino_tutorial.errors import UserError
 
@@ -118,6 +118,11 @@ class FileSource(Source):
 
     def take(self, indices: Tensor) -> FileSource:
         return FileSource(self._folder, self._paths[indices.numpy()])
+
+    def contents(self) -> tuple[str, str]:
+        places = (os.path.join(self._folder, self.name(n)) for n in range(len(self)))
+        sizes, times = self.hash_files(places)
+        return digest(self._paths.tobytes(), sizes), times
 
 
 def find_images(folder: Path) -> list[str]:

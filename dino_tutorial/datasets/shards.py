@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.base import ImageDataset, digest
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
 from dino_tutorial.datasets.folder import TEST_FOLDERS, TRAIN_FOLDERS, hold_out, walk_images
 from dino_tutorial.errors import UserError
@@ -131,6 +131,10 @@ class ShardSource(Source):
     def name(self, index: int) -> str:
         shard = self._paths[self._place[index, 0]]
         return f"{os.path.basename(shard)}:{os.fsdecode(self._keys[index])}"
+
+    def contents(self) -> tuple[str, str]:
+        sizes, times = self.hash_files(self._paths)
+        return digest(self._keys.tobytes(), self._place.tobytes(), sizes), times
 
     def take(self, indices: Tensor) -> ShardSource:
         part = ShardSource(self._paths, [])

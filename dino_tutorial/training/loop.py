@@ -257,12 +257,18 @@ class Trainer:
             "seconds": self.clock.seconds,
             "log_sizes": [metrics_size, timings_size],
             "warnings": self.warnings,
+            "data": self.dataset.fingerprint(),
             "method": whole(self.method.state_dict(), keep),
             "optimizer": whole(self.optimizer.state_dict(), keep),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`, as if nothing had happened in between."""
+        """Continue from :meth:`state`, as if nothing had happened in between.
+
+        Raises:
+            UserError: the state is of another architecture, or of other images.
+        """
+        self._check_images(state.get("data"))
         try:
             self._load_method(state["method"])
             self._load_optimizer(state["optimizer"])
@@ -276,6 +282,24 @@ class Trainer:
             ) from None
         self.step, self.clock = state["step"], Clock(state["seconds"])
         self.log_sizes, self.warnings = state["log_sizes"], state["warnings"]
+
+    def _check_images(self, before: dict[str, Any] | None) -> None:
+        """Other images would be drawn in another order, or be others at the same places."""
+        now = self.dataset.fingerprint()
+        if before is None or before == now:  # None: the state of an older version
+            return
+        if any(before.get(key) != now[key] for key in ("images", "contents")):
+            raise UserError(
+                f"the images of {self.dataset.name} have changed since {self.folder} was started "
+                f"({before.get('images')} then, {now['images']} now; their names, sizes and labels "
+                f"are compared): bring the old ones back, or start a new run"
+            )
+        if not self.processes.is_main:
+            return
+        self.warn(
+            f"the image files of {self.dataset.name} have other times than when {self.folder} was "
+            f"started, but the same names and sizes: if they were replaced, start a new run"
+        )
 
     def _load_method(self, state: dict[str, Any]) -> None:
         ours = self.method.state_dict()
