@@ -80,8 +80,10 @@ def vote(similarity: Tensor, classes: Tensor, temperature: float, n_classes: int
 def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
     """The fraction of rows whose label is among the ``topk`` classes with most votes.
 
+    A class without a single vote is not among them, even where fewer than ``topk`` have some.
+
     Args:
-        votes: (n, C), or logits or probabilities.
+        votes: (n, C), or logits (any of which is below 0) or probabilities.
         labels: (n,) int64 from 0.
         topk: 1 for top-1 accuracy; at most C.
     """
@@ -97,7 +99,10 @@ def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
             "some test images have no label (−1), so no answer is right: leave them out"
         )
     best = votes.topk(topk, dim=1).indices
-    hits = (best == labels.to(best.device)[:, None]).any(dim=1)
+    right = best == labels.to(best.device)[:, None]
+    if (votes >= 0).all():
+        right &= votes.gather(1, best) > 0
+    hits = right.any(dim=1)
     return hits.double().mean().item()
 
 

@@ -1,13 +1,12 @@
 """The training loop: views in, loss out, teacher after student, for any method."""
 
 import signal
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
@@ -22,7 +21,6 @@ from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
-from dino_tutorial.training.ahead import ahead
 from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
 from dino_tutorial.training.checkpoint import CURRENT, save_checkpoint
 from dino_tutorial.training.health import (
@@ -53,13 +51,6 @@ class Interrupted(Exception):
     def __init__(self, step: int):
         super().__init__(f"stopped after step {step}")
         self.step = step
-
-
-class Part(NamedTuple):
-    """A step's views, or those of a part of its batch, and what else the method asks for."""
-
-    views: list[Tensor]
-    asked: dict[str, Tensor]
 
 
 @dataclass
@@ -130,17 +121,16 @@ class Trainer:
         self.rows = metrics.rows()
         self.method.train()
         self.clock.start(self.step)
-        with interruptible() as interrupted, self._bar() as bar, closing(self._parts()) as parts:
-            while self.step < self.total_steps:
+        with interruptible() as interrupted, self._bar() as bar:
+            for images, labels in bar:
                 logged = self._due(self.train.log_every)
                 values = {name: table[self.step] for name, table in self.schedules.items()}
-                measured = self._step(parts, values, logged)
+                measured = self._step(images, labels, values, logged)
                 self.method.after_step(values)
                 if logged:
                     row = self._row(measured, values)
                     bar.set_postfix(self._postfix(row), refresh=False)
                 self.step += 1
-                bar.update()
                 self.clock.tick()
                 if logged:
                     metrics.write(row)
@@ -162,8 +152,10 @@ class Trainer:
         return metrics, timings
 
     def _bar(self) -> tqdm:
-        """The steps, counted on the screen of the main process."""
+        """The batches that are left, counted on the screen of the main process."""
+        order = self.order.since(self.step)
         return tqdm(
+            batches(self.dataset, order, self.device, self.train.workers),
             total=self.total_steps,
             initial=self.step,
             unit="step",
@@ -193,50 +185,34 @@ class Trainer:
             kept = (self.folder / CURRENT).exists()
             raise weights_diverged(name or "another process's weights", steps - 1, kept)
 
-    def _parts(self) -> Generator[Part, None, None]:
-        """What the steps that are left are made of, ``train.accumulate`` parts each.
-
-        An accelerator makes views as fast as they are asked for; a CPU makes them ahead.
-        """
-        order = self.order.since(self.step)
-        loaded = batches(self.dataset, order, self.device, self.train.workers)
-        parts = (
-            part
-            for step, (images, labels) in enumerate(loaded, self.step)
-            for part in self._draw(step, images, labels)
-        )
-        return ahead(parts) if self.device.type == "cpu" else parts
-
-    def _draw(
-        self, step: int, images: UInt8[Tensor, "B 3 H W"], labels: Int[Tensor, " B"]
-    ) -> Iterator[Part]:
-        """The views of one step. All their randomness comes from (seed, step)."""
-        views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, step))
-        masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, step))
-        params = self.augment.sample(self.train.batch_size, *images.shape[-2:], views_seed)
-        params = params[self.order.share]
-        masks = self.method.draw_masks(self.train.batch_size, masks_seed)
-        size = len(images) // self.train.accumulate
-        for chosen in (slice(k * size, (k + 1) * size) for k in range(self.train.accumulate)):
-            with torch.no_grad():
-                views = self.augment.apply(images[chosen], params[chosen])
-            asked = {"labels": labels[chosen]} if self.method.needs_labels else {}
-            if masks is not None:
-                asked["masks"] = masks[self.order.share][chosen].to(self.device)
-            yield Part(views, asked)
-
     def _step(
-        self, parts: Iterator[Part], values: dict[str, float], measure: bool
+        self,
+        images: UInt8[Tensor, "B 3 H W"],
+        labels: Int[Tensor, " B"],
+        values: dict[str, float],
+        measure: bool,
     ) -> dict[str, Tensor]:
-        """Loss, gradients, update. All randomness of a step comes from (seed, step)."""
+        """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
+        views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, self.step))
         torch.manual_seed(mix(self.seed, Stream.DROP_PATH, self.step, self.processes.rank))
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
+        params = self.augment.sample(self.train.batch_size, *images.shape[-2:], views_seed)
+        params = params[self.order.share]
+        masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, self.step))
+        masks = self.method.draw_masks(self.train.batch_size, masks_seed)
+        size = len(images) // self.train.accumulate
         micro_metrics = []
-        for number, part in enumerate(islice(parts, self.train.accumulate), 1):
-            last = number == self.train.accumulate
+        for part in range(self.train.accumulate):
+            chosen = slice(part * size, (part + 1) * size)
+            last = part + 1 == self.train.accumulate
             with nullcontext() if last or self.engine is self.method else self.engine.no_sync():
+                with torch.no_grad():
+                    views = self.augment.apply(images[chosen], params[chosen])
+                asked = {"labels": labels[chosen]} if self.method.needs_labels else {}
+                if masks is not None:
+                    asked["masks"] = masks[self.order.share][chosen].to(self.device)
                 with self._autocast():
-                    metrics = self.engine(part.views, values, measure, **part.asked)
+                    metrics = self.engine(views, values, measure, **asked)
                 (metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
         grad_norm = self._clip()
