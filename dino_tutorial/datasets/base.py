@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dino_tutorial.errors import UserError
 
@@ -33,7 +34,7 @@ def identity(batch: T) -> T:
     return batch
 
 
-class ImageDataset:
+class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Pictures on a square canvas of S pixels, with a class label each.
 
     Attributes:

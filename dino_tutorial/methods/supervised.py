@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -61,11 +62,11 @@ class Supervised(Method):
 
     def forward(
         self,
-        views: list[Tensor],
+        views: list[Float[Tensor, "_ B 3 _ _"]],
         values: Mapping[str, float],
         measure: bool,
-        labels: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+        labels: Int[Tensor, " B"] | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
         if labels is None:
             raise ValueError("supervised training wants labels: call it with those of the images")
         features, logits = self.student(views)  # (1, B, D), (1, B, n_classes)

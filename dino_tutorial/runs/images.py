@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -32,12 +32,11 @@ class Images:
     @classmethod
     def open(cls, config: Config) -> "Images":
         data, size = config.data, config.views.global_size
-        where = {"root": data.root, "limit": data.limit}
-        train = open_dataset(config.source, "train", image_size=data.image_size, **where)
+        opened = partial(open_dataset, config.source, root=data.root, limit=data.limit)
+        train = opened("train", image_size=data.image_size)
         same = train.image_size == size
-        bank = train if same else open_dataset(config.source, "train", image_size=size, **where)
-        test = open_dataset(config.source, "test", image_size=size, **where)
-        return cls(train, bank, test)
+        bank = train if same else opened("train", image_size=size)
+        return cls(train, bank, opened("test", image_size=size))
 
     @cached_property
     def labelled_bank(self) -> ImageDataset:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dino_tutorial.datasets import ImageDataset
 from dino_tutorial.datasets.subset import labelled_subset
@@ -116,7 +117,9 @@ def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -
     write_json(folder / "environment.json", describe_environment(device))
 
 
-def _finish(folder: Path, config: Config, trainer: Trainer, images: Images, weights: dict) -> None:
+def _finish(
+    folder: Path, config: Config, trainer: Trainer, images: Images, weights: dict[str, Tensor]
+) -> None:
     """Weights, summary and report of a completed training."""
     encoder = new_encoder(config).eval()
     encoder.load_state_dict(weights)

@@ -2,7 +2,9 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ from dino_tutorial.training.health import first_not_finite
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
-def save_checkpoint(folder: Path, state: dict) -> None:
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write ``state`` as the folder's current checkpoint and keep the one before it.
 
     At every instant at least one complete checkpoint lies in the folder.
@@ -38,7 +40,7 @@ def save_checkpoint(folder: Path, state: dict) -> None:
         ) from error
 
 
-def load_checkpoint(folder: Path, warn=print) -> dict:
+def load_checkpoint(folder: Path, warn: Callable[[str], object] = print) -> dict[str, Any]:
     """Read the newest readable checkpoint; code hidden in one is never executed.
 
     Args:
