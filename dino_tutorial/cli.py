@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except UserError as error:
-        print(f"dino-tutorial: {error}", file=sys.stderr)
+        print(f"dino-tutorial: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dino-tutorial: stopped", file=sys.stderr)

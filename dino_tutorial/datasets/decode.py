@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, digest
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of uint8 pixels that are decoded once and kept
 LARGEST_NATIVE = 64  # px; small pictures of one size keep it
@@ -350,7 +350,7 @@ def nothing_readable(name: str, count: int, first: str, reason: str) -> UserErro
 def report(what: str, names: Sequence[str]) -> None:
     """One line on stderr: what happened, and the first few names."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    print(f"{what}: {', '.join(names[:3])}{more}.", file=sys.stderr)
+    print(printable(f"{what}: {', '.join(names[:3])}{more}."), file=sys.stderr)
 
 
 class OnDemandDataset(ImageDataset):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset, digest
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"),
@@ -70,7 +70,7 @@ def open_folder(
         UserError: the folder is missing, empty, or has no readable image in this split.
     """
     folder = Path(folder).expanduser()
-    name = name or folder.resolve().name
+    name = name or printable(folder.resolve().name)
     paths, links = find_files(folder)
     layout = find_layout(paths)
     splits = split_paths(layout, links, folder, name)
@@ -88,7 +88,7 @@ def open_folder(
     return open_source(
         FileSource(folder, kept),
         labels,
-        classes,
+        tuple(map(printable, classes)),
         name,
         image_size=image_size or native_size(FileSource(folder, paths)),
         limit=limit,

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from dino_tutorial.datasets.base import ImageDataset, digest
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
 from dino_tutorial.datasets.folder import TEST_FOLDERS, TRAIN_FOLDERS, hold_out, walk_images
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LARGEST_LABEL = 1_000_000  # beyond this an integer is an identifier, not a class
@@ -80,7 +80,7 @@ def open_shards(
         UserError: there is no such shard, or no readable image in this split.
     """
     pattern = os.path.expanduser(os.fspath(pattern))
-    name = Path(pattern).resolve().name.removesuffix(".tar")
+    name = printable(Path(pattern).resolve().name.removesuffix(".tar"))
     paths = find_shards(pattern)
     by_split = shards_by_split(paths)
     if by_split is not None:
@@ -102,7 +102,7 @@ def open_shards(
     return open_source(
         source.take(torch.tensor(chosen)),
         labels[chosen],
-        classes,
+        tuple(map(printable, classes)),
         name,
         image_size=image_size or native_size(source),
         limit=limit,
