@@ -78,6 +78,8 @@ def curate_pool(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 image, not {limit}")
     out, options = Path(out), options or CurationSettings()
+    pool, weights = os.fspath(pool), os.fspath(weights)
+    seeds, evaluation = seeds and os.fspath(seeds), evaluation and os.fspath(evaluation)
     torch_device = choose_device(device)
     with process_group(torch_device.type) as processes:
         torch_device = choose_device(device, processes.local_rank)

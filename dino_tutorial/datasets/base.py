@@ -96,8 +96,8 @@ class ArrayDataset(ImageDataset):
     """Pictures that are already in memory.
 
     Args:
-        images: uint8 (N, 3, S, S).
-        labels: int64 (N,), -1 for unlabelled; None labels nothing.
+        images: uint8 (N, 3, S, S), a tensor or an array.
+        labels: whole numbers (N,), -1 for unlabelled; None labels nothing.
         classes: names of the classes, indexed by label.
         name: a short name, used in reports.
         origin: hashes of the files that they come from and of their times, see
@@ -117,6 +117,7 @@ class ArrayDataset(ImageDataset):
         name: str = "array",
         origin: tuple[str, str] | None = None,
     ) -> None:
+        images = torch.as_tensor(images)  # an array will do
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UserError(
                 f"{name}: pictures must be uint8 of shape (N, 3, S, S), "
@@ -124,8 +125,9 @@ class ArrayDataset(ImageDataset):
             )
         if images.shape[2] != images.shape[3]:
             raise UserError(f"{name}: pictures must be square, not {tuple(images.shape[2:])}")
-        if labels is None:
-            labels = torch.full((len(images),), -1)
+        labels = torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)
+        if labels.is_floating_point() and not (labels == labels.round()).all():
+            raise UserError(f"{name}: labels have to be whole numbers, and some are not")
         if labels.shape != (len(images),):
             raise UserError(
                 f"{name}: {len(images)} pictures need {len(images)} labels, "

@@ -269,6 +269,11 @@ class VisionTransformer(Encoder):
         self, x: Float[Tensor, "B C H W"], masks: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise UserError(
+                f"images have to be (B, {self.in_chans}, H, W), not {tuple(x.shape)}: repeat a "
+                "gray channel, leave an alpha channel out, or build the model with in_chans"
+            )
         height, width = self._grid(*x.shape[-2:])
         if masks is None:
             x = self.patch_embed(x)
