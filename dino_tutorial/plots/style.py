@@ -130,7 +130,8 @@ def styled(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> DescribedFigure:
-        with matplotlib.rc_context(STYLE):
+        # Names of classes and data are shown as they are, dollars included.
+        with matplotlib.rc_context(STYLE | {"text.parse_math": False}):
             figure = draw(*args, **kwargs)
             if figure.get_layout_engine() is not None:
                 figure.draw_without_rendering()
@@ -175,7 +176,8 @@ def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure"
     if path.suffix == ".html":
         alt, name = html.escape(figure.alt_text), html.escape(title)
         picture = base64.b64encode(to_png(figure)).decode()
-        content = PAGE.format(title=name, alt=alt, picture=picture).encode()
+        page = PAGE.format(title=name, alt=alt, picture=picture)
+        content = page.encode("utf-8", "backslashreplace")
     elif path.suffix == ".png":
         content = to_png(figure)
     else:

@@ -1,12 +1,16 @@
 """Is it learning, and if not, why: the signatures of a run that has gone wrong, in words."""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.collapse import find_collapse
 from dino_tutorial.methods.teacher import Teacher
+from dino_tutorial.parallel import own_part
 
 
 class TrainingDiverged(UserError):
@@ -28,58 +32,48 @@ def check_teacher_is_a_copy(student: nn.Module, teacher: Teacher[nn.Module]) -> 
             )
 
 
-def check_finite(row: dict[str, Any]) -> None:
+def check_finite(row: dict[str, Any], kept: bool = True) -> None:
+    """Refuse a loss that is no number; ``kept`` says whether there is an earlier checkpoint."""
     if not math.isfinite(row["loss"]):
-        raise TrainingDiverged(
-            f"the loss became {row['loss']} at step {row['step']}: lower optim.lr, set "
-            f"optim.clip (DINO: 3.0), or use precision=fp32 or bf16 rather than fp16; the last "
-            f"checkpoint before it is kept"
-        )
+        raise _diverged(f"the loss became {row['loss']} at step {row['step']}", kept)
 
 
-def diagnose(rows: list[dict[str, Any]]) -> str | None:
-    """One sentence on the collapse that the latest rows show, or None.
+def first_not_finite(tree: Any, name: str = "") -> str | None:
+    """The dotted name of the first tensor that holds NaN or infinity; None if there is none.
 
-    Looks at the last three rows once a run has logged eight, because every run starts near
-    ln K. A teacher that is uniform for *each* image has entropy ln K; one that gives *all*
-    images the same prototype has a batch entropy of 0; constant features have no spread.
-
-    Source: Caron et al. 2021, section 5.3 and figure 7.
+    Args:
+        tree: dictionaries and lists, in each other, of tensors and anything else.
+        name: of the tree itself.
     """
-    if len(rows) < 8:
+    tensors = {key: own_part(t) for key, t in _tensors(tree, name) if t.is_floating_point()}
+    if not tensors:
         return None
-    for signature in (_uniform, _one_prototype, _constant_features):
-        sentence = signature(rows[-3:])
-        if sentence:
-            return sentence
-    return None
+    finite = torch.stack([tensor.isfinite().all().cpu() for tensor in tensors.values()])
+    return None if finite.all() else list(tensors)[int(finite.int().argmin())]
 
 
-def _uniform(rows: list[dict[str, Any]]) -> str | None:
-    if all(row.get("teacher_entropy", 0) > 0.995 * row.get("ln_k", math.inf) for row in rows):
-        return (
-            "the teacher's output is uniform (its entropy is ln K and the loss sits at ln K): "
-            "nothing sharpens it. Lower the teacher temperature (0.04), or check that the "
-            "student's (0.1) is the larger of the two"
-        )
-    return None
+def _tensors(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
-def _one_prototype(rows: list[dict[str, Any]]) -> str | None:
-    if all(row.get("batch_entropy", math.inf) < 0.05 * row.get("ln_k", 0) for row in rows):
-        return (
-            "every image gets the same prototype (the mean teacher distribution has no entropy): "
-            "nothing spreads the images out. Check that the center is subtracted and updated "
-            "(center_momentum below 1)"
-        )
-    return None
+def weights_diverged(name: str, step: int, kept: bool) -> TrainingDiverged:
+    """The error for weights, or what goes with them, that are no numbers after a step."""
+    return _diverged(f"{name} held NaN or infinity after step {step}", kept)
 
 
-def _constant_features(rows: list[dict[str, Any]]) -> str | None:
-    if all(row.get("feature_spread", 1) < 0.01 for row in rows):
-        return (
-            "the features are the same for all images (feature spread below 0.01): the run has "
-            "collapsed. Check the learning rate, the momentum of the teacher if there is one (0.99 "
-            "or more) and, for BYOL, the predictor and its batch normalisation"
-        )
-    return None
+def _diverged(what: str, kept: bool) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"{what}: lower optim.lr, set optim.clip (DINO: 3.0), or use precision=fp32 or bf16 rather "
+        f"than fp16; "
+        + ("the last checkpoint before it is kept" if kept else "there is no checkpoint before it")
+    )
+
+
+def diagnose(rows: Sequence[Mapping[str, object]]) -> str | None:
+    """What :func:`dino_tutorial.evaluation.find_collapse` finds in the latest rows, in words."""
+    collapse = find_collapse(rows)
+    return None if collapse is None else str(collapse)
