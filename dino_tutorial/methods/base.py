@@ -145,7 +145,7 @@ class Method(nn.Module, ABC):
 
     @property
     def encoder(self) -> Encoder:
-        """The backbone that is kept and evaluated: the teacher's, if there is one."""
+        """The backbone that is kept and evaluated, the teacher's if there is one."""
         network = self.student if self.teacher is None else self.teacher.network
         return network.backbone
 

@@ -26,7 +26,8 @@ from dino_tutorial.errors import UserError
 WIDTH = 4.6  # inches, of every figure
 P = ParamSpec("P")
 
-# name: (on a light card, on a dark card). The "-text" shades are for words: contrast >= 4.5.
+#: Colours by name: on a light card, on a dark one. Those that end in ``-text`` are for words, with
+#: a contrast of 4.5 or more.
 COLOURS = {
     "card": ("#fefefd", "#191d23"),
     "ink": ("#1f2428", "#e9ebee"),
@@ -44,6 +45,7 @@ COLOURS = {
     "green-text": ("#006e50", "#5ed6b0"),
     "purple-text": ("#9a3f70", "#e9aecf"),
 }
+#: The colours of curves, in the order in which they are used.
 PALETTE = ("blue", "vermillion", "green", "purple", "orange", "sky", "yellow")
 
 
@@ -52,6 +54,7 @@ def colour(name: str) -> str:
     return COLOURS[name][0]
 
 
+#: Matplotlib's settings (``rcParams``) for every figure of the book and the report.
 STYLE = {
     "figure.facecolor": colour("card"),
     "figure.dpi": 110,
