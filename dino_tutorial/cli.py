@@ -248,7 +248,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from dino_tutorial.models.pretrained import RELEASED
+    from dino_tutorial.models.released import RELEASED
     from dino_tutorial.runs import load_run
     from dino_tutorial.runs.show import show
 

@@ -14,7 +14,7 @@ from dino_tutorial.models import VisionTransformer, pretrained
 from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, patch_pca_pictures
 from dino_tutorial.plots.style import DescribedFigure, save_figure
 from dino_tutorial.runs.folder import Run
-from dino_tutorial.runs.pictures import attention_maps, crops_of, nearest_pictures, patch_components
+from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_pictures, patch_components
 
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment

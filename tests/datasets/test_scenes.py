@@ -19,8 +19,8 @@ from dino_tutorial.datasets.scenes import (
     sample_factors,
     uncurated_pool,
 )
+from dino_tutorial.datasets.scenes.drawing import CAMERA_HEIGHT, LOOKS, object_pose
 from dino_tutorial.datasets.scenes.factors import FULL, RANGES
-from dino_tutorial.datasets.scenes.render import CAMERA_HEIGHT, LOOKS, object_pose
 from dino_tutorial.errors import UserError
 
 FACTOR_CHECKSUM = 55387112511692

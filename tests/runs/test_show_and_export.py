@@ -13,10 +13,10 @@ from dino_tutorial import configure, load_run
 from dino_tutorial.cli import main
 from dino_tutorial.evaluation import patch_pca
 from dino_tutorial.models import VisionTransformer, load_weights
-from dino_tutorial.runs.pictures import attention_maps, nearest_pictures, patch_components
+from dino_tutorial.runs.gallery import attention_maps, nearest_pictures, patch_components
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
-from dino_tutorial.runs.pictures import attention_maps, nearest_pictures, patch_components
+from dino_tutorial.runs.gallery import attention_maps, nearest_pictures, patch_components
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.scenes.drawing import RenderedScenes, check_look, render
 from dino_tutorial.datasets.scenes.factors import (
     CLASSES,
     CLUTTER,
@@ -16,7 +17,6 @@ from dino_tutorial.datasets.scenes.factors import (
     Factors,
     sample_factors,
 )
-from dino_tutorial.datasets.scenes.render import RenderedScenes, check_look, render
 from dino_tutorial.errors import UserError
 
 

@@ -11,7 +11,7 @@ from dino_tutorial.runs.build import build_method, start_from
 from dino_tutorial.runs.checks import check_accumulation
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
-from dino_tutorial.runs.evaluate import measure_knn
+from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.runs.folder import (
     Run,
     find_folder,
