@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
@@ -74,9 +75,9 @@ class DINOv2Settings(DINOSettings):
 class Output(NamedTuple):
     """A network's features (V, B, D) and logits (V, B, K), and those (M, K') of masked patches."""
 
-    features: Tensor
-    logits: Tensor
-    patch_logits: Tensor | None = None
+    features: Float[Tensor, "V B D"]
+    logits: Float[Tensor, "V B K"]
+    patch_logits: Float[Tensor, "M K2"] | None = None
 
 
 class PatchNetwork(PrototypeNetwork):
@@ -89,8 +90,8 @@ class PatchNetwork(PrototypeNetwork):
         self.patch_head = patch_head
 
     def forward(  # type: ignore[override]  # DINOv2 alone calls it, and always with masks
-        self, views: list[Tensor], masks: PatchMasks, masked: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], masks: PatchMasks, masked: bool
+    ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"], Float[Tensor, "M K2"]]:
         """View groups to features (V, B, D), logits (V, B, K) and patch logits (M, K').
 
         Args:
@@ -187,11 +188,11 @@ class DINOv2(DINO):
 
     def forward(
         self,
-        views: list[Tensor],
+        views: list[Float[Tensor, "_ B 3 _ _"]],
         values: Mapping[str, float],
         measure: bool,
         masks: PatchMasks | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         o, temp = self.settings, values["teacher_temp"]
         guide, student = self._outputs(views, masks)
         targets = self._targets(self.loss, guide.logits, temp)
@@ -220,7 +221,9 @@ class DINOv2(DINO):
             self.patch_loss.update()
         super().after_step(values)
 
-    def _outputs(self, views: list[Tensor], masks: PatchMasks | None) -> tuple[Output, Output]:
+    def _outputs(
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], masks: PatchMasks | None
+    ) -> tuple[Output, Output]:
         """The guide's for the global views, and the student's for all, who sees less of them."""
         global_views = [views[0][:2]]
         if not self.compares_patches:
@@ -239,7 +242,9 @@ class DINOv2(DINO):
         """The features (2, B, D) of the global crops whose spread would tell of a collapse."""
         return guide.features
 
-    def _targets(self, center: Center, logits: Tensor, temp: float) -> Tensor:
+    def _targets(
+        self, center: Center, logits: Float[Tensor, "*rows K"], temp: float
+    ) -> Float[Tensor, "*rows K"]:
         """The guide's probabilities (…, K): centred by the running mean, or balanced."""
         if self.settings.centering == "sinkhorn":
             return sinkhorn_knopp(logits.flatten(0, -2), temp).view(logits.shape)
@@ -247,6 +252,6 @@ class DINOv2(DINO):
         return center.probabilities(logits, temp)
 
 
-def _mean_entropy(targets: Tensor, weights: Tensor) -> Tensor:
+def _mean_entropy(targets: Float[Tensor, "M K"], weights: Float[Tensor, " M"]) -> Float[Tensor, ""]:
     """The mean over masked images of the mean entropy of their masked patches."""
     return (entropy(targets) * weights).sum() / weights.sum().clamp(min=1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
@@ -133,7 +134,7 @@ class Distill(DINOv2):
         return student.features[:2].detach()
 
 
-def fingerprint(network: nn.Module) -> Tensor:
+def fingerprint(network: nn.Module) -> UInt8[Tensor, "32"]:
     """(32,) uint8: the SHA-256 of all weights and buffers, names included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
