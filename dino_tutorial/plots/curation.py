@@ -105,7 +105,7 @@ def curation_warnings(summary: Mapping[str, object]) -> list[str]:
     if largest > max(20, 0.02 * summary["images"]):
         found.append(
             f"One component holds {percent(largest / summary['images'])} of the pool. Unless it"
-            " really has so many copies of one picture, chains of look-alikes have grown together:"
+            " really has so many copies of one image, chains of look-alikes have grown together:"
             " raise the similarity."
         )
     if summary["blank"] > 0.1 * summary["images"]:

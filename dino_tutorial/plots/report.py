@@ -99,7 +99,7 @@ def render_report(data: ReportData) -> str:
     summary = data.summary
     groups = [
         ("What it learned", "learned", list(_learning_cards(data))),
-        ("What the networks see", "pictures", list(_picture_cards(data))),
+        ("What the networks see", "images", list(_image_cards(data))),
         ("How it was trained", "training", list(_training_cards(data))),
     ]
     return render_page(
@@ -213,7 +213,7 @@ def _learning_cards(data: ReportData) -> Iterator[Card]:
         )
 
 
-def _picture_cards(data: ReportData) -> Iterator[Card]:
+def _image_cards(data: ReportData) -> Iterator[Card]:
     if _given(data.source_images, data.crops, data.crop_boxes):
         yield Card(
             "Crops the student saw",
@@ -233,7 +233,7 @@ def _picture_cards(data: ReportData) -> Iterator[Card]:
         yield Card(
             "Principal components of the patches",
             "Equal colours mean similar patch features, across all the images.",
-            images.patch_pca_pictures(data.pca_images, data.patch_pca),
+            images.patch_pca_images(data.pca_images, data.patch_pca),
             finding=False,
         )
     if _given(data.query_images, data.neighbour_images):

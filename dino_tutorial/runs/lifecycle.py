@@ -28,7 +28,7 @@ from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
 from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 from dino_tutorial.training.loop import Trainer
-from dino_tutorial.training.sharding import whole
+from dino_tutorial.training.sharding import gathered
 from dino_tutorial.views import Augment
 
 
@@ -80,7 +80,7 @@ def train(config: Config, resume: bool = False) -> Run:
             trainer.restore(load_checkpoint(folder, warn=trainer.warn))
         if trainer.step < trainer.total_steps:
             trainer.fit()
-        weights = whole(trainer.method.encoder.state_dict(), keep=processes.is_main)
+        weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)
         if processes.is_main:
             _finish(folder, config, trainer, images, weights)
     return load_run(folder)

@@ -125,13 +125,13 @@ def make_clips(
 
     Args:
         n: number of videos.
-        frames: T, pictures a video.
+        frames: T, images a video.
         size: side of the canvas in pixels.
     """
     if n < 1 or frames < 1:
         raise UserError(f"clips need at least one video of one frame, not {n} of {frames}")
     start = sample_factors(torch.arange(n), "clips", seed)
-    # Start near the middle, so that the object is still in the picture at the end.
+    # Start near the middle, so that the object is still in the image at the end.
     for name in ("x", "y"):
         start[name] = (start[name] + FULL) // 3
     speeds = {
