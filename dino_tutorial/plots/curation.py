@@ -61,7 +61,8 @@ class CurationReport:
 def write_curation_report(path: str | Path, report: CurationReport) -> Path:
     """Write the report to ``path`` and return it. An older report is replaced in one step.
 
-    Raises UserError when the folder is missing or cannot be written.
+    Raises:
+        UserError: the folder is missing or cannot be written.
     """
     return write_page(path, render_curation_report(report))
 
@@ -207,7 +208,10 @@ def share_curves(
 ) -> DescribedFigure:
     """The share of each class or cluster at each stage; unnamed ones in falling order.
 
-    counts: by a key of :data:`STAGES`, ``(C,)`` images of each class; names: ``(C,)``.
+    Args:
+        counts: by a key of :data:`STAGES`, (C,) images of each class.
+        names: (C,) of the classes.
+        what: "class" or "cluster", for the axis.
     """
     figure = new_figure(3.0)
     axes = figure.subplots()

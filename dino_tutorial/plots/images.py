@@ -33,7 +33,15 @@ MAX_PIXELS = 96  # longest side of an image in a grid: larger ones are reduced t
 
 
 def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Undo the normalisation of a network's input: ``(…, 3, H, W)`` floats to [0, 1]."""
+    """Undo the normalisation of a network's input.
+
+    Args:
+        images: (…, 3, H, W) floats.
+        mean, std: of each channel.
+
+    Returns:
+        (…, 3, H, W) in [0, 1].
+    """
     mean, std = (torch.as_tensor(x, device=images.device).view(3, 1, 1) for x in (mean, std))
     return (images * std + mean).clamp(0, 1)
 
@@ -45,9 +53,13 @@ def image_grid(
     columns: int = 6,
     description: str | None = None,
 ) -> DescribedFigure:
-    """Images ``(n, 3, H, W)`` in rows of ``columns``, each under its title.
+    """Images in rows, each under its title.
 
-    ``description`` says what they are; it opens the alt text.
+    Args:
+        images: (n, 3, H, W).
+        titles: n of them, or none.
+        columns: images in a row.
+        description: what the images are; it opens the alt text.
     """
     arrays = _arrays(images)
     columns = min(columns, len(arrays))
@@ -69,10 +81,14 @@ def image_grid(
 def crop_figure(source_images: Tensor, crops: Sequence[Tensor], boxes: Tensor) -> DescribedFigure:
     """Where each crop was taken, and beside it the crop as the student saw it.
 
-    source_images: ``(n, 3, H, W)``. crops: V tensors ``(n, 3, h, w)``, in display range; the
-    views whose crops are largest count as global. boxes: ``(n, V, 4)`` pixels of the source,
-    ``left, top, right, bottom``. Global crops have solid boxes, local crops dashed ones, and
-    every box has the number of its crop.
+    Global crops have solid boxes, local crops dashed ones, and every box has the number of its
+    crop.
+
+    Args:
+        source_images: (n, 3, H, W).
+        crops: V tensors (n, 3, h, w), in display range; the views whose crops are largest count as
+            global.
+        boxes: (n, V, 4) pixels of the source: left, top, right, bottom.
     """
     sources = _arrays(source_images, 192)
     scale = sources[0].shape[0] / source_images.shape[-2]
@@ -117,8 +133,11 @@ def crop_figure(source_images: Tensor, crops: Sequence[Tensor], boxes: Tensor) -
 def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> DescribedFigure:
     """What the CLS token attends to: each image, then one map per head laid over it.
 
-    images: ``(n, 3, H, W)``; attention: ``(n, heads, h, w)`` over the patches, non-negative.
-    Each map is scaled to its own maximum. At most ``max_heads`` heads are drawn.
+    Args:
+        images: (n, 3, H, W).
+        attention: (n, heads, h, w) over the patches, non-negative; each map is scaled to its own
+            maximum.
+        max_heads: at most so many heads are drawn.
     """
     attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
     n_heads = min(attention.shape[1], max_heads)
@@ -148,8 +167,9 @@ def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> De
 def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
     """One image, and beside it what one token attends to in it, laid over it.
 
-    image: ``(3, H, W)``; attention: ``(h, w)`` over the patches, non-negative, scaled to its own
-    maximum.
+    Args:
+        image: (3, H, W).
+        attention: (h, w) over the patches, non-negative, scaled to its own maximum.
     """
     (array,) = _arrays(image[None])
     attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
@@ -176,8 +196,11 @@ def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
 def patch_pca_images(images: Tensor, components: Tensor, columns: int = 4) -> DescribedFigure:
     """Images, and under each its patches coloured by three principal components.
 
-    images: ``(n, 3, H, W)``; components: ``(n, h, w, 3)`` of any range, scaled over all images
-    together so that equal colours mean equal features. NaN marks background, drawn gray.
+    Args:
+        images: (n, 3, H, W).
+        components: (n, h, w, 3) of any range, scaled over all images together so that equal colours
+            mean equal features. NaN marks background, drawn gray.
+        columns: images in a row.
     """
     arrays = _arrays(images)
     coloured = component_colors(torch.as_tensor(components).detach().cpu().double()).numpy()
@@ -209,9 +232,15 @@ def neighbour_rows(
 ) -> DescribedFigure:
     """Each query with its nearest neighbours, marked right (tick) or wrong (cross) by class.
 
-    query_images: ``(q, 3, H, W)``; neighbour_images: ``(q, k, 3, H, W)``, nearest first;
-    query_labels ``(q,)`` and neighbour_labels ``(q, k)`` index ``classes``. Where one of the two
-    is -1, the pair is neither right nor wrong; where that is so of all, no marks are drawn.
+    Where one of two labels is -1, the pair is neither right nor wrong; where that is so of all, no
+    marks are drawn.
+
+    Args:
+        query_images: (q, 3, H, W).
+        neighbour_images: (q, k, 3, H, W), nearest first.
+        query_labels: (q,) indices of ``classes``.
+        neighbour_labels: (q, k) likewise.
+        classes: their names.
     """
     queries = _arrays(query_images)
     k = neighbour_images.shape[1]
@@ -266,8 +295,12 @@ def mask_overlay(
 ) -> DescribedFigure:
     """Masks tinted over their images, and the true outline dashed where ``truth`` is given.
 
-    images: ``(n, 3, H, W)``; masks and truth: ``(n, H, W)`` boolean. With ``truth`` the title of
-    each image is the Jaccard index, the overlap divided by the union.
+    Args:
+        images: (n, 3, H, W).
+        masks: (n, H, W) boolean.
+        truth: (n, H, W) boolean; with it the title of each image is the Jaccard index, the overlap
+            divided by the union.
+        columns: images in a row.
     """
     masks = torch.as_tensor(masks).bool().cpu()
     columns = min(columns, len(images))
@@ -315,8 +348,10 @@ def removed_pairs(
 ) -> DescribedFigure:
     """Images that were kept, each beside one that was removed for it.
 
-    kept and removed: ``(n, 3, H, W)``; similarity: ``(n,)``; right: bool ``(n,)``, whether they
-    are true copies.
+    Args:
+        kept, removed: (n, 3, H, W).
+        similarity: (n,) of the pairs.
+        right: (n,) boolean, whether they are true copies.
     """
     left, beside = _arrays(kept), _arrays(removed)
     per_row = 3
@@ -344,7 +379,12 @@ def removed_pairs(
 
 @styled
 def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
-    """Some images of each cluster, a row each: ``(c, k, 3, H, W)``, and the clusters' sizes."""
+    """Some images of each cluster, a row each.
+
+    Args:
+        images: (c, k, 3, H, W).
+        sizes: (c,) images of each cluster.
+    """
     figure, panels = _panels(
         len(images), images.shape[1], images.shape[-2:], titled=True, every_row=True
     )

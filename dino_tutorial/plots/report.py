@@ -69,13 +69,18 @@ class Card:
 def write_report(path: str | Path, data: ReportData) -> Path:
     """Write the report to ``path`` and return it. An older report is replaced in one step.
 
-    Raises UserError when the folder is missing or cannot be written.
+    Raises:
+        UserError: the folder is missing or cannot be written.
     """
     return write_page(path, render_report(data))
 
 
 def write_page(path: str | Path, page: str) -> Path:
-    """Write the text of a page, whole or not at all, and return where."""
+    """Write the text of a page, all of it or nothing, and return where.
+
+    Raises:
+        UserError: the folder is missing or cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -150,7 +155,12 @@ def verdict(summary: Mapping[str, object]) -> str:
 
 
 def warnings(summary: Mapping[str, object], metrics: Rows) -> list[str]:
-    """What in the numbers points to a collapse or a failed run, in plain words."""
+    """What in the numbers points to a collapse or a failed run, in plain words.
+
+    Args:
+        summary: as in ``summary.json``; accuracies in [0, 1].
+        metrics: rows of ``metrics.jsonl``, oldest first.
+    """
     found = []
     losses = curves.series(metrics, "loss")[1]
     if len(losses) and not math.isfinite(losses[-1]):

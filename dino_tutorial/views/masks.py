@@ -119,7 +119,10 @@ def _counts(
 def _place_blocks(masks: Tensor, counts: Tensor, draw: Tensor) -> None:
     """Try one block in each image of ``masks`` (B, rows, columns), in place.
 
-    draw: (4, B) uniform numbers for the block's area, aspect, top and left.
+    Args:
+        masks: changed.
+        counts: (B,) patches to mask in each.
+        draw: (4, B) uniform numbers for the block's area, aspect, top and left.
     """
     _, rows, columns = masks.shape
     missing = counts - masks.sum(dim=(1, 2))
