@@ -202,10 +202,10 @@ def _learning_cards(data: ReportData) -> Iterator[Card]:
     if has(rows, "loss"):
         yield Card(
             "Loss against ln K" if ln_k is not None else "Loss",
-            "ln K is the loss of an answer that gives all K prototypes, classes or candidates"
+            "ln K is the loss of an output that gives all K prototypes, classes or candidates"
             " the same probability. Learning starts where the curve leaves that line."
             if ln_k is not None
-            else "The distance between the student's prediction and the teacher's answer.",
+            else "The distance between the student's prediction and the teacher's output.",
             curves.loss_curve(rows, ln_k, phases),
         )
     if has(rows, "teacher_entropy") or has(rows, "batch_entropy"):
