@@ -230,7 +230,7 @@ def schedule_curves(rows: Rows, keys: Sequence[str] | None = None) -> DescribedF
 
     Args:
         rows: with the keys.
-        keys: names in the rows; by default those of :data:`SCHEDULES` that the rows have.
+        keys: names in the rows; by default all schedules that the rows have.
     """
     keys = [key for key in (keys or SCHEDULES) if has(rows, key)]
     figure = new_figure(max(1.2, 0.35 + 0.85 * len(keys)))
