@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("seen_by", metavar="RUN", help="a run's folder, or a released model's name")
     show.add_argument("what", choices=("attention", "pca", "crops", "neighbours"))
     show.add_argument("--data", help="another data set or folder (default: the run's)")
-    show.add_argument("--n", type=int, default=4, help="number of pictures (default: 4)")
-    show.add_argument("--size", type=int, help="side of a picture in pixels (default: the run's)")
+    show.add_argument("--n", type=int, default=4, help="number of images (default: 4)")
+    show.add_argument("--size", type=int, help="side of an image in pixels (default: the run's)")
     show.add_argument("--out", type=Path, help=".png, .svg, .pdf or .html (default: WHAT.png)")
     show.set_defaults(run=_show)
 
@@ -248,7 +248,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from dino_tutorial.models.pretrained import RELEASED, suggest
+    from dino_tutorial.models.released import RELEASED, suggest
     from dino_tutorial.runs import load_run
     from dino_tutorial.runs.show import show
 

@@ -90,7 +90,7 @@ def gather_over_processes(tensor: Tensor) -> Tensor:
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """The part of a tensor that lies here, sharing memory; the tensor itself if it is whole."""
+    """The part of a tensor that lies here, sharing memory; the tensor itself if it is full."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,7 +1,7 @@
 """PCA whitening: directions that all images share count no more than those that tell them apart.
 
 Descriptors of copies are compared by cosine. Unwhitened, most of the cosine comes from the few
-directions along which all pictures vary, and strangers look alike; SSCD and DINO's copy detection
+directions along which all images vary, and strangers look alike; SSCD and DINO's copy detection
 (section 4.2.2 of the paper) whiten for the same reason.
 """
 

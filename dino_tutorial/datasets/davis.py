@@ -121,11 +121,11 @@ def _open(path: Path) -> Image.Image:
         raise UserError(f"{path} cannot be read as an image ({error}): copy it again") from error
 
 
-def _stack(pictures: list[np.ndarray], name: str) -> Tensor:
-    shapes = {picture.shape[:2] for picture in pictures}
+def _stack(images: list[np.ndarray], name: str) -> Tensor:
+    shapes = {image.shape[:2] for image in images}
     if len(shapes) > 1:
-        raise UserError(f"sequence {name} has pictures of several sizes: {sorted(shapes)}")
-    return torch.from_numpy(np.stack(pictures))
+        raise UserError(f"sequence {name} has images of several sizes: {sorted(shapes)}")
+    return torch.from_numpy(np.stack(images))
 
 
 def _listed(folder: Path, split: str) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def open_folder(
     folder, or one with a single subfolder, is unlabelled: labels -1, no classes. A split whose
     images lie in no class folder is unlabelled too, and knows the classes of the other.
 
-    *Pictures* become a square canvas: short side resized with antialiasing, centre cropped, EXIF
+    *Images* become a square canvas: short side resized with antialiasing, centre cropped, EXIF
     orientation honoured, RGB. Unreadable files are listed on stderr and skipped.
 
     Args:

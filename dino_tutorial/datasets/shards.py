@@ -1,7 +1,7 @@
 """WebDataset shards: tar files whose members `KEY.jpg`, `KEY.cls`, `KEY.json` are one sample.
 
 Shards are made for streaming, but a stream can shuffle only within a buffer, and its order depends
-on how many workers read it. Here the tar headers are read once, and after that each picture is one
+on how many workers read it. Here the tar headers are read once, and after that each image is one
 seek and one read. So the training loop's order is exactly the one that it drew, for shards as for
 folders, and a run that is resumed sees what it would have seen. On an object store, where seeks
 are slow, use the `webdataset` package's streams instead.
@@ -37,7 +37,7 @@ BLOCK = 512  # bytes; tar pads everything to it
 
 @dataclass
 class Sample:
-    """A picture in a shard: where its bytes are, and what it shows (a class index, a name)."""
+    """An image in a shard: where its bytes are, and what it shows (a class index, a name)."""
 
     key: str
     shard: int
@@ -342,9 +342,9 @@ def write_shards(
 
 def _write_sample(tar: tarfile.TarFile, dataset: ImageDataset, index: int) -> None:
     pixels, label = dataset[index]
-    picture = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(picture, "PNG")
-    members = {"png": picture.getvalue()}
+    image = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(image, "PNG")
+    members = {"png": image.getvalue()}
     if label >= 0:
         members["cls"] = str(label).encode()
         if label < len(dataset.classes):

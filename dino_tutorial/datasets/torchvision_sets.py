@@ -1,6 +1,6 @@
 """Public data sets through torchvision, which downloads them with progress and checks their sums.
 
-torchvision is used to fetch and to read the annotations; the pictures are decoded like those of
+torchvision is used to fetch and to read the annotations; the images are decoded like those of
 any folder, so orientation, canvas and unreadable files are treated alike everywhere.
 """
 

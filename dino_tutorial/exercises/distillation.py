@@ -98,7 +98,7 @@ PATCH_LOSS = Exercise(
         Mistake(
             "crossed",
             "a crop's patches are compared with the other crop's, which show another part of the "
-            "picture",
+            "image",
             {"crossed": True},
         ),
         Mistake(
@@ -141,7 +141,7 @@ PATCH_LOSS = Exercise(
         ),
         Mistake(
             "summed-over-patches",
-            "the patches are summed; take their mean, or the loss grows with the picture",
+            "the patches are summed; take their mean, or the loss grows with the image",
             {"reduce": "sum over patches"},
         ),
         Mistake(

@@ -1,4 +1,4 @@
-"""Frozen features: the foreground of a PCA picture, mutual partners, mean IoU."""
+"""Frozen features: the foreground of a PCA image, mutual partners, mean IoU."""
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +41,12 @@ def _observe_pca_foreground(answer: Answer) -> Observation:
     seen = {}
     for n_images, n_patches, every in ((3, 20, 4), (4, 15, 3)):
         thing = torch.arange(n_images * n_patches).view(n_images, n_patches) % every == 0
-        thing[0] = False  # a picture without the object
+        thing[0] = False  # an image without the object
         spread = torch.tensor([1.0, 0.7, 0.5, 0.4, 0.3])
         patches = 3 + spread * randn(n_images, n_patches, 5, seed=n_patches)
         patches = patches + 6 * thing[..., None] * randn(5, seed=every)
         mask = answer.tensor(patches)
-        seen[f"the foreground of {n_images} pictures of {n_patches} patches"] = mask
+        seen[f"the foreground of {n_images} images of {n_patches} patches"] = mask
     return seen
 
 
@@ -54,13 +54,13 @@ PCA_FOREGROUND = Exercise(
     name="pca_foreground",
     chapter=CHAPTER,
     call="pca_foreground(patches)",
-    task="patch features (B, N, D) of B pictures to a boolean (B, N): on which side of 0 each "
+    task="patch features (B, N, D) of B images to a boolean (B, N): on which side of 0 each "
     "patch lies along the first principal component of all B times N patches; the side with "
     "fewer patches is True.",
     solution=lambda patches: patch_pca(patches, 1).isfinite().all(dim=-1),
     variant=_pca_foreground,
     observe=_observe_pca_foreground,
-    checked="three pictures and four, one of each without the object",
+    checked="three images and four, one of each without the object",
     mistakes=(
         Mistake(
             "not-centred",
@@ -75,8 +75,8 @@ PCA_FOREGROUND = Exercise(
         ),
         Mistake(
             "own-basis",
-            "each picture has a basis of its own, so that a picture without the object is split "
-            "as well; use one basis for all patches of all pictures",
+            "each image has a basis of its own, so that an image without the object is split "
+            "as well; use one basis for all patches of all images",
             {"basis": "own"},
         ),
         Mistake(
@@ -131,13 +131,13 @@ MUTUAL_PARTNERS = Exercise(
     name="mutual_partners",
     chapter=CHAPTER,
     call="mutual_partners(first, second)",
-    task="patches (N, D) of one picture and (M, D) of another to int64 (N,): for each patch of the "
+    task="patches (N, D) of one image and (M, D) of another to int64 (N,): for each patch of the "
     "first the index of the patch of the second with the largest cosine, or -1 if that one is "
     "more similar to another patch of the first.",
     solution=lambda first, second: mutual_matches(first[None], second[None]).partner[0],
     variant=_mutual_partners,
     observe=_observe_mutual_partners,
-    checked="more patches in the second picture, and fewer",
+    checked="more patches in the second image, and fewer",
     mistakes=(
         Mistake(
             "not-normalised",
@@ -152,7 +152,7 @@ MUTUAL_PARTNERS = Exercise(
         Mistake("farthest", "these are the least similar patches", {"nearest": False}),
         Mistake(
             "no-mark",
-            "a patch without a partner gets 0, which is a patch of the second picture; use -1",
+            "a patch without a partner gets 0, which is a patch of the second image; use -1",
             {"unmatched": "0"},
         ),
         Mistake(
@@ -172,9 +172,9 @@ def _mean_iou(
     *,
     measure: str = "iou",
     absent: str = "left out",
-    over: str = "all pictures",
+    over: str = "all images",
 ) -> Tensor:
-    if over == "each picture":
+    if over == "each image":
         rest = {"measure": measure, "absent": absent}
         each = [
             _mean_iou(p[None], t[None], n_classes, **rest)
@@ -199,9 +199,7 @@ def _observe_mean_iou(answer: Answer) -> Observation:
     truth = (randn(3, 6, 8, seed=5).abs() * 1.7).long().clamp(max=3)
     predicted = torch.where(randn(3, 6, 8, seed=6) > 0.4, truth.flip(2), truth)
     return {
-        "the mean IoU of three pictures, all four classes there": answer.tensor(
-            predicted, truth, 4
-        ),
+        "the mean IoU of three images, all four classes there": answer.tensor(predicted, truth, 4),
         "the mean IoU when two of six classes are nowhere": answer.tensor(predicted, truth, 6),
     }
 
@@ -211,7 +209,7 @@ MEAN_IOU = Exercise(
     chapter=CHAPTER,
     call="mean_iou(predicted, truth, n_classes)",
     task="classes int64 (B, H, W), predicted and true, to one number: for each class the pixels of "
-    "all pictures that are it and were taken for it, over those that are it or were taken for "
+    "all images that are it and were taken for it, over those that are it or were taken for "
     "it; the mean over the classes, leaving out classes that are nowhere.",
     solution=lambda predicted, truth, n_classes: intersection_over_union(
         confusion_matrix(predicted, truth, n_classes)
@@ -248,9 +246,9 @@ MEAN_IOU = Exercise(
             {"absent": "one"},
         ),
         Mistake(
-            "picture-by-picture",
-            "each picture has a mean of its own here; count the pixels of all pictures first",
-            {"over": "each picture"},
+            "image-by-image",
+            "each image has a mean of its own here; count the pixels of all images first",
+            {"over": "each image"},
         ),
     ),
 )

@@ -47,14 +47,14 @@ def _gram_loss(
         "mean": gap.mean,
         "sum": gap.sum,
         "norm": lambda: gap.sum(dim=(1, 2)).sqrt().mean(),
-        "picture": lambda: gap.sum(dim=(1, 2)).mean(),
+        "image": lambda: gap.sum(dim=(1, 2)).mean(),
     }[reduce]()
 
 
 def _observe_gram(answer: Answer) -> Observation:
     student, anchor = randn(3, 7, 5, seed=1, grad=True), randn(3, 7, 5, seed=2, grad=True)
     loss = answer.scalar(student, anchor)
-    seen = {"the loss for 3 pictures": loss.detach()}
+    seen = {"the loss for 3 images": loss.detach()}
     found = gradients(loss, student=student, anchor=anchor)
     return seen | {f"the gradient for the {name}": value for name, value in found.items()}
 
@@ -64,11 +64,11 @@ GRAM_LOSS = Exercise(
     chapter=CHAPTER,
     call="gram_loss(student, anchor)",
     task="patch tokens (B, N, D) twice to a scalar: the mean squared difference of the matrices "
-    "(B, N, N) of cosines between the patches of each picture; no gradient for the anchor.",
+    "(B, N, N) of cosines between the patches of each image; no gradient for the anchor.",
     solution=_package_gram,
     variant=_gram_loss,
     observe=_observe_gram,
-    checked="the loss for three pictures and both gradients",
+    checked="the loss for three images and both gradients",
     mistakes=(
         Mistake(
             "no-stop-gradient",
@@ -98,8 +98,8 @@ GRAM_LOSS = Exercise(
             {"matrix": "dimensions"},
         ),
         Mistake(
-            "across-pictures",
-            "patches of different pictures are compared; each picture has a matrix of its own",
+            "across-images",
+            "patches of different images are compared; each image has a matrix of its own",
             {"matrix": "batch"},
         ),
         Mistake(
@@ -112,7 +112,7 @@ GRAM_LOSS = Exercise(
             "the squares are summed, as in the paper; here they are averaged, so that the weight "
             "does not depend on the number of patches",
             {"reduce": "sum"},
-            {"reduce": "picture"},
+            {"reduce": "image"},
         ),
         Mistake(
             "root",
@@ -162,7 +162,7 @@ CONTRAST = Exercise(
     solution=_contrast,
     variant=_contrast,
     observe=_observe_contrast,
-    checked="two pictures",
+    checked="two images",
     mistakes=(
         Mistake(
             "diagonal",

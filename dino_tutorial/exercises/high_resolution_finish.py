@@ -45,12 +45,12 @@ BLOCK_PRODUCTS = Exercise(
     chapter=CHAPTER,
     call="block_products(side, patch_size, width, depth)",
     task="four integers to the number of multiplications in the matrix products of all blocks, "
-    "for one square picture: T = 1 + N tokens, an MLP four times as wide as a token, all tokens "
+    "for one square image: T = 1 + N tokens, an MLP four times as wide as a token, all tokens "
     "computed. Stem, biases and normalisations do not count.",
     solution=_block_products,
     variant=_block_products,
     observe=_observe_products,
-    checked="three sizes of picture, two widths, three depths",
+    checked="three sizes of image, two widths, three depths",
     mistakes=(
         Mistake(
             "class-token-missing",
@@ -59,7 +59,7 @@ BLOCK_PRODUCTS = Exercise(
         ),
         Mistake(
             "side-not-area",
-            "the number of patches grows with the area of the picture: square side / patch",
+            "the number of patches grows with the area of the image: square side / patch",
             {"tokens": "row"},
         ),
         Mistake(

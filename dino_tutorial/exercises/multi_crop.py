@@ -298,8 +298,8 @@ DRAW_BOXES = Exercise(
     name="draw_boxes",
     chapter="multi-crop",
     call="draw_boxes(n, scale, size, generator)",
-    task="(n, 4) random boxes (top, left, height, width) in a square picture of `size` pixels: "
-    "area uniform in `scale` (a share of the picture's), logarithm of the aspect ratio uniform "
+    task="(n, 4) random boxes (top, left, height, width) in a square image of `size` pixels: "
+    "area uniform in `scale` (a share of the image's), logarithm of the aspect ratio uniform "
     "between ± ln 4/3, place uniform.",
     solution=_draw_boxes,
     variant=_draw_boxes,
@@ -335,12 +335,12 @@ DRAW_BOXES = Exercise(
         ),
         Mistake(
             "outside",
-            "boxes reach outside the picture; top goes from 0 to size − height",
+            "boxes reach outside the image; top goes from 0 to size − height",
             {"inside": False},
         ),
         Mistake(
             "area-as-side",
-            "the scale is taken for the side of the box; it is the share of the picture's area",
+            "the scale is taken for the side of the box; it is the share of the image's area",
             {"area": "side"},
         ),
         Mistake(

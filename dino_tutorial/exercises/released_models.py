@@ -163,7 +163,7 @@ TO_TIMM_NAMES = Exercise(
     mistakes=(
         Mistake(
             "position-dropped",
-            "the class token's position is thrown away; add it to `cls_token`, or every picture "
+            "the class token's position is thrown away; add it to `cls_token`, or every image "
             "gets another class token",
             {"token": "alone"},
         ),
@@ -199,7 +199,7 @@ def _high_norm(
     factor: float,
     *,
     centre: str = "median",
-    over: str = "picture",
+    over: str = "image",
     power: float = 1.0,
     axis: int = -1,
     above: bool = True,
@@ -233,11 +233,11 @@ HIGH_NORM = Exercise(
     chapter=CHAPTER,
     call="high_norm(x, factor)",
     task="patch tokens (B, N, D) before the last normalisation to a boolean (B, N): those whose "
-    "norm is more than `factor` times the median norm of their picture.",
+    "norm is more than `factor` times the median norm of their image.",
     solution=_high_norm,
     variant=_high_norm,
     observe=_observe_high_norm,
-    checked="three pictures of different brightness, two factors",
+    checked="three images of different brightness, two factors",
     mistakes=(
         Mistake(
             "mean",
@@ -246,7 +246,7 @@ HIGH_NORM = Exercise(
         ),
         Mistake(
             "whole-batch",
-            "the median is taken over all pictures; take it in each, `dim=1`",
+            "the median is taken over all images; take it in each, `dim=1`",
             {"over": "batch"},
             {"over": "batch", "centre": "mean"},
         ),

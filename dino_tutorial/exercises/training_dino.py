@@ -580,7 +580,7 @@ INFORMATION = Exercise(
     name="information",
     chapter="training-dino",
     call="information(probabilities)",
-    task="(B, K) answers to the nats that they tell about the picture: entropy of the mean "
+    task="(B, K) answers to the nats that they tell about the image: entropy of the mean "
     "answer minus mean entropy of the answers.",
     solution=_information,
     variant=_information,

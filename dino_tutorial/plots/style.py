@@ -196,8 +196,11 @@ def to_svg(figure: DescribedFigure, prefix: str) -> str:
     """The figure as an ``<svg>`` element to put inside an HTML page.
 
     Colours become ``var(--name)`` and text takes the font of the page. The alt text becomes the
-    accessible name. ``prefix`` begins every id, so that two figures of one page cannot clash.
-    The element needs a page that defines the variables of :data:`COLOURS`.
+    accessible name. The element needs a page that defines the variables of :data:`COLOURS`.
+
+    Args:
+        figure: with its alt text.
+        prefix: begins every id, so that two figures of one page cannot clash.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
@@ -272,7 +275,9 @@ def counted(n: int, noun: str) -> str:
 def label_at_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """Write labels beside the right edge, each at its height, pushed apart where they collide.
 
-    ``labels`` holds (y in data units, text, colour name); the limits of the axes must be final.
+    Args:
+        axes: their limits must be final.
+        labels: (y in data units, text, colour name) of each.
     """
     low, high = axes.get_ylim()
     height = axes.figure.get_size_inches()[1] * 72 * axes.get_position().height

@@ -10,7 +10,7 @@ import torch
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.models import VisionTransformer, to_timm
-from dino_tutorial.models.pretrained import timm_arguments
+from dino_tutorial.models.released import timm_arguments
 from dino_tutorial.runs.folder import Run, save_backbone
 
 

@@ -41,7 +41,7 @@ from dino_tutorial.training.optim import (
     split_by_module,
 )
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
-from dino_tutorial.training.sharding import cut_like, shard, whole
+from dino_tutorial.training.sharding import gathered, shard, sharded_like
 from dino_tutorial.views import Augment, PatchMasks
 
 
@@ -230,7 +230,7 @@ class Trainer:
     def state(self, metrics_size: int, timings_size: int) -> dict[str, Any]:
         """Everything that :meth:`restore` needs; random state is a function of seed and step.
 
-        Tensors are whole, however the training is spread; all processes have to call it.
+        Tensors are full, however the training is sharded; all processes have to call it.
         """
         keep = self.processes.is_main
         return {
@@ -239,8 +239,8 @@ class Trainer:
             "log_sizes": [metrics_size, timings_size],
             "warnings": self.warnings,
             "data": self.dataset.fingerprint(),
-            "method": whole(self.method.state_dict(), keep),
-            "optimizer": whole(self.optimizer.state_dict(), keep),
+            "method": gathered(self.method.state_dict(), keep),
+            "optimizer": gathered(self.optimizer.state_dict(), keep),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -284,11 +284,11 @@ class Trainer:
 
     def _load_method(self, state: dict[str, Any]) -> None:
         ours = self.method.state_dict()
-        self.method.load_state_dict({n: cut_like(t, ours.get(n)) for n, t in state.items()})
+        self.method.load_state_dict({n: sharded_like(t, ours.get(n)) for n, t in state.items()})
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         parts = {
-            number: {name: cut_like(t, self.parameters[number]) for name, t in moments.items()}
+            number: {name: sharded_like(t, self.parameters[number]) for name, t in moments.items()}
             for number, moments in state["state"].items()
         }
         self.optimizer.load_state_dict(state | {"state": parts})

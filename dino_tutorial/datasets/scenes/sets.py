@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.scenes.drawing import RenderedScenes, check_look, check_size, render
 from dino_tutorial.datasets.scenes.factors import (
     CLASSES,
     CLUTTER,
@@ -16,7 +17,6 @@ from dino_tutorial.datasets.scenes.factors import (
     Factors,
     sample_factors,
 )
-from dino_tutorial.datasets.scenes.render import RenderedScenes, check_look, check_size, render
 from dino_tutorial.errors import UserError
 
 
@@ -133,13 +133,13 @@ def make_clips(
 
     Args:
         n: number of videos.
-        frames: T, pictures a video.
+        frames: T, images a video.
         size: side of the canvas in pixels.
     """
     if n < 1 or frames < 1:
         raise UserError(f"clips need at least one video of one frame, not {n} of {frames}")
     start = sample_factors(torch.arange(n), "clips", seed)
-    # Start near the middle, so that the object is still in the picture at the end.
+    # Start near the middle, so that the object is still in the image at the end.
     for name in ("x", "y"):
         start[name] = (start[name] + FULL) // 3
     speeds = {

@@ -17,7 +17,7 @@ from dino_tutorial.runs.build import build_method, start_from
 from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches, check_run
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
-from dino_tutorial.runs.evaluate import measure_knn
+from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.runs.folder import (
     Run,
     find_folder,
@@ -31,7 +31,7 @@ from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
 from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
 from dino_tutorial.training.loop import Trainer
-from dino_tutorial.training.sharding import whole
+from dino_tutorial.training.sharding import gathered
 from dino_tutorial.views import Augment
 
 
@@ -89,7 +89,7 @@ def train(config: Config, resume: bool = False) -> Run:
             trainer.restore(load_checkpoint(folder, warn=trainer.warn))
         if trainer.step < trainer.total_steps:
             trainer.fit()
-        weights = whole(trainer.method.encoder.state_dict(), keep=processes.is_main)
+        weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)
         if processes.is_main:
             _finish(folder, config, trainer, images, weights)
     return load_run(folder)

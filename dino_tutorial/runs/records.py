@@ -19,7 +19,7 @@ The backbone that `{method}` keeps after {steps} steps on `{data}`, preset `{pre
 
     {command}
 {measured}
-For the book's chapters and for coursework: small, trained on few or rendered pictures, no stand-in
+For the book's chapters and for coursework: small, trained on few or rendered images, no stand-in
 for released weights. `dino_tutorial.load_run(folder).encoder()` loads it.
 """
 MEASURED = """
