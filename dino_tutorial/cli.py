@@ -1,6 +1,7 @@
 """The command line. It parses, calls one function, prints; every mistake is one sentence."""
 
 import argparse
+import contextlib
 import json
 import shlex
 import shutil
@@ -10,19 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files.streams import (
+    Terminated,
+    ended_by_sigterm,
+    forget_stdout,
+    of_the_machine,
+    streams_that_hold,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0, 2 for a mistake of the user's, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    """Run one command; return 0, 2 for a mistake of the user's, 130 after Ctrl-C.
+
+    What is printed for people on a terminal that is gone is lost, and the command goes on; what
+    is printed as a result and cannot be, ends it: 141 where nobody reads on, as in a shell.
+    """
     try:
-        return options.run(options)
+        with streams_that_hold(), ended_by_sigterm():
+            options = _parser().parse_args(arguments)
+            code = options.run(options)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
     except UserError as error:
-        print(f"dino-tutorial: {error}", file=sys.stderr)
-        return 2
+        return _say(str(error), 2)
     except KeyboardInterrupt:
-        print("dino-tutorial: stopped", file=sys.stderr)
-        return 130
+        return _say("stopped", 130)
+    except Terminated:
+        return _say("stopped", 143)
+    except BrokenPipeError:
+        forget_stdout()
+        return 141
+    except (OSError, MemoryError, RuntimeError) as error:
+        sentence = of_the_machine(error)
+        if sentence is None:
+            raise
+        forget_stdout()
+        return _say(sentence, 2)
+
+
+def _say(sentence: str, code: int) -> int:
+    """A sentence for the person at the terminal; returns the exit code."""
+    with contextlib.suppress(OSError):
+        print(f"dino-tutorial: {sentence}", file=sys.stderr, flush=True)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train an encoder")
     train.add_argument("method", help="what trains it (dino-tutorial methods lists them)")
-    train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
+    train.add_argument("--data", help="a data set's name or a folder of images (default: scenes)")
     _add_training_options(train, "method-data-preset")
     train.set_defaults(run=_train)
 
@@ -130,11 +162,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
+    command.add_argument("--preset", help="smoke, laptop (default), gpu or paper")
     command.add_argument("--name", help=f"the run's name (default: {name})")
     command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--seed", type=int, help="of all randomness (default: 0)")
+    command.add_argument("--device", help="auto (default), cpu, cuda or mps")
     command.add_argument("--resume", action="store_true", help="continue the newest such run")
     command.add_argument(
         "--set",
@@ -151,17 +183,17 @@ def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from dino_tutorial.options import parse_assignments
-    from dino_tutorial.runs import configure, read_config, train
-    from dino_tutorial.runs.folder import find_folder
+    from dino_tutorial.runs import configure, train
+    from dino_tutorial.runs.resume import resumed_config
     from dino_tutorial.training.loop import Interrupted
 
-    own = {"folder": options.folder, "seed": options.seed, "device": options.device}
-    changes = parse_assignments(options.changes)
-    named = {"name": options.name} if options.name else {}
-    config = configure(options.method, options.data, options.preset, own | named | changes)
-    if options.resume:  # what is not named on the command line stays as the run was started
-        stored = find_folder(config, resume=True) / "config.yaml"
-        config = read_config(stored).changed(own | named | changes)
+    own = {key: getattr(options, key) for key in ("folder", "name", "seed", "device")}
+    own = {key: value for key, value in own.items() if value is not None}
+    changes = own | parse_assignments(options.changes)
+    data, preset = options.data or "scenes", options.preset or "laptop"
+    config = configure(options.method, data, preset, changes)
+    if options.resume:
+        config = resumed_config(config, options.data, options.preset, changes)
     try:
         run = train(config, resume=options.resume)
     except Interrupted as stop:
@@ -171,9 +203,9 @@ def _train(options: argparse.Namespace) -> int:
                 "train",
                 options.method,
                 "--data",
-                options.data,
+                data,
                 "--preset",
-                options.preset,
+                preset,
                 *_repeat(options),
                 "--resume",
             ]
@@ -201,8 +233,8 @@ def _repeat(options: argparse.Namespace) -> list[str]:
     for flag, value, default in (
         ("--name", options.name, None),
         ("--folder", options.folder, "runs"),
-        ("--seed", options.seed, 0),
-        ("--device", options.device, "auto"),
+        ("--seed", options.seed, None),
+        ("--device", options.device, None),
     ):
         words += [flag, str(value)] if value != default else []
     for change in options.changes:

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -19,6 +19,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     among: Sequence[Any] | None = None,
+    check: Callable[[Any, str], None] | None = None,
 ) -> Any:
     """A dataclass field that explains itself.
 
@@ -27,8 +28,9 @@ def option(
         help: what it does, in one or two sentences, with its unit.
         low, high: the bounds, both included.
         among: the values that it may have.
+        check: called with a value that is not None and the option's key; raises UserError.
     """
-    metadata = {"help": help, "low": low, "high": high, "among": among}
+    metadata = {"help": help, "low": low, "high": high, "among": among, "check": check}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -112,6 +114,9 @@ def _unknown(key: str, options: Any, prefix: str) -> str:
 
 def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -> Any:
     value = _coerced(typing.get_type_hints(owner)[field.name], value, key)
+    check = field.metadata.get("check")
+    if check is not None and value is not None:
+        check(value, key)
     low, high, among = (field.metadata.get(name) for name in ("low", "high", "among"))
     if among is not None and value not in among:
         near = difflib.get_close_matches(str(value), [str(a) for a in among], n=1)
