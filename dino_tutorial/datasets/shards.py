@@ -29,6 +29,7 @@ from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
 from dino_tutorial.datasets.folder import TEST_FOLDERS, hold_out, walk_images
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import make_folder, replacing, user_path
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LARGEST_LABEL = 1_000_000  # beyond this an integer is an identifier, not a class
@@ -313,20 +314,21 @@ def write_shards(
     Raises:
         UserError: the folder has shards already, or `per_shard` is not positive.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if per_shard < 1:
         raise UserError(f"A shard needs at least one sample, not per_shard={per_shard}")
     if folder.is_dir() and any(folder.glob("*.tar")):
         raise UserError(f"{folder} has shards already; remove them or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = []
     for number, start in enumerate(range(0, len(dataset), per_shard)):
         path = folder / f"shard-{number:06d}.tar"
-        partial = path.with_suffix(".partial")
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            replacing(path) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for index in range(start, min(start + per_shard, len(dataset))):
                 _write_sample(tar, dataset, index)
-        partial.rename(path)
         paths.append(path)
     return paths
 

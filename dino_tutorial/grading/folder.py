@@ -1,7 +1,7 @@
 """A folder of submitted notebooks to a table: a row a submission, a column an exercise."""
 
 import csv
-import os
+import io
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import write_text
 from dino_tutorial.grading.submission import Graded, run_submission
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score")
@@ -67,16 +68,11 @@ def find_notebooks(folder: Path) -> list[Path]:
 def write_table(out: Path, graded: list[Graded]) -> None:
     """Write the table, whole or not at all."""
     exercises = list(dict.fromkeys(name for row in graded for name in row.scores))
-    partial = out.with_name(out.name + ".tmp")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
-            writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
-        os.replace(partial, out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"the grades cannot be written to {out}: {error.strerror}") from None
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
+    writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
+    write_text(out, table.getvalue())
 
 
 def _row(one: Graded, exercises: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import write_bytes
 
 WIDTH = 4.6  # inches, of every figure
 P = ParamSpec("P")
@@ -180,10 +181,7 @@ def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure"
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=path.suffix[1:])
         content = buffer.getvalue()
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another") from None
+    write_bytes(path, content)
     return path
 
 

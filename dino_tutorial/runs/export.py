@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, replacing
 from dino_tutorial.models import VisionTransformer, to_timm
 from dino_tutorial.models.pretrained import timm_arguments
 from dino_tutorial.runs.folder import Run, save_backbone
@@ -32,8 +33,10 @@ def export(run: Run, form: str, path: Path) -> str:
     ending = ".onnx" if form == "onnx" else ".safetensors"
     if path.suffix != ending:
         raise UserError(f"{path} has to end in {ending}")
-    if not path.parent.is_dir():
+    if kind_of(path.parent) != "folder":
         raise UserError(f"there is no folder {path.parent}: make it first")
+    if kind_of(path) == "folder":
+        raise UserError(f"{path} is a folder: name a file with --out")
     if form == "onnx":
         size = run.config.views.global_size
         _write_onnx(encoder, size, path)
@@ -63,4 +66,5 @@ def _write_onnx(encoder: torch.nn.Module, size: int, path: Path) -> None:
             output_names=["features"],
             dynamic_shapes={"x": {0: torch.export.Dim("B")}},
         )
-        program.save(path)
+    with replacing(path) as temporary:
+        program.save(temporary)
