@@ -9,11 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import write_text
+from dino_tutorial.files import kind_of, user_path, write_text
 from dino_tutorial.grading.submission import Graded, run_submission
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score")
 LAST_COLUMN = "mistakes"
+LONGEST, MOST_MEMORY = 7 * 24 * 3600, 4096  # seconds, GiB
 
 
 def grade_folder(
@@ -36,10 +37,12 @@ def grade_folder(
         UserError: if an argument is of no use, or something that grading needs is missing.
     """
     _check_machine()
-    if not (timeout > 0 and memory >= 1):
+    folder, out = user_path(folder), user_path(out)
+    if not (0 < timeout < LONGEST and 1 <= memory < MOST_MEMORY):
         raise UserError(
             f"timeout is {timeout:g} s and memory is {memory:g} GiB: give each submission more "
-            "than 0 s and at least 1 GiB, which PyTorch alone nearly fills"
+            "than 0 s and at least 1 GiB, which PyTorch alone nearly fills, and no more than a "
+            f"week and {MOST_MEMORY} GiB"
         )
     notebooks = find_notebooks(folder)
     graded: list[Graded] = []
@@ -53,7 +56,7 @@ def grade_folder(
 
 def find_notebooks(folder: Path) -> list[Path]:
     """All notebooks in a folder and its subfolders, sorted, without Jupyter's own copies."""
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise UserError(f"{folder} is not a folder: name the one that holds the notebooks")
     found = sorted(
         path
