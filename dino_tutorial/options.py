@@ -5,6 +5,7 @@ import difflib
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import yaml
@@ -99,6 +100,40 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise UserError(f"--set {key}: '{text}' is not a value that YAML can read") from None
     return changes
+
+
+def check_whole(name: str, value: Any, low: int, high: int, unit: str = "") -> None:
+    """Refuse what is no whole number from ``low`` to ``high``.
+
+    Raises:
+        UserError: naming the argument, its value and the bounds.
+    """
+    unit = f" {unit}" if unit else ""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UserError(f"{name} wants a whole number of {low} to {high}{unit}, not {value!r:.40}")
+    if not low <= value <= high:
+        raise UserError(f"{name} must be {low} to {high}{unit}, not {_told(value)}")
+
+
+def check_number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    """Refuse what is no number in [``low``, ``high``]; ``above`` leaves ``low`` itself out.
+
+    Raises:
+        UserError: naming the argument, its value and the bounds; NaN and infinity lie in none.
+    """
+    bounds = f"more than {low:g} and at most {high:g}" if above else f"{low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UserError(f"{name} wants a number, {bounds}, not {value!r:.40}")
+    if not low <= value <= high or (above and value == low):
+        raise UserError(f"{name} must be {bounds}, not {_told(value)}")
+
+
+def _told(value: Any) -> str:
+    """A number in few letters, however large it is."""
+    try:
+        return f"{value}" if abs(value) < 1e15 else f"{float(value):g}"
+    except (OverflowError, ValueError):
+        return "a number of hundreds of digits"
 
 
 def _is_group(options: Any, name: str) -> bool:
