@@ -139,7 +139,10 @@ def curate(
     )
     kept = np.flatnonzero(duplicates.kept)
     if not len(kept):
-        raise UserError("no image is left after removing duplicates: raise similarity")
+        raise UserError(
+            f"none of the {len(duplicates.kept)} images is left: all of them are blank, unreadable "
+            f"or images of the evaluation; give another --pool"
+        )
     features = stored["features"]
     nearest, clustered = _retrieve(features, seeds, duplicates.kept, options)
     retrieved = kept if seeds is None else np.union1d(nearest.ids, clustered.ids)

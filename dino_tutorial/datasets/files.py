@@ -1,7 +1,6 @@
 """Every image below a folder, as a crawl leaves it: no split, labels only if folders give them."""
 
 import os
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.datasets.decode import decode_many, native_size, report, seeded_subset
 from dino_tutorial.datasets.folder import FileSource, class_names, find_images, label_paths
+from dino_tutorial.files import user_path
 
 
 class ImageFiles(ImageDataset):
@@ -38,7 +38,7 @@ class ImageFiles(ImageDataset):
         limit: int | None = None,
         seed: int = 0,
     ) -> None:
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         self.paths = find_images(folder)
         chosen = seeded_subset(len(self.paths), limit, seed)
         if chosen is not None:

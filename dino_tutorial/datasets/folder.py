@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
-from dino_tutorial.datasets.decode import Source, native_size, open_source, report
+from dino_tutorial.datasets.decode import Source, native_size, open_image, open_source, report
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, user_path
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"),
@@ -59,7 +60,7 @@ def open_folder(
     Raises:
         UserError: the folder is missing, empty, or has no readable image in this split.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     name = name or folder.resolve().name
     paths = find_images(folder)
     splits = split_paths(paths)
@@ -100,7 +101,7 @@ class FileSource(Source):
         return len(self._paths)
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(os.path.join(self._folder, os.fsdecode(self._paths[index])))
+        return open_image(os.path.join(self._folder, os.fsdecode(self._paths[index])))
 
     def name(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
@@ -115,9 +116,10 @@ def find_images(folder: Path) -> list[str]:
     Raises:
         UserError: there is no such folder, or no image in it.
     """
-    if not folder.exists():
+    kind = kind_of(folder)
+    if not kind:
         raise UserError(f"there is no folder {folder}; give a folder of images")
-    if not folder.is_dir():
+    if kind != "folder":
         raise UserError(f"{folder} is a file; give a folder of images")
     paths = sorted(walk_images(folder))
     if not paths:

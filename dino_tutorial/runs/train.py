@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from dino_tutorial.datasets.decode import listing
 from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import Processes, process_group
@@ -45,7 +46,9 @@ def train(config: Config, resume: bool = False) -> Run:
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
         with run_folder(config, resume, processes) as folder:
-            _train(config, device, processes, folder, resume)
+            left_out = folder / "left_out.txt" if processes.is_main else None
+            with listing(left_out):
+                _train(config, device, processes, folder, resume)
     return load_run(folder)
 
 
