@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 .PHONY: run test test-fast book notebooks lint lock bench clean
 
 run: $(STAMP)
-	@$(VENV)/bin/dino-tutorial train dino --data scenes --preset laptop
+	@$(VENV)/bin/dino-tutorial train dino --data patterns --preset laptop
 
 test: $(STAMP)
 	$(QUIET) $(BIN) -m pytest -n $(WORKERS)

@@ -2,6 +2,7 @@
 each other."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,20 @@ def test_every_room_has_its_floor():
     rooms = {room_of(module) for module in MODULES}
     assert rooms == set(FLOOR)
     assert len(rooms - {"__init__", "__main__"}) <= 20
+
+
+def test_the_guide_draws_these_floors():
+    guide = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = guide.split("may import what stands on a lower one:")[1].split("```")[1]
+    floors = [line.split() for line in drawn.strip().splitlines()]
+    faces = {"__init__", "__main__"}
+    assert floors == [
+        list(rooms) for floor in FLOORS if (rooms := [r for r in floor if r not in faces])
+    ]
+    for path in re.findall(
+        r"`(\w+/\w+\.\w+)`", guide.split("| to do this | open |")[1].split("\n\n")[0]
+    ):
+        assert "NAME" in path or (PACKAGE / path).exists(), path
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,20 @@
-"""The numbers of the scenes' card: what solves them, and how fast they are drawn.
+"""The numbers of the scenes' cards: what solves them, in colour and in gray, and how fast they are
+drawn.
 
-python tools/measure_scenes.py
+python tools/measure_scenes.py patterns      # or scenes
+python tools/measure_scenes.py patterns RUN  # and the encoder of a run or of a record
 """
 
+import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dino_tutorial import configure
+from dino_tutorial import configure, load_run
+from dino_tutorial.datasets import ArrayDataset, open_dataset
 from dino_tutorial.datasets.scenes import SceneDataset
 from dino_tutorial.evaluation import accuracy, evaluate_knn, normalize
 from dino_tutorial.runs import new_encoder
@@ -42,17 +47,32 @@ def supervised(train: SceneDataset, test: SceneDataset) -> float:
         return accuracy(model(normalize(test.images())), test.labels)
 
 
+def in_gray(dataset: SceneDataset) -> ArrayDataset:
+    """The same images without their colours (luma of ITU-R 601, as the views' gray)."""
+    luma = (dataset.images().float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
+    gray = luma.round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1).contiguous()
+    return ArrayDataset(gray, dataset.labels, dataset.classes, f"{dataset.name} in gray")
+
+
 def main() -> None:
-    train, test = SceneDataset("train", 32, 10_000), SceneDataset("test", 32, 2_000)
+    name = sys.argv[1]
+    train, test = open_dataset(name, "train"), open_dataset(name, "test")
     started = time.perf_counter()
     train.images()
     seconds = time.perf_counter() - started
-    test.images()
-    untrained = new_encoder(configure())
-    knn = evaluate_knn(untrained, train, test, [20])
-    print(f"k-NN raw pixels          {100 * knn['knn_raw_pixels'][20]:.1f} %")
-    print(f"k-NN colour histogram    {100 * knn['knn_color_histogram'][20]:.1f} %")
-    print(f"k-NN untrained encoder   {100 * knn['knn_top1'][20]:.1f} %")
+    encoders = {"untrained": new_encoder(configure())}
+    for run in sys.argv[2:]:
+        encoders[Path(run).name] = load_run(run).encoder()
+    print(f"k-NN (k = 20, T = 0.07) on {name}          in colour  in gray")
+    rows: dict[str, list[float]] = {}
+    for bank, queries in ((train, test), (in_gray(train), in_gray(test))):
+        for encoder, network in encoders.items():
+            knn = evaluate_knn(network, bank, queries, [20])
+            rows.setdefault("raw pixels", []).append(knn["knn_raw_pixels"][20])
+            rows.setdefault("colour histogram", []).append(knn["knn_color_histogram"][20])
+            rows.setdefault(encoder, []).append(knn["knn_top1"][20])
+    for row, values in rows.items():
+        print(f"{row:40s} {100 * values[0]:8.1f} % {100 * values[-1]:6.1f} %")
     print(f"supervised, same encoder {100 * supervised(train, test):.1f} %")
     print(f"drawn at 32 px           {len(train) / seconds:.0f} scenes/s on this machine")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import feature_spread
 from dino_tutorial.methods.teacher import Teacher
+from dino_tutorial.models import Encoder
 from dino_tutorial.views import DrawnMasks, ViewSpec
 from dino_tutorial.views.settings import ViewSettings
 
@@ -18,7 +19,7 @@ from dino_tutorial.views.settings import ViewSettings
 class Network(nn.Module):
     """A backbone and the head that the loss looks at; the head is thrown away after training."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -62,7 +63,7 @@ class Method(nn.Module, ABC):
     needs_teacher: ClassVar[bool] = False
 
     student: Network
-    teacher: Teacher | None
+    teacher: Teacher[Network] | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class Method(nn.Module, ABC):
             self.teacher.update(self.student, values["momentum"])
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The backbone that is kept and evaluated: the teacher's, if there is one."""
         network = self.student if self.teacher is None else self.teacher.network
         return network.backbone

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.losses import byol_loss
 from dino_tutorial.methods.base import Method, Network, spread_of
 from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.methods.teacher import Teacher
-from dino_tutorial.models import BYOLHead
+from dino_tutorial.models import BYOLHead, Encoder
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, byol_views
 from dino_tutorial.views.settings import ViewSettings
@@ -47,7 +47,9 @@ class BYOL(Method):
 
     Settings = BYOLSettings
 
-    def __init__(self, backbone: nn.Module, settings: BYOLSettings = BYOLSettings()):
+    teacher: Teacher[Network]
+
+    def __init__(self, backbone: Encoder, settings: BYOLSettings = BYOLSettings()):
         super().__init__()
         self.settings = settings
         hidden, out = settings.hidden_dim, settings.out_dim

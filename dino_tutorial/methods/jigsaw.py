@@ -16,6 +16,7 @@ from dino_tutorial.methods.base import (
     refuse_local_crops,
     spread_of,
 )
+from dino_tutorial.models import Encoder
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, permutation_set, shuffled_tiles, single_view
 from dino_tutorial.views.settings import ViewSettings
@@ -60,7 +61,7 @@ class Jigsaw(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: JigsawSettings = JigsawSettings(),
     ):
         super().__init__()

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dino_tutorial.losses import info_nce
 from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
 from dino_tutorial.methods.queue import Queue
 from dino_tutorial.methods.teacher import Teacher
-from dino_tutorial.models import ProjectionHead
+from dino_tutorial.models import Encoder, ProjectionHead
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, simclr_views
 from dino_tutorial.views.settings import ViewSettings
@@ -52,7 +52,9 @@ class MoCo(Method):
 
     Settings = MoCoSettings
 
-    def __init__(self, backbone: nn.Module, settings: MoCoSettings = MoCoSettings()):
+    teacher: Teacher[Network]
+
+    def __init__(self, backbone: Encoder, settings: MoCoSettings = MoCoSettings()):
         super().__init__()
         self.settings = settings
         head = ProjectionHead(backbone.embed_dim, settings.hidden_dim, settings.out_dim)
@@ -95,5 +97,5 @@ class MoCo(Method):
         super().after_step(values)
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         return self.student.backbone

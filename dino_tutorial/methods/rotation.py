@@ -15,6 +15,7 @@ from dino_tutorial.methods.base import (
     refuse_local_crops,
     spread_of,
 )
+from dino_tutorial.models import Encoder
 from dino_tutorial.views import ViewSpec, rotations, single_view
 from dino_tutorial.views.settings import ViewSettings
 
@@ -42,7 +43,7 @@ class Rotation(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: RotationSettings = RotationSettings(),
     ):
         super().__init__()

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dino_tutorial.losses import nt_xent
 from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
-from dino_tutorial.models import ProjectionHead
+from dino_tutorial.models import Encoder, ProjectionHead
 from dino_tutorial.options import option
 from dino_tutorial.parallel import rank_and_world
 from dino_tutorial.views import ViewSpec, simclr_views
@@ -40,7 +40,7 @@ class SimCLR(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: SimCLRSettings = SimCLRSettings(),
     ):
         super().__init__()

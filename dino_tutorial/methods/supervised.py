@@ -14,6 +14,7 @@ from dino_tutorial.methods.base import (
     refuse_local_crops,
     spread_of,
 )
+from dino_tutorial.models import Encoder
 from dino_tutorial.views import ViewSpec, single_view
 from dino_tutorial.views.settings import ViewSettings
 
@@ -40,7 +41,7 @@ class Supervised(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: SupervisedSettings = SupervisedSettings(),
         n_classes: int = 0,
     ):
@@ -63,8 +64,10 @@ class Supervised(Method):
         views: list[Tensor],
         values: Mapping[str, float],
         measure: bool,
-        labels: Tensor,
+        labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
+        if labels is None:
+            raise ValueError("supervised training wants labels: call it with those of the images")
         features, logits = self.student(views)  # (1, B, D), (1, B, n_classes)
         loss = cross_entropy(logits[0], labels, ignore_index=-1)
         if not measure:

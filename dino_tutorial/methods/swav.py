@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import sinkhorn_knopp, swapped_prediction_loss
 from dino_tutorial.methods.base import Method, Network, spread_of
 from dino_tutorial.methods.queue import Queue
-from dino_tutorial.models import BYOLHead
+from dino_tutorial.models import BYOLHead, Encoder
 from dino_tutorial.models.heads import WeightNormLinear
 from dino_tutorial.options import option
 from dino_tutorial.parallel import rank_and_world
@@ -58,7 +58,7 @@ class SwAV(Method):
 
     Settings = SwAVSettings
 
-    def __init__(self, backbone: nn.Module, settings: SwAVSettings = SwAVSettings()):
+    def __init__(self, backbone: Encoder, settings: SwAVSettings = SwAVSettings()):
         super().__init__()
         self.settings = settings
         # SwAV's projector is the same as BYOL's: linear, batch norm, ReLU, linear.
@@ -106,7 +106,7 @@ class SwAV(Method):
     def _assign(self, logits: Tensor, with_queue: bool) -> Tensor:
         """Balanced assignments (2, B, K) of the two global views, each balanced by itself."""
         o, batch = self.settings, logits.shape[1]
-        if with_queue:
+        if with_queue and self.queue is not None:
             rank, world = rank_and_world()  # Sinkhorn-Knopp adds up what each process brings
             company = self.prototypes(self.queue.entries[rank::world].transpose(0, 1))
             logits = torch.cat([logits, company], dim=1)
