@@ -47,6 +47,7 @@ def locked(folder: Path, then: str, patience: float = 0.0) -> Iterator[None]:
 
 def _take(path: Path, folder: Path, then: str, deadline: float) -> int:
     while True:
+        holder: int | None
         if path in _HELD:
             holder = os.getpid()
         else:

@@ -50,7 +50,7 @@ def streams_that_hold() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     before = sys.stderr
     if before is not None:
-        sys.stderr = _Tolerant(before)  # type: ignore[assignment]
+        sys.stderr = _Tolerant(before)
     try:
         yield
     finally:

@@ -5,7 +5,17 @@ import math
 import torch
 from torch import Tensor
 
+from dino_tutorial.options import number, takes, whole
 
+
+@takes(
+    base=number(-1e12, 1e12),
+    final=number(-1e12, 1e12),
+    total_steps=whole(low=0, high=10**8),
+    warmup_steps=whole(low=-(2**31)),
+    warmup_start=number(-1e12, 1e12),
+    freeze_steps=whole(low=-(2**31)),
+)
 def cosine_schedule(
     base: float,
     final: float,
@@ -47,6 +57,12 @@ def cosine_schedule(
     return torch.cat([freeze, warmup, cosine])
 
 
+@takes(
+    start=number(-1e12, 1e12),
+    end=number(-1e12, 1e12),
+    total_steps=whole(low=0, high=10**8),
+    warmup_steps=whole(low=0),
+)
 def linear_warmup(start: float, end: float, total_steps: int, warmup_steps: int) -> Tensor:
     """(total_steps,) float64: from ``start`` to ``end`` over ``warmup_steps``, then constant.
 

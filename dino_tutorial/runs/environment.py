@@ -25,6 +25,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     }
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
+    if name not in present:
+        raise UserError(f"there is no device {name!r:.40}: choose auto, cpu, cuda or mps")
     if not present[name]:
         reason = "torch was built without CUDA" if not torch.version.cuda else "no driver or GPU"
         detail = f" ({reason})" if name == "cuda" else ""

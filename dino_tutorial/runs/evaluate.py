@@ -16,6 +16,7 @@ from dino_tutorial.evaluation import (
     extract_features,
     linear_probe,
 )
+from dino_tutorial.options import check_number, check_whole
 from dino_tutorial.runs.environment import choose_device
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 
@@ -57,6 +58,8 @@ def evaluate(
     Raises:
         UserError: no data are named, or they have too few labels, or no masks and depth.
     """
+    check_whole("k", k, 1, 10**9)
+    check_number("temperature", temperature, 0, 1e6, above=True)
     torch_device = choose_device(device)
     if isinstance(run_or_weights, str | Path):
         run_or_weights = load_run(run_or_weights)

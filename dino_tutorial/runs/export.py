@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import kind_of, replacing
+from dino_tutorial.files import kind_of, replacing, user_path
 from dino_tutorial.models import VisionTransformer, to_timm
 from dino_tutorial.models.pretrained import timm_arguments
 from dino_tutorial.runs.folder import Run, save_backbone
@@ -27,6 +27,7 @@ def export(run: Run, form: str, path: Path) -> str:
     Raises:
         UserError: the encoder has no such form, or the file cannot be written.
     """
+    path = user_path(path)
     encoder = run.encoder()
     if form == "timm" and not isinstance(encoder, VisionTransformer):
         raise UserError(f"{run.folder} holds a {run.config.model.arch}: only ViTs go to timm")

@@ -12,7 +12,8 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer, pretrained
 from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, patch_pca_pictures
-from dino_tutorial.plots.style import DescribedFigure, save_figure
+from dino_tutorial.options import check_whole
+from dino_tutorial.plots.style import DescribedFigure, check_figure_path, save_figure
 from dino_tutorial.runs.folder import Run
 from dino_tutorial.runs.pictures import attention_maps, crops_of, nearest_pictures, patch_components
 
@@ -20,6 +21,7 @@ from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
 BANK, NEIGHBOURS = 2000, 5
+MOST = 64  # pictures in a figure
 RELEASED_SIZE = 448  # px: whole patches of 8, of 14 and of 16
 
 
@@ -97,8 +99,10 @@ def show(
         UserError: no picture is asked for, a released model has no data to show, the encoder has
             no patches, or the file cannot be written.
     """
-    if n < 1:
-        raise UserError(f"there is nothing to show with --n {n}: ask for at least one picture")
+    if what not in _FIGURES:
+        raise UserError(f"there is no figure {what!r:.40}: choose one of {', '.join(_FIGURES)}")
+    check_whole("--n", n, 1, MOST, "pictures")
+    check_figure_path(path)
     view = _of_run(run, what, data, n, size) if isinstance(run, Run) else _of(run, data, n, size)
     figure = _FIGURES[what](view)
     save_figure(figure, path, title=f"{what} of {view.name}")
