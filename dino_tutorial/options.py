@@ -17,6 +17,9 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 
 
+LARGEST = 10**6  # what no number exceeds where its option sets no bound of its own
+
+
 def option(
     default: Any,
     help: str,
@@ -31,7 +34,7 @@ def option(
     Args:
         default: its value where nobody sets it.
         help: what it does, in one or two sentences, with its unit.
-        low, high: the bounds, both included.
+        low, high: the bounds, both included; without ``high`` it is :data:`LARGEST`.
         among: the values that it may have.
         check: called with a value that is not None and the option's key; raises UserError.
     """
@@ -242,12 +245,14 @@ def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -
         hint = f"did you mean '{near[0]}'? It" if near else "It"
         names = ", ".join(map(str, among))
         raise UserError(f"{key} = {value!r} is unknown: {hint} is one of {names}")
+    highest = high if high is not None else LARGEST
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
             below = low is not None and not number >= low
-            above = high is not None and not number <= high
+            above = not number <= highest  # NaN is neither
             if below or above:
-                raise UserError(f"{key} = {number} is out of range: it lies in {_range(low, high)}")
+                bounds = _range(low, highest if above else high)
+                raise UserError(f"{key} = {_told(number)} is out of range: it lies in {bounds}")
     if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
         raise UserError(f"{key} = {list(value)} is out of order: the smaller number comes first")
     return value
@@ -266,7 +271,7 @@ def _coerced(kind: Any, value: Any, key: str) -> Any:
     if kind is float:  # YAML reads 1e-3 as text
         try:
             return float(value) if not isinstance(value, bool) else _refuse(key, "a number", value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             _refuse(key, "a number", value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)

@@ -78,7 +78,7 @@ def one_sentence(text: str) -> str:
     assert "\n" not in text and "Traceback" not in text and text.strip() == text
     assert len(text) < 1200, "too long to read"
     assert re.search(r"[:;,(]", text), f"no remedy: {text}"
-    assert "(None)" not in text and "()" not in text
+    assert "(None)" not in text and " ()" not in text
     return text
 
 

@@ -1,6 +1,6 @@
 """The figure of the first page: scenes, where a trained encoder looks, its patches' components.
 
-python tools/draw_first_page.py    # writes book/figures/first-page.png
+python tools/draw_first_page.py    # writes book/figures/first-page.webp
 """
 
 from pathlib import Path
@@ -56,7 +56,7 @@ def main() -> None:
         [torch.cat([F.pad(tile, (GAP // 2,) * 4) for tile in row], 2) for row in rows], 1
     )
     (ROOT / "book" / "figures").mkdir(exist_ok=True)
-    to_pil_image(sheet).save(ROOT / "book" / "figures" / "first-page.png", optimize=True)
+    to_pil_image(sheet).save(ROOT / "book" / "figures" / "first-page.webp", quality=88)
 
 
 if __name__ == "__main__":

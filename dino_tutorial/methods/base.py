@@ -24,7 +24,9 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, views: list[Float[Tensor, "_ B 3 _ _"]]
+    ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"]]:
         """View groups (V_g, B, 3, S_g, S_g) to features (V, B, D) and head outputs (V, B, K)."""
         batch = views[0].shape[1]
         features = self.backbone([group.flatten(0, 1) for group in views])  # (V·B, D)
@@ -74,7 +76,9 @@ class Method(nn.Module, ABC):
     def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         """The recipe of the views, from the ``views`` settings."""
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         """Tables (total_steps,) of the values that :meth:`forward` takes.
 
         With a teacher, one is its ``momentum``.
@@ -83,8 +87,8 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         """The loss of a batch and, if asked, what the log shows.
 
         A method with ``needs_labels`` is called with ``labels`` (B,) too; one that draws masks

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -63,13 +64,15 @@ class BYOL(Method):
             raise UserError("BYOL compares two views: set views.local_crops=0")
         return byol_views(views.global_size, views.global_scale, **views.operations())
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         o = self.settings
         return {"momentum": cosine_schedule(o.momentum, o.momentum_final, total_steps)}
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         (pair,) = views  # one group: (2, B, 3, S, S)
         predictions = [self.predictor(self.student([view[None]])[1][0]) for view in pair]
         features, targets = zip(*(self.teacher([view[None]]) for view in pair), strict=True)

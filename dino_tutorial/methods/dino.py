@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.evaluation.collapse import entropy
@@ -28,7 +29,9 @@ class DINOSettings:
     head_bottleneck_dim: int = option(
         256, "Width of the normalised vectors that are compared with prototypes.", low=1
     )
-    head_layers: int = option(3, "Linear layers of the head before the prototypes.", low=1)
+    head_layers: int = option(
+        3, "Linear layers of the head before the prototypes.", low=1, high=100
+    )
     head_batch_norm: bool = option(False, "Batch normalisation in the head's hidden layers.")
     norm_last_layer: bool = option(
         True, "Keep all prototypes at length 1; otherwise their lengths are learned."
@@ -121,7 +124,9 @@ class DINO(Method):
             **views.operations(),
         )
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         o = self.settings
         warmup = round(o.teacher_temp_warmup_epochs * steps_per_epoch)
         return {
@@ -132,8 +137,8 @@ class DINO(Method):
         }
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         features, teacher_logits = self.teacher([views[0][:2]])  # the two global views
         _, student_logits = self.student(views)
         targets = self.loss.probabilities(teacher_logits, values["teacher_temp"])
@@ -157,7 +162,9 @@ class DINO(Method):
         super().after_step(values)
 
 
-def measures(targets: Tensor, features: Tensor) -> dict[str, Tensor]:
+def measures(
+    targets: Float[Tensor, "2 B K"], features: Float[Tensor, "2 B D"]
+) -> dict[str, Float[Tensor, ""]]:
     """What the log shows of a teacher: targets (2, B, K) and features (2, B, D) of its views."""
     return {
         "teacher_entropy": entropy(targets).mean(),

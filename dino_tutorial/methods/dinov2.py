@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
@@ -74,9 +75,9 @@ class DINOv2Settings(DINOSettings):
 class Output(NamedTuple):
     """A network's features (V, B, D) and logits (V, B, K), and those (M, K') of masked patches."""
 
-    features: Tensor
-    logits: Tensor
-    patch_logits: Tensor | None = None
+    features: Float[Tensor, "V B D"]
+    logits: Float[Tensor, "V B K"]
+    patch_logits: Float[Tensor, "M K2"] | None = None
 
 
 class PatchNetwork(PrototypeNetwork):
@@ -89,8 +90,8 @@ class PatchNetwork(PrototypeNetwork):
         self.patch_head = patch_head
 
     def forward(  # type: ignore[override]  # DINOv2 alone calls it, and always with masks
-        self, views: list[Tensor], masks: PatchMasks, masked: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], masks: PatchMasks, masked: bool
+    ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"], Float[Tensor, "M K2"]]:
         """View groups to features (V, B, D), logits (V, B, K) and patch logits (M, K').
 
         Args:
@@ -121,14 +122,12 @@ class DINOv2(DINO):
     patches go through the patch head. KoLeo acts on the student's class tokens before the head,
     for each global crop by itself, so never between two crops of one image.
 
-    The targets come from a guide. It is the teacher, the student's moving average, unless another
-    network is handed over. Such a guide has been trained, so nothing has to be masked to give the
-    student something to do: all patches of both global crops are compared. That is distillation.
+    The targets come from :attr:`guide`, which here is the teacher. A method whose targets come
+    from another network, as in distillation, overrides it.
 
     Args:
         backbone: the student's vision transformer; the teacher starts as a copy.
         settings: see :class:`DINOv2Settings`.
-        guide: a network like the student's, that gives the targets in the teacher's place.
 
     Source: Oquab et al. 2024, section 4; facebookresearch/dinov2 ``ssl_meta_arch.py``.
     """
@@ -137,18 +136,11 @@ class DINOv2(DINO):
 
     settings: DINOv2Settings
 
-    def __init__(
-        self,
-        backbone: Encoder,
-        settings: DINOv2Settings = DINOv2Settings(),
-        guide: Frozen | None = None,
-    ):
+    def __init__(self, backbone: Encoder, settings: DINOv2Settings = DINOv2Settings()):
         super().__init__(backbone, settings)
-        self.is_distilled = guide is not None
-        self._guide = (self.teacher if guide is None else guide,)  # no second part of this module
         self.koleo = KoLeoLoss()
         if isinstance(self.student, PatchNetwork):
-            self.student.backbone.mask_token.requires_grad_(not self.is_distilled)
+            self.student.backbone.mask_token.requires_grad_(True)
             self.patch_loss = iBOTPatchLoss(
                 settings.patch_out_dim, settings.student_temp, settings.center_momentum
             )
@@ -156,7 +148,7 @@ class DINOv2(DINO):
     @property
     def guide(self) -> Teacher[PrototypeNetwork] | Frozen:
         """The network that gives the targets."""
-        return self._guide[0]
+        return self.teacher
 
     @property
     def compares_patches(self) -> bool:
@@ -176,7 +168,7 @@ class DINOv2(DINO):
             return super()._network(backbone)
         if not isinstance(backbone, VisionTransformer):
             raise UserError(
-                "DINOv2 hides patches, which only a vision transformer has: choose a model.arch "
+                "DINOv2 masks patches, which only a vision transformer has: choose a model.arch "
                 "that begins with vit, or objective.ibot_weight=0"
             )
         o, width = self.settings, backbone.embed_dim
@@ -187,29 +179,25 @@ class DINOv2(DINO):
         )
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
-        """Blocks of patches in half of the global crops; with a guide of its own, all patches."""
+        """Blocks of patches in half of the global crops."""
         if not isinstance(self.student, PatchNetwork):
             return None
         o, (rows, columns) = self.settings, self.student.backbone.grid_size
-        if self.is_distilled:
-            return DrawnMasks(torch.ones(2, batch_size, rows * columns, dtype=torch.bool))
         masks = block_masks(2 * batch_size, (rows, columns), generator, o.mask_ratio, o.mask_share)
         return DrawnMasks(masks.unflatten(0, (2, batch_size)))
 
     def forward(
         self,
-        views: list[Tensor],
+        views: list[Float[Tensor, "_ B 3 _ _"]],
         values: Mapping[str, float],
         measure: bool,
         masks: PatchMasks | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         o, temp = self.settings, values["teacher_temp"]
         guide, student = self._outputs(views, masks)
         targets = self._targets(self.loss, guide.logits, temp)
         parts = {"dino_loss": fused_dino_loss(student.logits, targets, o.student_temp)}
-        # Whose spread would tell of a collapse: a guide that has been trained cannot collapse.
-        watched = student.features[:2].detach() if self.is_distilled else guide.features
-        measured = measures(targets, watched) if measure else {}
+        measured = measures(targets, self._watched(guide, student)) if measure else {}
         if masks is not None:
             assert guide.patch_logits is not None and student.patch_logits is not None
             patch_targets = self._targets(self.patch_loss, guide.patch_logits, temp)
@@ -233,7 +221,9 @@ class DINOv2(DINO):
             self.patch_loss.update()
         super().after_step(values)
 
-    def _outputs(self, views: list[Tensor], masks: PatchMasks | None) -> tuple[Output, Output]:
+    def _outputs(
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], masks: PatchMasks | None
+    ) -> tuple[Output, Output]:
         """The guide's for the global views, and the student's for all, who sees less of them."""
         global_views = [views[0][:2]]
         if not self.compares_patches:
@@ -242,10 +232,19 @@ class DINOv2(DINO):
             raise ValueError("DINOv2 with ibot_weight > 0 wants masks: give those of draw_masks")
         return (
             Output(*self.guide(global_views, masks, masked=False)),
-            Output(*self.student(views, masks, masked=not self.is_distilled)),
+            self._student_output(views, masks),
         )
 
-    def _targets(self, center: Center, logits: Tensor, temp: float) -> Tensor:
+    def _student_output(self, views: list[Tensor], masks: PatchMasks) -> Output:
+        return Output(*self.student(views, masks, masked=True))
+
+    def _watched(self, guide: Output, student: Output) -> Tensor:
+        """The features (2, B, D) of the global crops whose spread would tell of a collapse."""
+        return guide.features
+
+    def _targets(
+        self, center: Center, logits: Float[Tensor, "*rows K"], temp: float
+    ) -> Float[Tensor, "*rows K"]:
         """The guide's probabilities (…, K): centred by the running mean, or balanced."""
         if self.settings.centering == "sinkhorn":
             return sinkhorn_knopp(logits.flatten(0, -2), temp).view(logits.shape)
@@ -253,6 +252,6 @@ class DINOv2(DINO):
         return center.probabilities(logits, temp)
 
 
-def _mean_entropy(targets: Tensor, weights: Tensor) -> Tensor:
+def _mean_entropy(targets: Float[Tensor, "M K"], weights: Float[Tensor, " M"]) -> Float[Tensor, ""]:
     """The mean over masked images of the mean entropy of their masked patches."""
     return (entropy(targets) * weights).sum() / weights.sum().clamp(min=1)

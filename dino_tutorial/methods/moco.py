@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -67,7 +68,9 @@ class MoCo(Method):
         refuse_local_crops("moco", views)
         return simclr_views(views.global_size, views.global_scale, **views.operations())
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         return {"momentum": torch.full((total_steps,), self.settings.momentum, dtype=torch.float64)}
 
     def train(self, mode: bool = True) -> "MoCo":
@@ -76,8 +79,8 @@ class MoCo(Method):
         return self
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         (pair,) = views  # one group: (2, B, 3, S, S)
         features, queries = self.student([pair[:1]])  # (1, B, D), (1, B, out_dim)
         keys = normalize(self.teacher([pair[1:]])[1][0], dim=-1)  # (B, out_dim)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.losses import nt_xent
@@ -54,8 +55,8 @@ class SimCLR(Method):
         return simclr_views(views.global_size, views.global_scale, **views.operations())
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         features, projections = self.student(views)  # (2, B, D), (2, B, out_dim)
         loss = nt_xent(projections, self.settings.temperature)
         if not measure:

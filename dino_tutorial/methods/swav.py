@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -78,15 +79,17 @@ class SwAV(Method):
             **views.operations(),
         )
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         if self.queue is None:
             return {}
         start = round(self.settings.queue_start_epochs * steps_per_epoch)
         return {"queue": (torch.arange(total_steps) >= start).double()}  # 1: it is in use
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         features, projections = self.student(views)  # (V, B, D), (V, B, out_dim)
         projections = normalize(projections, dim=-1)
         logits = self.prototypes(projections)  # (V, B, K)
@@ -103,7 +106,7 @@ class SwAV(Method):
         }
 
     @torch.no_grad()
-    def _assign(self, logits: Tensor, with_queue: bool) -> Tensor:
+    def _assign(self, logits: Float[Tensor, "2 B K"], with_queue: bool) -> Float[Tensor, "2 B K"]:
         """Balanced assignments (2, B, K) of the two global views, each balanced by itself."""
         o, batch = self.settings, logits.shape[1]
         if with_queue and self.queue is not None:

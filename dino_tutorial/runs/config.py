@@ -66,7 +66,7 @@ class Config:
     name: str | None = option(
         None, "The run's name; null is method-data-preset.", check=check_name
     )
-    seed: int = option(0, "Of all randomness: weights, batches, views, masks.", low=0)
+    seed: int = option(0, "Of all randomness: weights, batches, views, masks.", low=0, high=2**32 - 1)
     device: str = option("auto", "Where it runs; auto takes CUDA, else MPS, else the CPU.", among=DEVICES)
     folder: str = option("runs", "Where the folders of runs are.")
     data: DataSettings = field(default_factory=DataSettings)

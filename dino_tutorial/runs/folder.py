@@ -29,7 +29,7 @@ from dino_tutorial.files import (
     write_text,
 )
 from dino_tutorial.files.locks import locked
-from dino_tutorial.models import build_encoder
+from dino_tutorial.models import Encoder, build_encoder
 from dino_tutorial.parallel import Processes, from_main
 from dino_tutorial.training.checkpoint import has_checkpoint
 from dino_tutorial.training.log import read_rows
@@ -67,15 +67,15 @@ class Run:
         return read_json(self.folder / "environment.json", AGAIN)
 
     @cached_property
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[dict[str, Any]]:
         return read_rows(self.folder / "metrics.jsonl")
 
     @cached_property
-    def timings(self) -> list[dict]:
+    def timings(self) -> list[dict[str, Any]]:
         return read_rows(self.folder / "timings.jsonl")
 
     @property
-    def evaluations(self) -> dict[str, dict]:
+    def evaluations(self) -> dict[str, dict[str, Any]]:
         """What :meth:`save_evaluation` has kept, by the name of the data that was measured on.
 
         Where the images had another size than the run's global views, the name ends in it:
@@ -91,7 +91,7 @@ class Run:
             _check_numbers(results, path)
         return kept
 
-    def save_evaluation(self, results: dict) -> None:
+    def save_evaluation(self, results: dict[str, Any]) -> None:
         """Keep the dictionary of :func:`dino_tutorial.evaluate` in the run's folder.
 
         An older one of the same data at the same size is replaced.
@@ -110,7 +110,7 @@ class Run:
     def complete(self) -> bool:
         return (self.folder / "summary.json").exists()
 
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The trained backbone that its method keeps, in evaluation mode, on the CPU."""
         path = self.folder / "backbone.safetensors"
         if not kind_of(path):
@@ -180,7 +180,7 @@ def load_run(folder: str | Path) -> Run:
     return Run(folder)
 
 
-def new_encoder(config: Config) -> nn.Module:
+def new_encoder(config: Config) -> Encoder:
     """The configured encoder with fresh weights, drawn from the run's seed."""
     size = config.views.global_size
     overrides = config.model.overrides()
@@ -350,5 +350,5 @@ def _digest(state: dict[str, Tensor]) -> str:
     total = sha256()
     for name, tensor in sorted(state.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()

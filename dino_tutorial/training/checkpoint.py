@@ -58,7 +58,7 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / CURRENT).exists() or (folder / PREVIOUS).exists()
 
 
-def load_checkpoint(folder: Path, warn: Callable[[str], None] = print) -> dict[str, Any]:
+def load_checkpoint(folder: Path, warn: Callable[[str], object] = print) -> dict[str, Any]:
     """Read the newest readable checkpoint; code hidden in one is never executed.
 
     Args:

@@ -53,3 +53,22 @@ def test_a_checkpoint_is_small_has_a_card_and_loads(folder):
     run = load_run(folder)
     assert f"{run.summary['knn_top1']:.1%}" in card
     assert sum(p.numel() for p in run.encoder().parameters()) == run.summary["parameters"]
+
+
+def test_the_readme_and_the_card_quote_the_records():
+    summaries = {
+        seed: load_run(DATA / "results" / f"dino-patterns-laptop-s{seed}").summary
+        for seed in range(3)
+    }
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    card = (DATA / "cards" / "patterns.md").read_text(encoding="utf-8")
+    for key in ("knn_top1", "knn_raw_pixels", "knn_random_init", "knn_color_histogram"):
+        quoted = f"| {100 * summaries[0][key]:.1f} % |"
+        assert quoted in readme and quoted in card, key
+    seeds = [f"{100 * summary['knn_top1']:.1f}" for summary in summaries.values()]
+    assert f"{seeds[0]}, {seeds[1]} and {seeds[2]} %" in card
+    # What these scenes are for: form and pattern are learned, and colours tell nothing.
+    for summary in summaries.values():
+        assert summary["knn_top1"] > summary["knn_raw_pixels"] + 0.15
+        assert summary["knn_top1"] > summary["knn_color_histogram"] + 0.25
+        assert summary["knn_top1"] > summary["knn_random_init"] + 0.35
