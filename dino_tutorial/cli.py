@@ -71,14 +71,14 @@ def _parser() -> argparse.ArgumentParser:
 
     distill = commands.add_parser("distill", help="train a small student on a frozen teacher")
     distill.add_argument(
-        "teacher", metavar="RUN", type=Path, help="the folder of a finished run of dino or dinov2"
+        "teacher", metavar="RUN", help="the folder of a finished run of dino or dinov2"
     )
     distill.add_argument("--data", help="another data set or folder (default: the teacher's)")
     _add_training_options(distill, "distill-data-preset")
     distill.set_defaults(run=_distill)
 
     evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
-    evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    evaluate.add_argument("run_folder", metavar="RUN", help="the folder of a run")
     evaluate.add_argument("--data", help="another data set or folder (default: the run's)")
     evaluate.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
     evaluate.add_argument("--temperature", type=float, default=0.07)
@@ -91,14 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     record = commands.add_parser("record", help="keep a finished run's numbers in data/results")
-    record.add_argument("run_folder", metavar="RUN", type=Path)
-    record.add_argument("--into", type=Path, default=Path("data/results"))
+    record.add_argument("run_folder", metavar="RUN")
+    record.add_argument("--into", default="data/results")
     record.add_argument("--name", help="name of the record (default: the run's)")
     record.add_argument("--weights", action="store_true", help="with the backbone and its card")
     record.set_defaults(run=_record)
 
     report = commands.add_parser("report", help="write a finished run's report again")
-    report.add_argument("run_folder", metavar="RUN", type=Path)
+    report.add_argument("run_folder", metavar="RUN")
     report.set_defaults(run=_report)
 
     show = commands.add_parser("show", help="attention, components, crops or neighbours as a file")
@@ -107,18 +107,18 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--data", help="another data set or folder (default: the run's)")
     show.add_argument("--n", type=int, default=4, help="number of pictures (default: 4)")
     show.add_argument("--size", type=int, help="side of a picture in pixels (default: the run's)")
-    show.add_argument("--out", type=Path, help=".png, .svg, .pdf or .html (default: WHAT.png)")
+    show.add_argument("--out", help=".png, .svg, .pdf or .html (default: WHAT.png)")
     show.set_defaults(run=_show)
 
     export = commands.add_parser("export", help="the backbone for timm, safetensors or ONNX")
-    export.add_argument("run_folder", metavar="RUN", type=Path)
+    export.add_argument("run_folder", metavar="RUN")
     export.add_argument("--to", choices=("timm", "safetensors", "onnx"), default="safetensors")
-    export.add_argument("--out", type=Path, required=True, help="the file to write")
+    export.add_argument("--out", required=True, help="the file to write")
     export.set_defaults(run=_export)
 
     grade = commands.add_parser("grade", help="run submitted notebooks, grade their exercises")
-    grade.add_argument("folder", metavar="FOLDER", type=Path, help="searched for *.ipynb")
-    grade.add_argument("--out", type=Path, default=Path("grades.csv"), help="(default: grades.csv)")
+    grade.add_argument("folder", metavar="FOLDER", help="searched for *.ipynb")
+    grade.add_argument("--out", default="grades.csv", help="(default: grades.csv)")
     grade.add_argument("--timeout", type=float, default=120, help="seconds each (default: 120)")
     grade.add_argument("--memory", type=float, default=4, help="GiB each (default: 4)")
     grade.set_defaults(run=_grade)
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         default="pixels",
         help="features to retrieve with: a run's folder, a released model, or pixels (default)",
     )
-    curate.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    curate.add_argument("--out", required=True, metavar="FOLDER")
     curate.add_argument("--limit", type=int, help="at most this many images of the pool")
     curate.add_argument("--shards", action="store_true", help="also write the images chosen")
     curate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -190,7 +190,8 @@ def _train(options: argparse.Namespace) -> int:
     own = {key: getattr(options, key) for key in ("folder", "name", "seed", "device")}
     own = {key: value for key, value in own.items() if value is not None}
     changes = own | parse_assignments(options.changes)
-    data, preset = options.data or "scenes", options.preset or "laptop"
+    data = "scenes" if options.data is None else options.data
+    preset = "laptop" if options.preset is None else options.preset
     config = configure(options.method, data, preset, changes)
     if options.resume:
         config = resumed_config(config, options.data, options.preset, changes)
@@ -221,7 +222,8 @@ def _train(options: argparse.Namespace) -> int:
 def _distill(options: argparse.Namespace) -> int:
     from dino_tutorial.runs.build import teacher_run
 
-    options.data = options.data or teacher_run(options.teacher).config.source
+    if options.data is None:
+        options.data = teacher_run(options.teacher).config.source
     options.changes.insert(0, f"objective.teacher={json.dumps(str(options.teacher))}")
     options.method = "distill"
     return _train(options)
@@ -284,7 +286,7 @@ def _show(options: argparse.Namespace) -> int:
     from dino_tutorial.runs import load_run
     from dino_tutorial.runs.show import show
 
-    path = options.out or Path(f"{options.what}.png")
+    path = f"{options.what}.png" if options.out is None else options.out
     released = options.seen_by in RELEASED or options.seen_by in RELEASED.values()
     run = options.seen_by if released else load_run(options.seen_by)
     figure = show(run, options.what, path, options.data, options.n, options.size)
@@ -342,7 +344,9 @@ def _curate(options: argparse.Namespace) -> int:
         return 130
     if summary:
         print(describe_summary(summary))
-        print(f"chosen  {options.out / 'selected.txt'}\nreport  {options.out / 'report.html'}")
+        print(
+            f"chosen  {Path(options.out, 'selected.txt')}\nreport  {Path(options.out, 'report.html')}"
+        )
     return 0
 
 

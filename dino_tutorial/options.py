@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 
-
 LARGEST = 10**6  # what no number exceeds where its option sets no bound of its own
 
 

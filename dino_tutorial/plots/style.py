@@ -169,7 +169,7 @@ def check_figure_path(path: str | Path) -> Path:
     """
     path = user_path(path)
     if path.suffix not in (".png", ".svg", ".pdf", ".html"):
-        raise UserError(f"{path} has to end in .png, .svg, .pdf or .html")
+        raise UserError(f"{path} has to end in .png, .svg, .pdf or .html: choose another name")
     if kind_of(path.parent) != "folder":
         raise UserError(f"there is no folder {path.parent}: make it first")
     if kind_of(path) == "folder":

@@ -33,7 +33,7 @@ def export(run: Run, form: str, path: Path) -> str:
         raise UserError(f"{run.folder} holds a {run.config.model.arch}: only ViTs go to timm")
     ending = ".onnx" if form == "onnx" else ".safetensors"
     if path.suffix != ending:
-        raise UserError(f"{path} has to end in {ending}")
+        raise UserError(f"{path} has to end in {ending}: give --out such a name")
     if kind_of(path.parent) != "folder":
         raise UserError(f"there is no folder {path.parent}: make it first")
     if kind_of(path) == "folder":
