@@ -344,9 +344,8 @@ def _curate(options: argparse.Namespace) -> int:
         return 130
     if summary:
         print(describe_summary(summary))
-        print(
-            f"chosen  {Path(options.out, 'selected.txt')}\nreport  {Path(options.out, 'report.html')}"
-        )
+        out = Path(options.out)
+        print(f"chosen  {out / 'selected.txt'}\nreport  {out / 'report.html'}")
     return 0
 
 

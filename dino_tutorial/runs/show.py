@@ -112,7 +112,8 @@ def show(
 def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> View:
     config = run.config
     own = config.data.image_size if what == "crops" else config.views.global_size
-    return View(run.folder.name, run.encoder, data or config.source, config.data.root, n,
+    data = config.source if data is None else data
+    return View(run.folder.name, run.encoder, data, config.data.root, n,
                 size=own if size is None else size, seed=config.seed, run=run)
 
 
