@@ -130,8 +130,9 @@ def unwritable(path: str | os.PathLike[str], error: BaseException, then: str = "
     while cause is not None and not (isinstance(cause, OSError) and cause.errno):
         cause = cause.__cause__ or cause.__context__
     number = cause.errno if isinstance(cause, OSError) else None
-    if number is None and "os error 28" in str(error).lower():
-        number = errno.ENOSPC
+    told = re.search(r"os error (\d+)|code: (\d+)", str(error))  # as safetensors says it
+    if number is None and told:
+        number = int(told[1] or told[2])
     remedy = REMEDIES.get(number or 0, "make room or choose another place")
     remedy = remedy.format(folder=Path(path).parent)
     then = f", then {then}" if then else ""
