@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 from dino_tutorial.files.streams import (
     Terminated,
     ended_by_sigterm,
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.flush()
             return code
     except UserError as error:
-        return _say(str(error), 2)
+        return _say(printable(str(error)), 2)
     except KeyboardInterrupt:
         return _say("stopped", 130)
     except Terminated:
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
     evaluate.add_argument("run_folder", metavar="RUN", help="the folder of a run")
     evaluate.add_argument("--data", help="another data set or folder (default: the run's)")
-    evaluate.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
+    evaluate.add_argument("--k", type=int, help="neighbours (default: 20, or all of fewer)")
     evaluate.add_argument("--temperature", type=float, default=0.07)
     evaluate.add_argument("--linear", action="store_true", help="also train a linear probe")
     evaluate.add_argument("--dense", action="store_true", help="also segmentation and depth")

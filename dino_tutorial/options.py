@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -41,13 +42,20 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def note(default: Any) -> Any:
+    """A dataclass field that goes along with the settings and is none of them."""
+    return dataclasses.field(
+        default=default, repr=False, compare=False, metadata={"is_setting": False}
+    )
+
+
 def replace_options(options: Any, changes: dict[str, Any], prefix: str = "") -> Any:
     """Return ``options`` with dotted keys replaced, e.g. ``{"optim.lr": 0.001}``; all checked.
 
     Raises:
         UserError: naming an unknown key (and the nearest one), a wrong type or a bad value.
     """
-    fields = {field.name: field for field in dataclasses.fields(options)}
+    fields = {field.name: field for field in _settings(options)}
     values: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
@@ -66,7 +74,7 @@ def replace_options(options: Any, changes: dict[str, Any], prefix: str = "") -> 
 def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
     """All settings under dotted keys, groups opened."""
     flat: dict[str, Any] = {}
-    for field in dataclasses.fields(options):
+    for field in _settings(options):
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, f"{prefix}{field.name}.")
@@ -86,7 +94,7 @@ class Described(NamedTuple):
 
 def describe(options: Any, prefix: str = "") -> Iterator[Described]:
     """All options with their help, groups opened, in the order of their declaration."""
-    for field in dataclasses.fields(options):
+    for field in _settings(options):
         value, key = getattr(options, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
             yield from describe(value, f"{key}.")
@@ -222,6 +230,12 @@ def _told(value: Any) -> str:
         return "a number of hundreds of digits"
 
 
+def _settings(options: Any) -> list[dataclasses.Field[Any]]:
+    return [
+        field for field in dataclasses.fields(options) if field.metadata.get("is_setting", True)
+    ]
+
+
 def _is_group(options: Any, name: str) -> bool:
     return dataclasses.is_dataclass(getattr(options, name))
 
@@ -247,6 +261,8 @@ def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -
     highest = high if high is not None else LARGEST
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
+            if not math.isfinite(number):
+                raise UserError(f"{key} = {number} is out of range: it wants a finite number")
             below = low is not None and not number >= low
             above = not number <= highest  # NaN is neither
             if below or above:

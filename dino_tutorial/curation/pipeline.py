@@ -59,7 +59,7 @@ class CurationSettings:
     )
     more_than: int = option(3, "Seeds that a cluster needs more of.", low=0)
     size: int | None = option(None, "Images in the end; null is half of those retrieved.", low=1)
-    seed: int = option(0, "Of what is drawn.", low=0)
+    seed: int = option(0, "Of what is drawn.", low=0, high=2**31 - 1)
 
 
 def describers(features: Describe) -> dict[str, Describe]:
@@ -88,7 +88,8 @@ class Curation(NamedTuple):
     Attributes:
         whitened: (N, d), the copy descriptors that were compared.
         duplicates: what was removed and why.
-        nearest, clustered: what the two kinds of retrieval found; empty if not asked for.
+        nearest: what retrieval of single images found; empty if not asked for.
+        clustered: what retrieval of clusters found; empty if not asked for.
         retrieved: int64 (m,), both together; all that were kept if there are no seeds.
         hierarchy: clusters of the retrieved images.
         selected: int64 (n,), the images in the end, ascending.

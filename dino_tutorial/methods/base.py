@@ -110,6 +110,17 @@ class Method(nn.Module, ABC):
         """The patches to mask in the two global views of a whole (global) batch, or None."""
         return None
 
+    def lacks_images(self, n_images: int, world: int) -> str | None:
+        """Why the loss cannot be had from so few images, as in "… has no negatives", or None.
+
+        Asked before training. Batch norm is no matter of this one: it is found in the modules.
+
+        Args:
+            n_images: that :meth:`forward` is given at a time, in each process.
+            world: number of processes.
+        """
+        return None
+
     @property
     def networks(self) -> list[nn.Module]:
         """What a training step runs, and therefore what is worth compiling."""
@@ -134,7 +145,7 @@ class Method(nn.Module, ABC):
 
     @property
     def encoder(self) -> Encoder:
-        """The backbone that is kept and evaluated: the teacher's, if there is one."""
+        """The backbone that is kept and evaluated, the teacher's if there is one."""
         network = self.student if self.teacher is None else self.teacher.network
         return network.backbone
 
@@ -151,6 +162,15 @@ def accuracy(logits: Float[Tensor, "*n K"], targets: Int[Tensor, "*n"]) -> Float
 
 
 def spread_of(features: Float[Tensor, "V B D"]) -> Float[Tensor, ""]:
-    """Feature spread of (V, B, D) features: 1 when they fill the sphere, 0 when constant."""
+    """Feature spread of (V, B, D) features: 1 when they fill the sphere, 0 when constant.
+
+    The V views have to be of one kind: features that tell sizes or places apart, and no images,
+    would seem to be spread. See :func:`spread_within` for others.
+    """
     with torch.no_grad():
         return feature_spread(features.flatten(0, 1).float())
+
+
+def spread_within(features: Float[Tensor, "V B D"]) -> Float[Tensor, ""]:
+    """The feature spread over the images of each of V views by itself, averaged over views."""
+    return torch.stack([spread_of(view[None]) for view in features]).mean()

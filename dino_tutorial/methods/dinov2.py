@@ -61,7 +61,7 @@ class DINOv2Settings(DINOSettings):
     )
     patch_out_dim: int = option(65536, "K', the number of prototypes of patches.", low=2)
     patch_bottleneck_dim: int = option(
-        256, "Width of the normalised vectors that are compared with them.", low=1
+        256, "Width of the normalised vectors that are compared with them.", low=2
     )
     mask_share: float = option(0.5, "Share of the global crops that are masked.", low=0.01, high=1)
     mask_ratio: tuple[float, float] = option(
@@ -137,6 +137,11 @@ class DINOv2(DINO):
     settings: DINOv2Settings
 
     def __init__(self, backbone: Encoder, settings: DINOv2Settings = DINOv2Settings()):
+        if not settings.dino_weight + settings.ibot_weight + settings.koleo_weight:
+            raise UserError(
+                "objective.dino_weight, ibot_weight and koleo_weight are all 0, so nothing is "
+                "to be learned: give one of them a weight"
+            )
         super().__init__(backbone, settings)
         self.koleo = KoLeoLoss()
         if isinstance(self.student, PatchNetwork):
@@ -185,6 +190,12 @@ class DINOv2(DINO):
         o, (rows, columns) = self.settings, self.student.backbone.grid_size
         masks = block_masks(2 * batch_size, (rows, columns), generator, o.mask_ratio, o.mask_share)
         return DrawnMasks(masks.unflatten(0, (2, batch_size)))
+
+    def lacks_images(self, n_images: int, world: int) -> str | None:
+        """KoLeo looks for neighbours among the images of one process."""
+        if n_images > 1 or not self.settings.koleo_weight:
+            return None
+        return "KoLeo keeps it away from others (objective.koleo_weight=0 leaves KoLeo out)"
 
     def forward(
         self,

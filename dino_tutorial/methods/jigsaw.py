@@ -15,7 +15,7 @@ from dino_tutorial.methods.base import (
     Network,
     accuracy,
     refuse_local_crops,
-    spread_of,
+    spread_within,
 )
 from dino_tutorial.models import Encoder
 from dino_tutorial.options import option
@@ -29,7 +29,7 @@ class JigsawSettings:
 
     grid: int = option(3, "Tiles along a side of the puzzle.", among=(2, 3))
     tile_size: int = option(64, "Side of a tile, in pixels.", low=4)
-    permutations: int = option(1000, "Orders of the tiles that are told apart.", low=2)
+    permutations: int = option(1000, "Orders of the tiles that are told apart.", low=2, high=10000)
     tile_dim: int = option(512, "Width of a tile's vector before the solver.", low=1)
     hidden_dim: int = option(4096, "Width of the solver's hidden layers.", low=1)
 
@@ -108,7 +108,7 @@ class Jigsaw(Method):
         return {
             "loss": loss,
             "accuracy": accuracy(logits, answers),
-            "feature_spread": spread_of(features),
+            "feature_spread": spread_within(features),  # of one place: images, not answers
         }
 
     @property

@@ -311,6 +311,8 @@ class VisionTransformer(Encoder):
             return self.pos_embed
         rows, columns = self.grid_size
         grid = self.pos_embed[:, 1:].unflatten(1, self.grid_size).permute(0, 3, 1, 2)
+        if grid.dtype in (torch.float16, torch.bfloat16):  # interpolated in full: few kernels know
+            grid = grid.float()
         if self.pos_embed_mode == "offset":
             # A tenth of a patch too much, once meant against rounding; weights that were trained
             # with it have to be used with it.
@@ -318,7 +320,8 @@ class VisionTransformer(Encoder):
             grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
         else:
             grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+        grid = grid.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        return torch.cat([self.pos_embed[:, :1], grid], dim=1)
 
     def _check_images(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

@@ -23,10 +23,11 @@ from dino_tutorial.evaluation.settings import KNNSettings
 from dino_tutorial import methods
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models.settings import ModelSettings
-from dino_tutorial.options import flatten, option, replace_options
+from dino_tutorial.options import flatten, note, option, replace_options
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.views.settings import ViewSettings
 
+#: The names of the presets, from the smallest machine to the published recipe.
 PRESETS = ("smoke", "laptop", "gpu", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -76,13 +77,17 @@ class Config:
     optim: OptimSettings = field(default_factory=OptimSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     knn: KNNSettings = field(default_factory=KNNSettings)
+    named: frozenset[str] = note(frozenset())  # keys that :meth:`changed` was told, no preset's
 
     def dump(self) -> str:
         """YAML that :func:`read_config` turns back into the same configuration."""
         return yaml.safe_dump(flatten(self), sort_keys=False)
 
     def changed(self, changes: dict[str, Any]) -> "Config":
-        """This configuration with one more layer over it.
+        """This configuration with a caller's changes over it.
+
+        It remembers their keys in ``named``: some of the checks at the start of a run hold a
+        person to what a preset may leave (:mod:`dino_tutorial.runs.checks`).
 
         A layer that names ``model.arch`` means that architecture, not what an earlier layer made
         of another one: the other ``model.*`` settings go back to its own. A transformer keeps what
@@ -93,8 +98,19 @@ class Config:
             changes: dotted keys, e.g. ``{"optim.lr": 1e-3, "seed": 1}``.
 
         Raises:
-            UserError: for anything unknown or out of range.
+            UserError: for anything unknown or out of range, and for another method or preset, since
+            all other settings start from them.
         """
+        for key in ("method", "preset"):
+            if changes.get(key, getattr(self, key)) != getattr(self, key):
+                raise UserError(
+                    f"{key} = {changes[key]!r} cannot replace {getattr(self, key)!r}, from which "
+                    f"the other settings start: begin with that {key}"
+                )
+        named = self.named.union(changes)
+        return dataclasses.replace(self._with_layer(changes), named=named)
+
+    def _with_layer(self, changes: dict[str, Any]) -> "Config":
         config = self
         if (arch := changes.get("model.arch")) is not None:
             kept = NOT_OF_THE_ARCH if str(arch).startswith("vit") else ()
@@ -129,10 +145,9 @@ def configure(
         common[preset],
         common.get(f"{preset}@{data}", {}),
         preset_of(method, preset, str(data)),
-        changes or {},
     ):
-        config = config.changed(layer)
-    return config
+        config = config._with_layer(layer)
+    return config.changed(changes or {})
 
 
 def register(
@@ -181,7 +196,7 @@ def read_config(path: Path) -> Config:
     _known("method", flat["method"], METHODS)
     try:
         empty = Config(objective=METHODS[flat["method"]].Settings())
-        config = empty.changed(ADDED | _without_fixed(flat, path))
+        config = empty._with_layer(ADDED | _without_fixed(flat, path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     missing = [key for key in flatten(config) if key not in flat and key not in ADDED]

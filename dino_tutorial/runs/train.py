@@ -1,5 +1,6 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import Processes, process_group
 from dino_tutorial.runs.build import build_method, start_from
-from dino_tutorial.runs.checks import check_accumulation
+from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches, check_run
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
 from dino_tutorial.runs.evaluate import measure_knn
@@ -62,12 +63,16 @@ def train(config: Config, resume: bool = False) -> Run:
 def _train(
     config: Config, device: torch.device, processes: Processes, folder: Path, resume: bool
 ) -> None:
+    resumes = resume and has_checkpoint(folder)
+    cut = None if resumes else check_lengths(config)
+    check_learning_rate(config)
+    check_patches(config)
+    check_batch(config, processes.world)
     images = Images.open(config)
     n_classes = len(images.train.classes)
     method = build_method(config, n_classes)
     learned = _labelled(images.train, config.method) if method.needs_labels else images.train
-    check_accumulation(config, method, device.type, processes.world)
-    resumes = resume and has_checkpoint(folder)
+    check_run(config, method, len(learned), device.type, processes.world)
     if config.train.init is not None and not resumes:
         start_from(method, config.train.init, n_classes)
     method.to(device)
@@ -88,6 +93,8 @@ def _train(
     )
     if processes.is_main:
         _prepare(folder, config, device, resume)
+        if cut is not None:
+            print(f"note: {cut}", file=sys.stderr)
         if resume and not resumes:
             trainer.warn(f"there is no checkpoint in {folder} yet: it begins at step 0")
     if resumes:

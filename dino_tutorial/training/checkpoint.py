@@ -12,6 +12,7 @@ import torch
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import describe_error, open_regular, replacing
+from dino_tutorial.training.health import first_not_finite
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 KINDS: dict[str, type | tuple[type, ...]] = {  # what a checkpoint holds
@@ -63,7 +64,8 @@ def load_checkpoint(folder: Path, warn: Callable[[str], object] = print) -> dict
 
     Args:
         folder: a run's folder.
-        warn: called with one sentence when the newest is damaged and the one before is used.
+        warn: called with one sentence when the newest is damaged, or holds weights that are no
+            numbers, and the one before is used.
 
     Raises:
         UserError: if there is none, or none that can be read.
@@ -106,6 +108,8 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the reader
         return {}, f"{path.name} is damaged ({describe_error(error)})"
+    if broken := first_not_finite(state):
+        return {}, f"{path.name} holds NaN or infinity in {broken}"
     if not isinstance(state, dict) or not isinstance(state.get("step"), int) or state["step"] < 0:
         return {}, f"{path.name} is not a training checkpoint"
     return state, ""

@@ -25,15 +25,21 @@ from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
-from dino_tutorial.training.checkpoint import KINDS, save_checkpoint
-from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
+from dino_tutorial.training.checkpoint import CURRENT, KINDS, save_checkpoint
+from dino_tutorial.training.health import (
+    check_finite,
+    check_teacher_is_a_copy,
+    diagnose,
+    first_not_finite,
+    weights_diverged,
+)
 from dino_tutorial.training.log import Clock, RowLog
 from dino_tutorial.training.optim import (
-    LR_SCALINGS,
     build_optimizer,
     clip_gradients,
     clip_modules,
     param_groups,
+    peak_learning_rate,
     set_learning_rate,
     split_by_module,
 )
@@ -168,11 +174,27 @@ class Trainer:
         )
 
     def _save(self, metrics: RowLog, timings: RowLog) -> None:
+        self._check_weights(self.step)
         for log in (metrics, timings):
             log.sync()
         state = self.state(metrics.size, timings.size)
         if self.processes.is_main:
             save_checkpoint(self.folder, state)
+
+    def _check_weights(self, steps: int) -> None:
+        """Never let weights that are no numbers replace a checkpoint, or be measured.
+
+        All processes have to call it together; each looks at its own part.
+
+        Raises:
+            TrainingDiverged: some are, after so many steps.
+        """
+        parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
+        name = first_not_finite(parts)
+        bad = torch.tensor(float(name is not None), device=self.device)
+        if mean_over_processes(bad).item() > 0:
+            kept = (self.folder / CURRENT).exists()
+            raise weights_diverged(name or "another process's weights", steps - 1, kept)
 
     def _step(
         self,
@@ -225,6 +247,7 @@ class Trainer:
             "seconds": self.clock.seconds,
             "log_sizes": [metrics_size, timings_size],
             "warnings": self.warnings,
+            "data": self.dataset.fingerprint(),
             "method": whole(self.method.state_dict(), keep),
             "optimizer": whole(self.optimizer.state_dict(), keep),
         }
@@ -233,9 +256,10 @@ class Trainer:
         """Continue from :meth:`state`, as if nothing had happened in between.
 
         Raises:
-            UserError: the state is not whole, or is of another training.
+            UserError: the state is not whole, or is of another training or of other images.
         """
         self._check_state(state)
+        self._check_images(state.get("data"))
         try:
             self._load_method(state["method"])
             self._load_optimizer(state["optimizer"])
@@ -268,6 +292,24 @@ class Trainer:
                 f"it was made with"
             )
 
+    def _check_images(self, before: dict[str, Any] | None) -> None:
+        """Other images would be drawn in another order, or be others at the same places."""
+        now = self.dataset.fingerprint()
+        if before is None or before == now:  # None: the state of an older version
+            return
+        if any(before.get(key) != now[key] for key in ("images", "contents")):
+            raise UserError(
+                f"the images of {self.dataset.name} have changed since {self.folder} was started "
+                f"({before.get('images')} then, {now['images']} now; their names, sizes and labels "
+                f"are compared): bring the old ones back, or start a new run"
+            )
+        if not self.processes.is_main:
+            return
+        self.warn(
+            f"the image files of {self.dataset.name} have other times than when {self.folder} was "
+            f"started, but the same names and sizes: if they were replaced, start a new run"
+        )
+
     def _load_method(self, state: dict[str, Any]) -> None:
         ours = self.method.state_dict()
         self.method.load_state_dict({n: cut_like(t, ours.get(n)) for n, t in state.items()})
@@ -281,7 +323,7 @@ class Trainer:
 
     def _schedules(self, per_epoch: int) -> dict[str, list[float]]:
         o, total = self.optim, self.total_steps
-        lr = o.lr * (self.train.batch_size / 256) ** LR_SCALINGS[o.lr_scaling]
+        lr = peak_learning_rate(o.lr, self.train.batch_size, o.lr_scaling)
         warmup = min(round(o.warmup_epochs * per_epoch), total)
         tables = {
             "lr": cosine_schedule(lr, min(o.lr_final, lr), total, warmup),
@@ -355,8 +397,9 @@ class Trainer:
         row = {"step": self.step, "epoch": round(self.step / self.order.steps_per_epoch, 4)}
         row |= dict(zip(names, numbers, strict=True)) | values
         row |= self.method.constants
-        check_finite(row)
+        check_finite(row, kept=(self.folder / CURRENT).exists())
         if self._due(self.train.eval_every) and self.evaluate is not None:
+            self._check_weights(self.step + 1)
             row |= self.evaluate()
         self.rows.append(row)
         self._report_health()

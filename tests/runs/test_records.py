@@ -8,6 +8,8 @@ import pytest
 
 from dino_tutorial import configure, load_run
 from dino_tutorial.options import flatten, parse_assignments
+from dino_tutorial.runs import Config
+from dino_tutorial.runs.checks import check_batch, check_lengths
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 RECORDS = sorted(path.parent for path in DATA.glob("*/*/config.yaml"))
@@ -15,14 +17,14 @@ CHECKPOINTS = sorted((DATA / "checkpoints").iterdir())
 LARGEST = 12 * 2**20  # bytes
 
 
-def settings_of(command: str) -> dict:
+def config_of(command: str) -> Config:
     """What a ``dino-tutorial train`` command asks for, in full."""
     program, verb, method, *words = shlex.split(command)
     assert (program, verb) == ("dino-tutorial", "train")
     pairs = list(zip(words[::2], words[1::2], strict=True))
     options, changes = dict(pairs), [value for flag, value in pairs if flag == "--set"]
-    config = configure(method, options["--data"], options["--preset"], parse_assignments(changes))
-    return flatten(config) | {"seed": int(options["--seed"])}
+    own = parse_assignments(changes) | {"seed": int(options["--seed"])}
+    return configure(method, options["--data"], options["--preset"], own)
 
 
 def test_there_are_records():
@@ -32,11 +34,19 @@ def test_there_are_records():
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
 def test_a_records_command_makes_its_settings(folder):
     stored = flatten(load_run(folder).config)
-    asked = settings_of((folder / "command.txt").read_text())
+    asked = flatten(config_of((folder / "command.txt").read_text()))
     own = {"name", "device", "folder"}  # of one run, not of its result
     assert {k: v for k, v in asked.items() if k not in own} == {
         k: v for k, v in stored.items() if k not in own
     }
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_a_records_command_is_not_refused(folder):
+    config = config_of((folder / "command.txt").read_text())
+    assert config.named > {"seed"} or "--set" not in (folder / "command.txt").read_text()
+    assert check_lengths(config) is None
+    check_batch(config)
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
