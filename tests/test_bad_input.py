@@ -234,7 +234,7 @@ COMMANDS = {
     "eval size 0": (evaluating("--size", "0"), "image_size must be"),
     "eval size huge": (evaluating("--size", "100000"), "image_size must be"),
     "eval size patch": (evaluating("--size", "33"), "cannot be cut into patches"),
-    "eval device": (["eval", "run", "--device", "gpu"], "choose auto, cpu, cuda or mps"),
+    "eval device": (["eval", "run", "--device", "gpu"], "use auto, cuda"),
     "eval data": (evaluating("--data", "no/such"), "give an existing folder"),
     "eval unlabelled": (evaluating("--data", "few"), "use images by class"),
     # record, report, show, export
@@ -270,7 +270,7 @@ COMMANDS = {
     "curate key": (curating("--set", "sizes=2"), "did you mean 'size'"),
     "curate seeds": (curating("--seeds", "no/such"), "give an existing folder"),
     "curate out": (["curate", "--pool", "few", "--out", "file"], "cannot be written"),
-    "curate device": (["curate", "--pool", "few", "--out", "o", "--device", "x"], "choose auto"),
+    "curate device": (["curate", "--pool", "few", "--out", "o", "--device", "x"], "use auto, cuda"),
     # grading
     "grade missing": (["grade", "no/such"], "is not a folder"),
     "grade file": (["grade", "file"], "is not a folder"),
@@ -385,7 +385,7 @@ CALLS = {
     "configure nan": lambda: configure("dino", changes={"optim.lr": NAN}),
     "configure bytes": lambda: configure("dino", changes={"name": b"x"}),
     "configure huge": lambda: configure("dino", changes={"train.epochs": 10**400}),
-    "evaluate none": lambda: evaluate("run", k=None),
+    "evaluate none": lambda: evaluate("run", k=[1]),
     "evaluate text": lambda: evaluate("run", k="20"),
     "evaluate float": lambda: evaluate("run", k=2.5),
     "evaluate list": lambda: evaluate("run", temperature=[1]),

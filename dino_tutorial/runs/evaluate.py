@@ -61,7 +61,8 @@ def evaluate(
     Raises:
         UserError: no data are named, or they have too few labels, or no masks and depth.
     """
-    check_whole("k", k, 1, 10**9)
+    if k is not None:
+        check_whole("k", k, 1, 10**9)
     check_number("temperature", temperature, 0, 1e6, above=True)
     torch_device = choose_device(device)
     if isinstance(run_or_weights, str | Path):

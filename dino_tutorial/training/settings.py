@@ -80,4 +80,4 @@ class TrainSettings:
     eval_every: int = option(
         1000, "Steps from one k-NN on training images to the next.", low=1, high=10**9
     )
-    checkpoint_every: int = option(500, "Steps from one checkpoint to the next.", low=1, high=10**9)
+    checkpoint_every: int = option(500, "Steps from one checkpoint to the next.", low=1)
