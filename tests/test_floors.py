@@ -23,6 +23,7 @@ FLOORS = (
     ("plots",),
     ("views", "losses", "models", "datasets", "evaluation"),
     ("seeds", "normalization", "parallel", "options"),
+    ("files",),
     ("errors", "__init__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -39,6 +44,48 @@ UPRIGHT = {  # EXIF orientation -> what makes the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+# What a photograph or a drawing comes as. Pillow reads forty more, and starts other programs for
+# some of them: a PostScript file may be called photo.jpg.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+LARGEST_IMAGE = 2**27  # pixels; one of them needs half a gigabyte
+# Said in our own words, by open_image.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_LIST: ContextVar[Path | None] = ContextVar("where what cannot be read is listed", default=None)
+
+
+def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """An image as Pillow opens it, not yet decoded.
+
+    Args:
+        file: the path of a regular file, or an open one.
+
+    Raises:
+        OSError: there is no such file, it is none of `FORMATS`, or it is a pipe or a device.
+        ValueError: it has too many pixels.
+    """
+    if isinstance(file, str | os.PathLike) and not stat.S_ISREG(os.stat(file).st_mode):
+        raise OSError("it is not a regular file")  # a pipe would keep us waiting
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > LARGEST_IMAGE:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST_IMAGE:,}")
+    return image
+
+
+@contextlib.contextmanager
+def listing(path: Path | None) -> Iterator[None]:
+    """Have all names that `report` is given written to a file, which is made when there is one."""
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    token = _LIST.set(path)
+    try:
+        yield
+    finally:
+        _LIST.reset(token)
 
 
 class Source:
@@ -347,9 +394,21 @@ def nothing_readable(name: str, count: int, first: str, reason: str) -> UserErro
     )
 
 
-def report(what: str, names: Sequence[str]) -> None:
-    """One line on stderr: what happened, and the first few names."""
+def report(what: str, names: Sequence[str], path: Path | None = None) -> None:
+    """One line on stderr: what happened, and the first few names.
+
+    All of them go to the file `path`, or to that of :func:`listing`, if there is one.
+    """
+    path = path or _LIST.get()
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    if path is not None:
+        lines = [f"{what}:", *(f"  {name}" for name in names)]
+        with (
+            contextlib.suppress(OSError),
+            open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write("\n".join(lines) + "\n")
+            more = f"{more}, all in {path}" if more else ""
     print(printable(f"{what}: {', '.join(names[:3])}{more}."), file=sys.stderr)
 
 
@@ -370,6 +429,7 @@ class OnDemandDataset(ImageDataset):
         self.labels = labels.to(torch.int64)
         self.image_size = image_size
         self._source = source
+        self._list = _LIST.get()  # loader workers have it from here
         self._listed = torch.zeros(len(source), dtype=torch.bool).share_memory_()
         first_reason = None
         for index in range(len(source)):
@@ -395,6 +455,7 @@ class OnDemandDataset(ImageDataset):
             report(
                 f"{self.name}: an image cannot be read and is replaced by the next of its class",
                 [f"{self._source.name(index)} ({reason})"],
+                self._list,
             )
         following = (torch.arange(len(self) - 1) + index + 1) % len(self)
         same = self.labels[following] == self.labels[index]

@@ -1,7 +1,7 @@
 """A folder of submitted notebooks to a table: a row a submission, a column an exercise."""
 
 import csv
-import os
+import io
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,10 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, user_path, write_text
 from dino_tutorial.grading.submission import Graded, run_submission
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score")
 LAST_COLUMN = "mistakes"
+LONGEST, MOST_MEMORY = 7 * 24 * 3600, 4096  # seconds, GiB
 
 
 def grade_folder(
@@ -35,10 +37,12 @@ def grade_folder(
         UserError: if an argument is of no use, or something that grading needs is missing.
     """
     _check_machine()
-    if not (timeout > 0 and memory >= 1):
+    folder, out = user_path(folder), user_path(out)
+    if not (0 < timeout < LONGEST and 1 <= memory < MOST_MEMORY):
         raise UserError(
             f"timeout is {timeout:g} s and memory is {memory:g} GiB: give each submission more "
-            "than 0 s and at least 1 GiB, which PyTorch alone nearly fills"
+            "than 0 s and at least 1 GiB, which PyTorch alone nearly fills, and no more than a "
+            f"week and {MOST_MEMORY} GiB"
         )
     notebooks = find_notebooks(folder)
     graded: list[Graded] = []
@@ -52,7 +56,7 @@ def grade_folder(
 
 def find_notebooks(folder: Path) -> list[Path]:
     """All notebooks in a folder and its subfolders, sorted, without Jupyter's own copies."""
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise UserError(f"{folder} is not a folder: name the one that holds the notebooks")
     found = sorted(
         path
@@ -67,16 +71,11 @@ def find_notebooks(folder: Path) -> list[Path]:
 def write_table(out: Path, graded: list[Graded]) -> None:
     """Write the table, whole or not at all."""
     exercises = list(dict.fromkeys(name for row in graded for name in row.scores))
-    partial = out.with_name(out.name + ".tmp")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
-            writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
-        os.replace(partial, out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"the grades cannot be written to {out}: {error.strerror}") from None
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
+    writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
+    write_text(out, table.getvalue())
 
 
 def _row(one: Graded, exercises: list[str]) -> list[str]:

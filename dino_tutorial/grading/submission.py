@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import dino_tutorial
+from dino_tutorial.exercises.registry import EXERCISES
+from dino_tutorial.grading.package import Package
 
 GIB = 2**30
+PACKAGE = Package()  # as it is now, before any submission has run
 RESULTS_FILE = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where verdicts go
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 GLANCE = 0.25  # seconds between two looks at time and memory
@@ -68,6 +70,10 @@ def run_submission(name: str, notebook: Path, timeout: float, memory: float) -> 
         status, reason = _run(folder, timeout, memory)
         seconds = time.monotonic() - began
         scores, mistakes = read_checks(folder / "checks")
+    scores = {exercise: passed for exercise, passed in scores.items() if exercise in EXERCISES}
+    mistakes = {exercise: what for exercise, what in mistakes.items() if exercise in scores}
+    if changed := PACKAGE.put_back():
+        status, reason = "error", f"it changed the installed package ({changed}), now put back"
     if status == "ok" and not scores:
         reason = "it ran to its end, and no `check` was called"
     return Graded(name, status, reason, seconds, scores, mistakes)
@@ -100,6 +106,7 @@ def _run(folder: Path, timeout: float, memory: float) -> tuple[str, str]:
     """Status and reason of the notebook in ``folder``."""
     for name in ("work", "tmp"):
         (folder / name).mkdir()
+    PACKAGE.copy_to(folder / "package")
     environment = _environment(folder)
     marker = f"{RESULTS_FILE}={environment[RESULTS_FILE]}"
     worker = subprocess.Popen(
@@ -138,10 +145,10 @@ def _where(folder: Path) -> str:
 def _environment(folder: Path) -> dict[str, str]:
     """Little of our own environment, where secrets may be, and nothing shared with others."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    package = str(Path(dino_tutorial.__file__).parents[1])
     own = {
         RESULTS_FILE: folder / "checks",
-        "PYTHONPATH": package,
+        "PYTHONPATH": folder / "package",  # a copy, so that nobody changes that of the next
+        "PYTHONPYCACHEPREFIX": folder / "pycache",
         "TMPDIR": folder / "tmp",
         "IPYTHONDIR": folder / "ipython",
         "JUPYTER_RUNTIME_DIR": folder / "jupyter",

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import describe_error, open_regular, user_path
 from dino_tutorial.models.block import SwiGLU
 from dino_tutorial.models.vit import PatchEmbed, VisionTransformer
 
@@ -82,7 +83,7 @@ def load_weights(
     where = "the state dict"
     if not isinstance(state_dict_or_path, Mapping):
         where = str(state_dict_or_path)
-        state_dict_or_path = _read(Path(state_dict_or_path))
+        state_dict_or_path = _read(user_path(state_dict_or_path))
     state = _unwrap(state_dict_or_path)
     if not state:
         raise UserError(f"{where} holds no state dict: names with a tensor each were expected")
@@ -188,6 +189,7 @@ def timm_arguments(model: VisionTransformer) -> dict[str, Any]:
 def _read(path: Path) -> Mapping[str, Any]:
     """The contents of a checkpoint file, without running anything in it."""
     try:
+        open_regular(path).close()  # a pipe would keep us waiting
         if path.suffix == ".safetensors":
             return load_file(path)
         # DINO's checkpoints hold the arguments of their run: a namespace, which cannot do harm.
@@ -206,7 +208,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         ) from None
     except Exception as error:  # a damaged file can fail anywhere in the reader
         raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {error})"
+            f"{path} cannot be read as weights ({describe_error(error)}): name a .safetensors file "
+            f"or one of torch.save, whole and yours to read"
         ) from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict")

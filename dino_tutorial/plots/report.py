@@ -1,8 +1,6 @@
 """The run report: one HTML file that shows what a run learned, and works without a network."""
 
-import contextlib
 import math
-import os
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +12,8 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from torch import Tensor
 
-from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import UNIFORM_ABOVE, find_collapse, latest_rows
+from dino_tutorial.files import write_text
 from dino_tutorial.plots import curves, images
 from dino_tutorial.plots.curves import BASELINES, Phase, Rows, has
 from dino_tutorial.plots.style import COLOURS, DescribedFigure, number, percent, to_svg
@@ -76,27 +74,9 @@ def write_report(path: str | Path, data: ReportData) -> Path:
 
 
 def write_page(path: str | Path, page: str) -> Path:
-    """Write the text of a page, all of it or nothing, and return where.
-
-    Raises:
-        UserError: the folder is missing or cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"the report cannot be written to {path} ({error.strerror}); free some space or"
-            " choose a run folder that can be written"
-        ) from error
-    return path
+    """Write the text of a page, whole or not at all, and return where."""
+    write_text(path, page)
+    return Path(path)
 
 
 def render_report(data: ReportData) -> str:

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, user_path, write_bytes
 
 WIDTH = 4.6  # inches, of every figure
 P = ParamSpec("P")
@@ -164,15 +165,29 @@ PAGE = """<!doctype html>
 """
 
 
+def check_figure_path(path: str | Path) -> Path:
+    """Refuse a place where no figure can be written, before one is drawn.
+
+    Raises:
+        UserError: another ending than .png, .svg, .pdf or .html, or no folder, or a folder.
+    """
+    path = user_path(path)
+    if path.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise UserError(f"{path} has to end in .png, .svg, .pdf or .html: choose another name")
+    if kind_of(path.parent) != "folder":
+        raise UserError(f"there is no folder {path.parent}: make it first")
+    if kind_of(path) == "folder":
+        raise UserError(f"{path} is a folder: name a file")
+    return path
+
+
 def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure") -> Path:
     """Write a figure as .png, .svg, .pdf, or as an .html page that carries its alt text too.
 
     Raises:
         UserError: another ending, or a folder that is missing or cannot be written.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".svg", ".pdf", ".html"):
-        raise UserError(f"{path} has to end in .png, .svg, .pdf or .html")
+    path = check_figure_path(path)
     if path.suffix == ".html":
         alt, name = html.escape(figure.alt_text), html.escape(title)
         picture = base64.b64encode(to_png(figure)).decode()
@@ -185,10 +200,7 @@ def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure"
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=path.suffix[1:])
         content = buffer.getvalue()
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another") from None
+    write_bytes(path, content)
     return path
 
 

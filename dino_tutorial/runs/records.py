@@ -2,15 +2,27 @@
 
 import json
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import (
+    as_json,
+    check_name,
+    kind_of,
+    read_bytes,
+    replace_folder,
+    unwritable,
+    user_path,
+)
 from dino_tutorial.options import flatten, replace_options
-from dino_tutorial.runs.config import Config, configure
-from dino_tutorial.runs.folder import Run, write_text
+from dino_tutorial.runs.config import Config, configure, read_config
+from dino_tutorial.runs.folder import Run
 
+FILES = {  # of a record
+    "metrics.jsonl", "timings.jsonl", "summary.json", "environment.json", "evaluation.json",
+    "config.yaml", "command.txt", "backbone.safetensors", "card.md",
+}  # fmt: skip
 CARD = """\
 # {name}
 
@@ -43,28 +55,65 @@ def record(run: Run, destination: Path, name: str | None = None, weights: bool =
             the card that says what it is.
 
     Raises:
-        UserError: if the run is not complete.
+        UserError: if the run is not complete or not whole, or there is something else in the
+            record's place. A record of the same settings is replaced, all of it.
     """
     if not run.complete:
         raise UserError(f"{run.folder} is not complete: finish it with --resume, then record it")
-    target = destination / (name or run.folder.name)
-    target.mkdir(parents=True, exist_ok=True)
-    for file in ("metrics.jsonl", "timings.jsonl", "summary.json", "environment.json"):
-        shutil.copyfile(run.folder / file, target / file)
+    if name is not None:
+        check_name(name, "--name")
+    target = user_path(destination) / (name if name is not None else run.folder.resolve().name)
+    config = _public(run.config)
+    weights = _check_place(target, config) or weights
+    files = {
+        "metrics.jsonl": _copied(run, "metrics.jsonl"),
+        "timings.jsonl": _copied(run, "timings.jsonl"),
+        "summary.json": as_json(run.summary),
+        "environment.json": as_json(run.environment),
+        "config.yaml": config.dump().encode(),
+        "command.txt": f"{command_line(config)}\n".encode(),
+    }
     if run.evaluations:
-        shutil.copyfile(run.folder / "evaluation.json", target / "evaluation.json")
-    # Where things lay on this machine is nobody's business.
-    public = {"folder": "runs", "source": Path(run.config.source).name, "data.root": None}
-    for key in ("train.init", "objective.teacher"):
-        other = flatten(run.config).get(key)
-        public |= {key: f"runs/{Path(other).name}"} if other else {}
-    config = replace_options(run.config, public)
-    write_text(target / "config.yaml", config.dump())
-    write_text(target / "command.txt", command_line(config) + "\n")
+        files["evaluation.json"] = as_json(run.evaluations)
     if weights:
-        shutil.copyfile(run.folder / "backbone.safetensors", target / "backbone.safetensors")
-        write_text(target / "card.md", card(target.name, run.summary, command_line(config)))
+        run.encoder()  # says what is wrong with them, if anything is
+        files["backbone.safetensors"] = _copied(run, "backbone.safetensors")
+        files["card.md"] = card(target.name, run.summary, command_line(config)).encode()
+    replace_folder(target, files)
     return target
+
+
+def _check_place(target: Path, config: Config) -> bool:
+    """Refuse to mix two runs, or to remove what is no record; return whether weights are kept."""
+    if not kind_of(target):
+        return False
+    try:
+        there = {path.name for path in target.iterdir()}
+    except OSError as error:
+        raise unwritable(target, error) from error
+    if there and (there - FILES or read_config(target / "config.yaml") != config):
+        raise UserError(
+            f"{target} is there already and no record of these settings: take another --name, or "
+            f"remove it first"
+        )
+    return "backbone.safetensors" in there
+
+
+def _copied(run: Run, name: str) -> bytes:
+    return read_bytes(run.folder / name, "finish the run again with --resume", most=2**34)
+
+
+def _public(config: Config) -> Config:
+    """The settings without the places on this machine, which are nobody's business."""
+    public: dict[str, Any] = {
+        "folder": "runs",
+        "source": Path(config.source).name or config.source,
+        "data.root": None,
+    }
+    for key in ("train.init", "objective.teacher"):
+        other = flatten(config).get(key)
+        public |= {key: f"runs/{Path(other).name}"} if other else {}
+    return replace_options(config, public)
 
 
 def command_line(config: Config) -> str:

@@ -11,8 +11,9 @@ from dino_tutorial.datasets.subset import random_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer, pretrained
+from dino_tutorial.options import check_whole
 from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, patch_pca_images
-from dino_tutorial.plots.style import DescribedFigure, save_figure
+from dino_tutorial.plots.style import DescribedFigure, check_figure_path, save_figure
 from dino_tutorial.runs.folder import Run
 from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_images, patch_components
 
@@ -20,6 +21,7 @@ from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
 BANK, NEIGHBOURS = 2000, 5
+MOST = 64  # pictures in a figure
 RELEASED_SIZE = 448  # px: whole patches of 8, of 14 and of 16
 
 
@@ -97,8 +99,10 @@ def show(
         UserError: no image is asked for, a released model has no data to show, the encoder has
             no patches, or the file cannot be written.
     """
-    if n < 1:
-        raise UserError(f"there is nothing to show with --n {n}: ask for at least one image")
+    if what not in _FIGURES:
+        raise UserError(f"there is no figure {what!r:.40}: choose one of {', '.join(_FIGURES)}")
+    check_whole("--n", n, 1, MOST, "images")
+    check_figure_path(path)
     view = _of_run(run, what, data, n, size) if isinstance(run, Run) else _of(run, data, n, size)
     figure = _FIGURES[what](view)
     save_figure(figure, path, title=f"{what} of {view.name}")
@@ -108,7 +112,8 @@ def show(
 def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> View:
     config = run.config
     own = config.data.image_size if what == "crops" else config.views.global_size
-    return View(run.folder.name, run.encoder, data or config.source, config.data.root, n,
+    data = config.source if data is None else data
+    return View(run.folder.name, run.encoder, data, config.data.root, n,
                 size=own if size is None else size, seed=config.seed, run=run)
 
 

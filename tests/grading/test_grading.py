@@ -207,8 +207,8 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path):
         (["full", "--timeout", "0"], "more than 0 s"),
         (["full", "--timeout", "nan"], "more than 0 s"),
         (["full", "--memory", "0.1"], "at least 1 GiB"),
-        (["full", "--out", "absent/grades.csv"], "cannot be written to absent/grades.csv"),
-        (["full", "--out", "empty"], "cannot be written to empty"),
+        (["full", "--out", "absent/grades.csv"], "absent/grades.csv cannot be written"),
+        (["full", "--out", "empty"], "empty cannot be written"),
     ],
 )
 def test_mistakes_of_the_teacher(tmp_path, monkeypatch, capsys, arguments, sentence):
