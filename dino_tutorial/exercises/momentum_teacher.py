@@ -20,13 +20,13 @@ from dino_tutorial.exercises.exercise import (
 from dino_tutorial.training import Teacher, cosine_schedule
 
 
-def _network() -> nn.Module:
+def _network(seed: int = 0) -> nn.Module:
     """A network with parameters, running statistics and a counter, none at its first value."""
     network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
     with torch.no_grad():
         for index, tensor in enumerate(_tensors(network)):
             if tensor.is_floating_point():
-                tensor.add_(randn(*tensor.shape, seed=index).abs())
+                tensor.add_(randn(*tensor.shape, seed=seed + index).abs())
     network[1].num_batches_tracked.fill_(10)
     return network
 
@@ -182,7 +182,7 @@ def _ema_update(
 def _observe_update(answer: Answer) -> Observation:
     student = _network()
     teacher = copy.deepcopy(student).requires_grad_(False)
-    student.load_state_dict(_network().state_dict())
+    student.load_state_dict(_network(seed=50).state_dict())
     seen = {}
     for momentum, counter in ((0.9, 110), (0.6, 210)):
         student[1].num_batches_tracked.fill_(counter)

@@ -272,7 +272,7 @@ def _draw_boxes(
     named = {"top": top, "left": left, "height": height, "width": width}
     named |= {"bottom": top + height, "right": left + width}
     boxes = torch.stack([named[name] for name in order.split(", ")], dim=1)
-    return boxes.long() if whole else boxes + 0.5
+    return boxes.long() if whole else boxes * 0.999
 
 
 def _observe_boxes(answer: Answer) -> Observation:
