@@ -180,13 +180,22 @@ def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
 
 def _observe_both(answer: Answer) -> Observation:
     student, predictor, teacher = _networks()
-    loss = answer.scalar(student, predictor, teacher, randn(8, 6, seed=1), randn(8, 6, seed=2))
+    one, other = randn(8, 6, seed=1), randn(8, 6, seed=2)
+    loss = answer.scalar(student, predictor, teacher, one, other)
     inputs = {
         "the student's gradient": student[0].weight,
         "the predictor's gradient": predictor[0].weight,
         "the teacher's gradient": teacher[0].weight,
     }
-    return {"the loss": loss.detach(), **gradients(loss, **inputs)}
+    seen = {"the loss": loss.detach(), **gradients(loss, **inputs)}
+    alike = answer.scalar(student, predictor, teacher, one, one).detach()
+    single = answer.scalar(student, predictor, teacher, one[:1], other[:1]).detach()
+    perfect = answer.scalar(student, nn.Sequential(nn.Identity()), student, one, one).detach()
+    return {
+        "the loss for a perfect prediction": perfect,
+        "the loss for a batch of one": single,
+        "the loss for two equal views": alike,
+    } | seen
 
 
 BOTH_DIRECTIONS = Exercise(

@@ -29,7 +29,13 @@ from dino_tutorial.exercises.symptoms import close, symptom
 from dino_tutorial.exercises.verdict import Verdict
 
 RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # environment variable: where `grade` collects answers
-VAGUE = ("case", "some-entries", "depends-on-shift")  # said only where no two mistakes explain more
+VAGUE = (
+    "case",
+    "some-entries",
+    "depends-on-shift",
+    "far-too-large",
+    "far-too-small",
+)  # said only where no two mistakes explain more
 LIBRARIES = tuple(
     str(Path(folder)) + os.sep
     for folder in (
@@ -144,7 +150,7 @@ def _judge(exercise: Exercise, function: Callable, fresh: int) -> Verdict:
         answer = Answer(exercise, function)
         try:
             observed = observe(answer, number)
-            if not _equal(observed, expected_of(exercise, number)):
+            if not same(observed, expected_of(exercise, number)):
                 return _explain(answer, observed, number, fresh if number == 0 else fresh + 1)
         except Mistaken as wrong:
             return _named(exercise, wrong.name, wrong.says or _sentence(exercise, wrong.name))
@@ -233,7 +239,7 @@ def _observed_again(answer: Answer, number: int) -> Observation | None:
 
 def _makes(exercise: Exercise, form: dict, observed: Observation | None, number: int) -> bool:
     """Whether an answer does on the probes of a draw what a known mistake does."""
-    return observed is not None and _equal(observed, expected_of(exercise, number, **form))
+    return observed is not None and same(observed, expected_of(exercise, number, **form))
 
 
 def expected_of(exercise: Exercise, number: int, **mistake: Any) -> Observation | None:
@@ -263,7 +269,8 @@ def _compute_expected(exercise: Exercise, number: int, mistake: dict) -> Observa
             return None
 
 
-def _equal(one: Observation, two: Observation | None) -> bool:
+def same(one: Observation, two: Observation | None) -> bool:
+    """Whether two observations are the same up to rounding."""
     return (
         two is not None
         and one.keys() == two.keys()

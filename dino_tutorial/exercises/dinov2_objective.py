@@ -159,7 +159,7 @@ def _koleo(
 
 def _observe_koleo(answer: Answer) -> Observation:
     seen = {}
-    for batch, width in ((5, 3), (8, 16)):
+    for batch, width in ((5, 3), (8, 16), (2, 4)):
         features = (3 * randn(batch, width, seed=batch)).requires_grad_()
         loss = answer.scalar(features)
         seen[f"the loss for {batch} features"] = loss.detach()
@@ -189,7 +189,7 @@ KOLEO = Exercise(
     solution=KoLeoLoss(),
     variant=_koleo,
     observe=_observe_koleo,
-    checked="loss and gradient for two batches, and that both are finite for duplicates and for "
+    checked="loss and gradient for three batches, and that both are finite for duplicates and for "
     "a batch of one",
     mistakes=(
         Mistake(

@@ -55,6 +55,8 @@ def _observe_knn(answer: Answer) -> Observation:
             raise Mistaken(
                 "shape", f"it returns shape {tuple(votes.shape)}, not (n_test, C) = (8, {classes})"
             )
+        if (votes < 0).any():
+            raise Mistaken("negative", "some votes are negative; exp(cosine / τ) never is")
         seen[f"the votes for k = {k}, row by row over their sum"] = (
             votes.double() / votes.double().sum(dim=1, keepdim=True)
         )

@@ -194,6 +194,14 @@ def _observe_update(answer: Answer) -> Observation:
         for name, tensors in parts.items():
             kept = [tensor.detach().flatten() for tensor in tensors if tensor.is_floating_point()]
             seen[f"the teacher's {name} for momentum {momentum}"] = torch.cat(kept).clone()
+    for zero in ("student", "teacher"):
+        pair = {"teacher": _network().requires_grad_(False), "student": _network(seed=50)}
+        with torch.no_grad():
+            for tensor in _tensors(pair[zero]):
+                tensor.zero_()
+        answer(pair["teacher"], pair["student"], 0.8, in_place=True)
+        kept = [tensor.detach().flatten() for tensor in pair["teacher"].parameters()]
+        seen[f"the teacher's weights if the {zero}'s were all 0"] = torch.cat(kept)
     return seen
 
 

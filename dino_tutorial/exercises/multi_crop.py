@@ -283,8 +283,6 @@ def _observe_boxes(answer: Answer) -> Observation:
         raise Mistaken("all-alike")
     _check_geometry(boxes)
     _check_large(_boxes(answer, _LARGE))
-    if (boxes != boxes.round()).any():  # before sides and places are looked at one by one
-        raise Mistaken("not-whole")
     _check_small(_boxes(answer, _SCALE, _SMALL))
     return {}
 
@@ -345,6 +343,8 @@ def _check_geometry(boxes: Tensor) -> None:
         raise Mistaken("ratio-not-logarithmic")
     if abs(_correlation(share, ratio)) > 0.05:
         raise Mistaken("drawn-together", "area and aspect ratio are not independent of each other")
+    if (boxes != boxes.round()).any():  # places are looked at as whole numbers
+        raise Mistaken("not-whole")
     # Where in the room that it has a box lies, in [0, 1]
     down, right = ((top + 0.5) / (_SIZE - height + 1), (left + 0.5) / (_SIZE - width + 1))
     if down.std() < 0.1 or right.std() < 0.1:

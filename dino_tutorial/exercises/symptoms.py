@@ -27,7 +27,7 @@ def close(one: Tensor, two: Tensor) -> bool:
 
 def symptom(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
     """Name and sentence of the first symptom that the answer shows; None if there is none."""
-    for look in (_shape, _not_finite, _sign, _from_calls, _gradient, _places, _where):
+    for look in (_shape, _not_finite, _whole, _sign, _from_calls, _gradient, _places, _where):
         found = look(answer, observed, expected)
         if found:
             return found
@@ -54,6 +54,13 @@ def _not_finite(answer: Answer, observed: Observation, expected: Observation) ->
     return None
 
 
+def _whole(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
+    for name, want in expected.items():
+        if not observed[name].is_floating_point() and (want.double() % 1 != 0).any():
+            return "whole-numbers", f"{name} is made of whole numbers, and it should be real"
+    return None
+
+
 def _sign(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
     numbers = [n for n, want in expected.items() if want.dtype != torch.bool and want.any()]
     if numbers and all(close(-observed[name].double(), expected[name]) for name in numbers):
@@ -70,7 +77,7 @@ def _from_calls(answer: Answer, observed: Observation, expected: Observation) ->
     known = [(c, g, w) for c, g, w in pairs if g is not None and w is not None]
     if not known or len(known) < len(calls):
         return None
-    for look in (_constant, _input, _swapped, _ignored, _lengths, _shifts, _mixed, _factor):
+    for look in LOOKS:
         found = look(known, names, wrong, right)
         if found:
             return found
@@ -224,6 +231,138 @@ def _meanings(call: tuple, names: list[str]) -> dict[str, float]:
     return found | {"two": 2.0, "four": 4.0, "√2": 2**0.5}
 
 
+def _right_when(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
+    """A special case in which alone the answer is right: what it gets wrong has no part there."""
+    for index, name in enumerate(names[: len(known[0][0])]):
+        for what, change in _neutral(known[0][0][index]):
+            if all(_agree(_with(call, index, change), wrong, right) for call, _, _ in known):
+                return "right-when", f"it is right where `{name}` {what}, and wrong elsewhere"
+    for index, name in enumerate(names[: len(known[0][0])]):
+        value = known[0][0][index]
+        for axis in range(value.ndim if isinstance(value, Tensor) else 0):
+            if all(_agree(_cut(call, index, axis), wrong, right) for call, _, _ in known):
+                says = (
+                    f"it is right where axis {axis} of `{name}` has length 1, and wrong elsewhere"
+                )
+                return "right-when-one", says
+    return None
+
+
+def _neutral(value: Any) -> list[tuple[str, Callable]]:
+    if isinstance(value, bool | str):
+        return []
+    if isinstance(value, int | float):
+        return [("is 1", lambda v: type(v)(1)), ("is 0", lambda v: type(v)(0))]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        alike = lambda v: v.detach().flatten()[0].expand_as(v).clone()  # noqa: E731
+        return [
+            ("is all 0", torch.zeros_like),
+            ("is the same number everywhere", alike),
+            ("is positive throughout", lambda v: v.detach().abs()),
+        ]
+    return []
+
+
+def _with(call: tuple, index: int, change: Callable) -> tuple:
+    return (*call[:index], change(call[index]), *call[index + 1 :])
+
+
+def _cut(call: tuple, index: int, axis: int) -> tuple:
+    """The call with every axis of this length cut to 1."""
+    size = call[index].shape[axis]
+
+    def cut(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        for place, length in enumerate(value.shape):
+            value = value.narrow(place, 0, 1) if length == size else value
+        return value.detach().clone()
+
+    return tuple(map(cut, call))
+
+
+def _agree(call: tuple, wrong: Callable, right: Callable) -> bool:
+    want, got = _result(right, call), _result(wrong, call)
+    return want is not None and got is not None and bool(want.isfinite().all()) and close(got, want)
+
+
+def _direction(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
+    """A number that moves the result the wrong way."""
+    for index, name in enumerate(names[: len(known[0][0])]):
+        if not all(type(call[index]) in (int, float) for call, _, _ in known):
+            continue
+        moves = []
+        for call, got, want in known:
+            larger = _with(call, index, lambda v: v + 1 if isinstance(v, int) else 1.05 * v)
+            then, now = _result(right, larger), _result(wrong, larger)
+            if then is None or now is None or then.shape != want.shape or now.shape != got.shape:
+                break
+            moves.append(((then - want).sum().sign().item(), (now - got).sum().sign().item()))
+        if len(moves) == len(known) and all(a * b < 0 for a, b in moves):
+            falls = moves[0][1] < 0
+            verb = ("falls", "grow") if falls else ("grows", "fall")
+            return "direction", f"the result {verb[0]} with `{name}`, and it should {verb[1]}"
+    return None
+
+
+def _error_depends(
+    known: Known, names: list[str], wrong: Callable, right: Callable
+) -> Symptom | None:
+    """An argument that plays no part in what is wrong."""
+    if any(got.shape != want.shape for _, got, want in known):
+        return None
+    for index, name in enumerate(names[: len(known[0][0])]):
+        found = []
+        for call, got, want in known:
+            for changed in _changes(call[index]):
+                arguments = (*call[:index], changed, *call[index + 1 :])
+                then, now = _result(right, arguments), _result(wrong, arguments)
+                if then is None or now is None or then.shape != want.shape != now.shape:
+                    continue
+                gap = torch.allclose(now - then, got - want, rtol=1e-3, atol=1e-4)
+                found.append(gap and not close(then, want))
+        if found and all(found):
+            return "error-without", f"something is added that does not depend on `{name}`"
+    return None
+
+
+def _bounds(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
+    """Values that the result can never have."""
+    if all((want >= 0).all() for _, _, want in known) and all(
+        (g < -1e-6).any() for _, g, _ in known
+    ):
+        return "negative", "the result is negative, which it can never be"
+    if all((want <= 1.00001).all() and (want >= 0).all() for _, _, want in known):
+        if any((got > 1.001).any() for _, got, _ in known):
+            return "above-one", "the result is larger than 1, which it can never be"
+    sizes = [
+        (got.abs().mean() / want.abs().mean()).item()
+        for _, got, want in known
+        if want.abs().mean() > 0
+    ]
+    if sizes and len(sizes) == len(known) and all(size > 4 for size in sizes):
+        return "far-too-large", "the result is several times too large, by no fixed factor"
+    if sizes and len(sizes) == len(known) and all(size < 0.25 for size in sizes):
+        return "far-too-small", "the result is several times too small, by no fixed factor"
+    return None
+
+
+LOOKS = (
+    _constant,
+    _input,
+    _swapped,
+    _ignored,
+    _lengths,
+    _shifts,
+    _mixed,
+    _factor,
+    _right_when,
+    _direction,
+    _error_depends,
+    _bounds,
+)
+
+
 def _gradient(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
     for name, want in expected.items():
         if "gradient" in name and not want.any() and observed[name].any():
@@ -243,6 +382,8 @@ def _gradient(answer: Answer, observed: Observation, expected: Observation) -> S
 def _places(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
     """Right numbers in the wrong places, and the like."""
     wrong = {n: (observed[n], w) for n, w in expected.items() if not close(observed[n], w)}
+    if all(name.startswith("how often") for name in wrong):
+        return _counted(wrong)
     big = {n: pair for n, pair in wrong.items() if pair[1].numel() > 1}
     if not wrong:
         return None
@@ -291,6 +432,18 @@ def _run(name: str, got: Tensor, want: Tensor) -> Symptom | None:
     return None
 
 
+def _counted(wrong: dict[str, tuple[Tensor, Tensor]]) -> Symptom:
+    name = next(iter(wrong)).removeprefix("how often ")
+    got = torch.cat([g.double().flatten() for g, _ in wrong.values()])
+    want = torch.cat([w.double().flatten() for _, w in wrong.values()])
+    less, more = int((got < want).sum()), int((got > want).sum())
+    if not more:
+        return "missing", f"{less} are missing, looking at how often {name}"
+    if not less:
+        return "surplus", f"{more} are there too often, looking at how often {name}"
+    return "missing-and-surplus", f"{less} are missing and {more} too many: how often {name}"
+
+
 def _marked(wrong: dict[str, tuple[Tensor, Tensor]]) -> Symptom | None:
     pairs = [(got.bool(), want) for got, want in wrong.values()]
     name = next(iter(wrong))
@@ -309,7 +462,7 @@ def _where(answer: Answer, observed: Observation, expected: Observation) -> Symp
     right = [name for name in expected if close(observed[name], expected[name])]
     wrong = [name for name in expected if name not in right]
     if right and wrong and not all(not expected[name].any() for name in right):
-        return "case", f"{right[0]} is right; {wrong[0]} is not"
+        return "case", f"{right[0]} is right, but not {wrong[0]}"
     return None
 
 

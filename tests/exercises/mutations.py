@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-WITHOUT = ("detach", "square", "sqrt", "log", "exp", "flip", "abs", "round", "floor", "clamp", "T", "mT")
+WITHOUT = (
+    "detach",
+    "square",
+    "sqrt",
+    "log",
+    "exp",
+    "flip",
+    "abs",
+    "round",
+    "floor",
+    "clamp",
+    "T",
+    "mT",
+)
 INSTEAD = {
     "mean": "sum",
     "sum": "mean",
@@ -27,7 +40,13 @@ INSTEAD = {
     "no_grad": "enable_grad",
     "cos": "sin",
 }
-OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+}
 COMPARISONS = {
     ast.Lt: ast.Gt,
     ast.Gt: ast.Lt,

@@ -4,7 +4,6 @@ Loops, einsum, numpy, float64, in place on copies, functional: whatever a reader
 mutations of `mutations.py` start from these.
 """
 
-# ruff: noqa: N802
 
 import copy
 import itertools
@@ -33,7 +32,9 @@ def rotation_batch__transpose_and_flip(images):
     half = images.flip(2).flip(3)
     three = images.transpose(2, 3).flip(3)
     answers = torch.tensor([0, 1, 2, 3])
-    return torch.stack([images, quarter, half, three], dim=1).flatten(0, 1), answers.repeat(len(images))
+    return torch.stack([images, quarter, half, three], dim=1).flatten(0, 1), answers.repeat(
+        len(images)
+    )
 
 
 def shuffle_tiles__loop(tiles, permutations, answers):
@@ -183,7 +184,9 @@ def info_nce__loop(query, key, negatives, temperature):
 
 
 def info_nce__float64(query, key, negatives, temperature):
-    q, k, others = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (query, key, negatives))
+    q, k, others = (
+        x.double() / x.double().norm(dim=1, keepdim=True) for x in (query, key, negatives)
+    )
     logits = torch.cat([torch.einsum("bd,bd->b", q, k)[:, None], q @ others.T], 1) / temperature
     return -logits.log_softmax(dim=1)[:, 0].mean()
 
@@ -405,7 +408,9 @@ def draw_boxes__loop_over_tries(n, scale, size, generator):
     while left_to_do.any():
         m = int(left_to_do.sum())
         area = torch.empty(m).uniform_(*scale, generator=generator) * size**2
-        ratio = torch.empty(m).uniform_(-math.log(4 / 3), math.log(4 / 3), generator=generator).exp()
+        ratio = (
+            torch.empty(m).uniform_(-math.log(4 / 3), math.log(4 / 3), generator=generator).exp()
+        )
         height[left_to_do] = (area / ratio).sqrt().round()
         width[left_to_do] = (area * ratio).sqrt().round()
         left_to_do = (height > size) | (width > size)
@@ -458,7 +463,9 @@ def center_update__lerp(center, teacher_logits, momentum):
 
 
 def center_update__in_place(center, teacher_logits, momentum):
-    batch = teacher_logits.sum(dim=0).sum(dim=0) / (teacher_logits.shape[0] * teacher_logits.shape[1])
+    batch = teacher_logits.sum(dim=0).sum(dim=0) / (
+        teacher_logits.shape[0] * teacher_logits.shape[1]
+    )
     return center.clone().mul_(momentum).add_(batch, alpha=1 - momentum)[0]
 
 
@@ -1294,7 +1301,9 @@ def mutual_partners__loop(first, second):
 
 def mutual_partners__numpy(first, second):
     a, b = first.double().numpy(), second.double().numpy()
-    scores = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
+    scores = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (
+        b / np.linalg.norm(b, axis=1)[:, None]
+    ).T
     best = (scores == scores.max(axis=1)[:, None]) & (scores == scores.max(axis=0)[None])
     return np.where(best.any(axis=1), best.argmax(axis=1), -1)
 
