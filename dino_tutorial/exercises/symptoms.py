@@ -332,9 +332,9 @@ def _bounds(known: Known, names: list[str], wrong: Callable, right: Callable) ->
         (g < -1e-6).any() for _, g, _ in known
     ):
         return "negative", "the result is negative, which it can never be"
-    if all((want <= 1.00001).all() and (want >= 0).all() for _, _, want in known):
-        if any((got > 1.001).any() for _, got, _ in known):
-            return "above-one", "the result is larger than 1, which it can never be"
+    shares = all((want <= 1.00001).all() and (want >= 0).all() for _, _, want in known)
+    if shares and any((got > 1.001).any() for _, got, _ in known):
+        return "above-one", "the result is larger than 1, which it can never be"
     sizes = [
         (got.abs().mean() / want.abs().mean()).item()
         for _, got, want in known

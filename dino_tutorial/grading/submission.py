@@ -23,6 +23,7 @@ from dino_tutorial.exercises.registry import EXERCISES
 
 GIB = 2**30
 RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where answers go
+PATIENCE = 300.0  # seconds for running the answers again, each of which has a limit of its own
 MOST_ANSWERS = 500  # that are run again; the last ones count
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 GLANCE = 0.25  # seconds between two looks at time and memory
@@ -73,16 +74,14 @@ def run_submission(name: str, notebook: Path, timeout: float, memory: float) -> 
             return Graded(name, "unreadable", f"it cannot be read: {error.strerror}", 0.0)
         began = time.monotonic()
         status, reason = _run(folder, timeout, memory)
-        scores, mistakes = check_again(folder, timeout, memory)
+        scores, mistakes = check_again(folder, memory)
         seconds = time.monotonic() - began
     if status == "ok" and not scores:
         status, reason = "unchecked", "it ran to its end, and no `check` was called"
     return Graded(name, status, reason, seconds, scores, mistakes)
 
 
-def check_again(
-    folder: Path, timeout: float, memory: float
-) -> tuple[dict[str, bool], dict[str, str]]:
+def check_again(folder: Path, memory: float) -> tuple[dict[str, bool], dict[str, str]]:
     """Run the handed-in answers once more, with a package that no submission has touched.
 
     They run in a process of their own, on probes that are drawn now. What they did is compared
@@ -104,7 +103,8 @@ def check_again(
         return {}, {}
     draw = 1 + secrets.randbelow(10**6)
     command = ["dino_tutorial.grading.recheck", folder, str(draw), str(int(memory * GIB))]
-    _start(folder, command, timeout, memory)
+    (folder / "empty").mkdir()  # where no module of theirs takes the place of the package
+    _start(folder, "empty", command, PATIENCE, memory)
     scores: dict[str, bool] = {}
     mistakes: dict[str, str] = {}
     for stem, name in tried.items():
@@ -150,20 +150,20 @@ def _run(folder: Path, timeout: float, memory: float) -> tuple[str, str]:
     for name in ("work", "tmp", "answers"):
         (folder / name).mkdir()
     command = ["dino_tutorial.grading.worker", folder, str(int(memory * GIB))]
-    stopped, exit_code = _start(folder, command, timeout, memory)
+    stopped, exit_code = _start(folder, "work", command, timeout, memory)
     status, reason = stopped or _reply(folder, exit_code)
     return status, reason + (_where(folder) if stopped or status == "crashed" else "")
 
 
 def _start(
-    folder: Path, command: list, timeout: float, memory: float
+    folder: Path, place: str, command: list, timeout: float, memory: float
 ) -> tuple[tuple[str, str] | None, int]:
     """Run a module under the limits: the limit that ended it, if one did, and its exit code."""
     environment = _environment(folder)
     marker = f"{RESULTS_FOLDER}={environment[RESULTS_FOLDER]}"
     worker = subprocess.Popen(
         [sys.executable, "-m", *command],
-        cwd=folder / "work",
+        cwd=folder / place,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

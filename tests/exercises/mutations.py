@@ -117,9 +117,9 @@ def _at(node: ast.AST) -> list[tuple[str, Callable[[], None]]]:
     acts: list[tuple[str, Callable[[], None]]] = []
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         acts.append(("operator", put("op", OPERATORS[type(node.op)]())))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        if not isinstance(node.operand, ast.Constant):
-            acts.append(("sign", put("op", ast.UAdd())))
+    minus = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    if minus and not isinstance(node.operand, ast.Constant):
+        acts.append(("sign", put("op", ast.UAdd())))
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
         acts.append(("comparison", put("ops", [COMPARISONS[type(node.ops[0])]()])))
     if isinstance(node, ast.Attribute) and node.attr in INSTEAD:
@@ -132,8 +132,6 @@ def _at(node: ast.AST) -> list[tuple[str, Callable[[], None]]]:
         acts += _call(node, put)
     if isinstance(node, ast.If | ast.IfExp):
         acts.append(("condition", put("test", ast.UnaryOp(ast.Not(), node.test))))
-    if isinstance(node, ast.Continue):
-        pass
     for field in ("body", "orelse"):
         body = getattr(node, field, None)
         if isinstance(body, list):

@@ -4,7 +4,6 @@ Loops, einsum, numpy, float64, in place on copies, functional: whatever a reader
 mutations of `mutations.py` start from these.
 """
 
-
 import copy
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Two hundred right answers are accepted, seven hundred wrong ones are not, and none is misnamed."""
+"""Two hundred right answers are accepted, seven hundred wrong ones rejected, and none misnamed."""
 
 import importlib.util
 from collections import Counter, defaultdict

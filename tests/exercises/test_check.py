@@ -1,5 +1,6 @@
 """What `check` does beside judging: a pinned state, a time limit, hints, progress, assignments."""
 
+import contextlib
 import json
 import threading
 import time
@@ -69,10 +70,8 @@ def test_autocast_is_pinned():
 
 def endless(prediction, target):
     while True:
-        try:
+        with contextlib.suppress(Exception):
             prediction = prediction + 0
-        except Exception:
-            pass
 
 
 def waits(prediction, target):
@@ -157,7 +156,7 @@ def test_nothing_is_remembered_where_nothing_can_be_written(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_statement_names_every_argument(name):
-    """Each argument of the call stands in the text, and the text is long enough to say its shape."""
+    """Each argument of the call stands in the text, which is long enough to say its shape."""
     exercise = EXERCISES[name]
     inside = exercise.call.partition("(")[2].rstrip(")").split(", ")
     missing = [a for a in inside if a not in exercise.task]
@@ -175,9 +174,11 @@ def test_an_assignment_has_what_is_asked_and_no_solution(chapter, kind):
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert not any("def " in source or "return" in source for source in code)
     empty = {"plain": "", "nbgrader": "# YOUR CODE HERE", "otter": "# BEGIN SOLUTION NO PROMPT"}
-    answers = [source for source in code if source.startswith(empty[kind])] if empty[kind] else [
-        source for source in code if source == ""
-    ]
+    answers = (
+        [source for source in code if source.startswith(empty[kind])]
+        if empty[kind]
+        else [source for source in code if source == ""]
+    )
     assert len(answers) == len(list_exercises(chapter))
     if kind == "nbgrader":
         marks = [cell.metadata.nbgrader for cell in notebook.cells if "nbgrader" in cell.metadata]

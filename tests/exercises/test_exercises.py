@@ -1,7 +1,6 @@
 """Each checker passes its solution and names each known mistake; nothing an answer does escapes."""
 
 import inspect
-import json
 import math
 import re
 from importlib import import_module
