@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dino_tutorial.errors import UserError
 
@@ -23,7 +24,7 @@ def identity(batch: T) -> T:
     return batch
 
 
-class ImageDataset:
+class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Pictures on a square canvas of S pixels, with a class label each.
 
     Attributes:

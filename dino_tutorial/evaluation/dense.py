@@ -1,6 +1,6 @@
 """Linear segmentation and depth of an encoder, with what they have to beat beside them."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from dino_tutorial.evaluation.patches import extract_patches, patch_size_of
 from dino_tutorial.evaluation.segmentation import class_maps, linear_segmentation
 
 
+@runtime_checkable
 class DenseImages(LabelledImages, Protocol):
     """A data set that knows its pixels, such as the scenes."""
 

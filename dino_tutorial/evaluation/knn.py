@@ -82,7 +82,7 @@ def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
 
     Args:
         votes: (n, C), or logits or probabilities.
-        labels: (n,) int64.
+        labels: (n,) int64 from 0.
         topk: 1 for top-1 accuracy; at most C.
     """
     if len(votes) != len(labels) or len(labels) == 0:
@@ -92,6 +92,10 @@ def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
         )
     if not 1 <= topk <= votes.shape[1]:
         raise UserError(f"topk is {topk}, but there are {votes.shape[1]} classes: use 1 to that")
+    if int(labels.min()) < 0:
+        raise UserError(
+            "some test images have no label (−1), so no answer is right: leave them out"
+        )
     best = votes.topk(topk, dim=1).indices
     hits = (best == labels.to(best.device)[:, None]).any(dim=1)
     return hits.double().mean().item()

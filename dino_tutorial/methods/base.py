@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import feature_spread
 from dino_tutorial.methods.teacher import Teacher
+from dino_tutorial.models import Encoder
 from dino_tutorial.views import DrawnMasks, ViewSpec
 from dino_tutorial.views.settings import ViewSettings
 
@@ -18,12 +19,14 @@ from dino_tutorial.views.settings import ViewSettings
 class Network(nn.Module):
     """A backbone and the head that the loss looks at; the head is thrown away after training."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
 
-    def forward(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, views: list[Float[Tensor, "_ B 3 _ _"]]
+    ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"]]:
         """View groups (V_g, B, 3, S_g, S_g) to features (V, B, D) and head outputs (V, B, K)."""
         batch = views[0].shape[1]
         features = self.backbone([group.flatten(0, 1) for group in views])  # (V·B, D)
@@ -62,7 +65,7 @@ class Method(nn.Module, ABC):
     needs_teacher: ClassVar[bool] = False
 
     student: Network
-    teacher: Teacher | None
+    teacher: Teacher[Network] | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +76,9 @@ class Method(nn.Module, ABC):
     def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         """The recipe of the views, from the ``views`` settings."""
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         """Tables (total_steps,) of the values that :meth:`forward` takes.
 
         With a teacher, one is its ``momentum``.
@@ -82,8 +87,8 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         """The loss of a batch and, if asked, what the log shows.
 
         A method with ``needs_labels`` is called with ``labels`` (B,) too; one that draws masks
@@ -128,7 +133,7 @@ class Method(nn.Module, ABC):
             self.teacher.update(self.student, values["momentum"])
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The backbone that is kept and evaluated: the teacher's, if there is one."""
         network = self.student if self.teacher is None else self.teacher.network
         return network.backbone

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.losses import byol_loss
 from dino_tutorial.methods.base import Method, Network, spread_of
 from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.methods.teacher import Teacher
-from dino_tutorial.models import BYOLHead
+from dino_tutorial.models import BYOLHead, Encoder
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, byol_views
 from dino_tutorial.views.settings import ViewSettings
@@ -47,7 +48,9 @@ class BYOL(Method):
 
     Settings = BYOLSettings
 
-    def __init__(self, backbone: nn.Module, settings: BYOLSettings = BYOLSettings()):
+    teacher: Teacher[Network]
+
+    def __init__(self, backbone: Encoder, settings: BYOLSettings = BYOLSettings()):
         super().__init__()
         self.settings = settings
         hidden, out = settings.hidden_dim, settings.out_dim
@@ -61,13 +64,15 @@ class BYOL(Method):
             raise UserError("BYOL compares two views: set views.local_crops=0")
         return byol_views(views.global_size, views.global_scale, **views.operations())
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         o = self.settings
         return {"momentum": cosine_schedule(o.momentum, o.momentum_final, total_steps)}
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         (pair,) = views  # one group: (2, B, 3, S, S)
         predictions = [self.predictor(self.student([view[None]])[1][0]) for view in pair]
         features, targets = zip(*(self.teacher([view[None]]) for view in pair), strict=True)

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import DINOLoss
@@ -12,7 +14,7 @@ from dino_tutorial.losses.fused import fused_dino_loss
 from dino_tutorial.methods.base import Method, Network, spread_of
 from dino_tutorial.methods.schedules import cosine_schedule, linear_warmup
 from dino_tutorial.methods.teacher import Teacher
-from dino_tutorial.models import DINOHead
+from dino_tutorial.models import DINOHead, Encoder
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, dino_views
 from dino_tutorial.views.settings import ViewSettings
@@ -62,6 +64,12 @@ class DINOSettings:
     )
 
 
+class PrototypeNetwork(Network):
+    """A network whose head compares features with prototypes."""
+
+    head: DINOHead
+
+
 class DINO(Method):
     """The student's view of every crop has to match the teacher's view of every other global crop.
 
@@ -70,9 +78,12 @@ class DINO(Method):
         settings: see :class:`DINOSettings`.
     """
 
-    Settings = DINOSettings
+    Settings: ClassVar[type] = DINOSettings
 
-    def __init__(self, backbone: nn.Module, settings: DINOSettings = DINOSettings()):
+    student: PrototypeNetwork
+    teacher: Teacher[PrototypeNetwork]
+
+    def __init__(self, backbone: Encoder, settings: DINOSettings = DINOSettings()):
         super().__init__()
         self.settings = settings
         self.student = self._network(backbone)
@@ -80,13 +91,14 @@ class DINO(Method):
         self.loss = DINOLoss(settings.out_dim, settings.student_temp, settings.center_momentum)
 
     @property
-    def heads(self) -> list[nn.Module]:
+    def heads(self) -> list[DINOHead]:
         """The student's heads, whose last layers learn nothing at first."""
         return [self.student.head]
 
-    def _network(self, backbone: nn.Module) -> Network:
+    def _network(self, backbone: Encoder) -> PrototypeNetwork:
         o = self.settings
-        return Network(backbone, self._head(backbone.embed_dim, o.out_dim, o.head_bottleneck_dim))
+        head = self._head(backbone.embed_dim, o.out_dim, o.head_bottleneck_dim)
+        return PrototypeNetwork(backbone, head)
 
     def _head(self, in_dim: int, out_dim: int, bottleneck_dim: int) -> DINOHead:
         return DINOHead(
@@ -110,7 +122,9 @@ class DINO(Method):
             **views.operations(),
         )
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         o = self.settings
         warmup = round(o.teacher_temp_warmup_epochs * steps_per_epoch)
         return {
@@ -121,8 +135,8 @@ class DINO(Method):
         }
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         features, teacher_logits = self.teacher([views[0][:2]])  # the two global views
         _, student_logits = self.student(views)
         targets = self.loss.probabilities(teacher_logits, values["teacher_temp"])
@@ -146,7 +160,9 @@ class DINO(Method):
         super().after_step(values)
 
 
-def measures(targets: Tensor, features: Tensor) -> dict[str, Tensor]:
+def measures(
+    targets: Float[Tensor, "2 B K"], features: Float[Tensor, "2 B D"]
+) -> dict[str, Float[Tensor, ""]]:
     """What the log shows of a teacher: targets (2, B, K) and features (2, B, D) of its views."""
     return {
         "teacher_entropy": entropy(targets).mean(),

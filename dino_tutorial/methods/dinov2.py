@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
@@ -12,9 +13,9 @@ from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import KoLeoLoss, ibot_loss, iBOTPatchLoss, sinkhorn_knopp
 from dino_tutorial.losses.centering import Center
 from dino_tutorial.losses.fused import fused_dino_loss
-from dino_tutorial.methods.base import Network
-from dino_tutorial.methods.dino import DINO, DINOSettings, measures
-from dino_tutorial.models import VisionTransformer
+from dino_tutorial.methods.dino import DINO, DINOSettings, PrototypeNetwork, measures
+from dino_tutorial.methods.teacher import Frozen, Teacher
+from dino_tutorial.models import DINOHead, Encoder, VisionTransformer
 from dino_tutorial.options import option
 from dino_tutorial.views import DrawnMasks, PatchMasks, block_masks
 
@@ -74,21 +75,23 @@ class DINOv2Settings(DINOSettings):
 class Output(NamedTuple):
     """A network's features (V, B, D) and logits (V, B, K), and those (M, K') of masked patches."""
 
-    features: Tensor
-    logits: Tensor
-    patch_logits: Tensor | None = None
+    features: Float[Tensor, "V B D"]
+    logits: Float[Tensor, "V B K"]
+    patch_logits: Float[Tensor, "M K2"] | None = None
 
 
-class PatchNetwork(Network):
+class PatchNetwork(PrototypeNetwork):
     """A vision transformer with one head for class tokens and another for patch tokens."""
 
-    def __init__(self, backbone: VisionTransformer, head: nn.Module, patch_head: nn.Module):
+    backbone: VisionTransformer
+
+    def __init__(self, backbone: VisionTransformer, head: DINOHead, patch_head: DINOHead) -> None:
         super().__init__(backbone, head)
         self.patch_head = patch_head
 
-    def forward(
-        self, views: list[Tensor], masks: PatchMasks, masked: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # DINOv2 alone calls it, and always with masks
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], masks: PatchMasks, masked: bool
+    ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"], Float[Tensor, "M K2"]]:
         """View groups to features (V, B, D), logits (V, B, K) and patch logits (M, K').
 
         Args:
@@ -101,8 +104,8 @@ class PatchNetwork(Network):
         seen = self.backbone.forward_features(
             views[0][:2].flatten(0, 1), masks.masks if masked else None
         )
-        features = [seen.cls, *(self.backbone(group.flatten(0, 1)) for group in local)]
-        features = torch.cat(features)  # (V·B, D)
+        rest = [self.backbone(group.flatten(0, 1)) for group in local]
+        features = torch.cat([seen.cls, *rest])  # (V·B, D)
         logits = self.head(features)
         patches = seen.patches.flatten(0, 1).index_select(0, masks.indices)  # (M, D)
         return (
@@ -131,26 +134,28 @@ class DINOv2(DINO):
     Source: Oquab et al. 2024, section 4; facebookresearch/dinov2 ``ssl_meta_arch.py``.
     """
 
-    Settings = DINOv2Settings
+    Settings: ClassVar[type] = DINOv2Settings
+
+    settings: DINOv2Settings
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: DINOv2Settings = DINOv2Settings(),
-        guide: nn.Module | None = None,
+        guide: Frozen | None = None,
     ):
         super().__init__(backbone, settings)
         self.is_distilled = guide is not None
         self._guide = (self.teacher if guide is None else guide,)  # no second part of this module
         self.koleo = KoLeoLoss()
-        if self.compares_patches:
+        if isinstance(self.student, PatchNetwork):
             self.student.backbone.mask_token.requires_grad_(not self.is_distilled)
             self.patch_loss = iBOTPatchLoss(
                 settings.patch_out_dim, settings.student_temp, settings.center_momentum
             )
 
     @property
-    def guide(self) -> nn.Module:
+    def guide(self) -> Teacher[PrototypeNetwork] | Frozen:
         """The network that gives the targets."""
         return self._guide[0]
 
@@ -163,10 +168,11 @@ class DINOv2(DINO):
         return [self.student, self.guide.network]
 
     @property
-    def heads(self) -> list[nn.Module]:
-        return [*super().heads, self.student.patch_head] if self.compares_patches else super().heads
+    def heads(self) -> list[DINOHead]:
+        patches = [self.student.patch_head] if isinstance(self.student, PatchNetwork) else []
+        return [*super().heads, *patches]
 
-    def _network(self, backbone: nn.Module) -> Network:
+    def _network(self, backbone: Encoder) -> PrototypeNetwork:
         if not self.compares_patches:
             return super()._network(backbone)
         if not isinstance(backbone, VisionTransformer):
@@ -183,7 +189,7 @@ class DINOv2(DINO):
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
         """Blocks of patches in half of the global crops; with a guide of its own, all patches."""
-        if not self.compares_patches:
+        if not isinstance(self.student, PatchNetwork):
             return None
         o, (rows, columns) = self.settings, self.student.backbone.grid_size
         if self.is_distilled:
@@ -193,11 +199,11 @@ class DINOv2(DINO):
 
     def forward(
         self,
-        views: list[Tensor],
+        views: list[Float[Tensor, "_ B 3 _ _"]],
         values: Mapping[str, float],
         measure: bool,
         masks: PatchMasks | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         o, temp = self.settings, values["teacher_temp"]
         guide, student = self._outputs(views, masks)
         targets = self._targets(self.loss, guide.logits, temp)
@@ -206,6 +212,7 @@ class DINOv2(DINO):
         watched = student.features[:2].detach() if self.is_distilled else guide.features
         measured = measures(targets, watched) if measure else {}
         if masks is not None:
+            assert guide.patch_logits is not None and student.patch_logits is not None
             patch_targets = self._targets(self.patch_loss, guide.patch_logits, temp)
             parts["ibot_loss"] = ibot_loss(
                 student.patch_logits, patch_targets, masks.weights, len(masks.masks), o.student_temp
@@ -219,7 +226,7 @@ class DINOv2(DINO):
             "ibot_loss": o.ibot_weight,
             "koleo_loss": o.koleo_weight,
         }
-        loss = sum(weights[name] * part for name, part in parts.items())
+        loss = cast(Tensor, sum(weights[name] * part for name, part in parts.items()))
         return {"loss": loss} | (parts | measured if measure else {})
 
     def after_step(self, values: Mapping[str, float]) -> None:
@@ -227,7 +234,9 @@ class DINOv2(DINO):
             self.patch_loss.update()
         super().after_step(values)
 
-    def _outputs(self, views: list[Tensor], masks: PatchMasks | None) -> tuple[Output, Output]:
+    def _outputs(
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], masks: PatchMasks | None
+    ) -> tuple[Output, Output]:
         """The guide's for the global views, and the student's for all, who sees less of them."""
         global_views = [views[0][:2]]
         if not self.compares_patches:
@@ -239,7 +248,9 @@ class DINOv2(DINO):
             Output(*self.student(views, masks, masked=not self.is_distilled)),
         )
 
-    def _targets(self, center: Center, logits: Tensor, temp: float) -> Tensor:
+    def _targets(
+        self, center: Center, logits: Float[Tensor, "*rows K"], temp: float
+    ) -> Float[Tensor, "*rows K"]:
         """The guide's probabilities (…, K): centred by the running mean, or balanced."""
         if self.settings.centering == "sinkhorn":
             return sinkhorn_knopp(logits.flatten(0, -2), temp).view(logits.shape)
@@ -247,6 +258,6 @@ class DINOv2(DINO):
         return center.probabilities(logits, temp)
 
 
-def _mean_entropy(targets: Tensor, weights: Tensor) -> Tensor:
+def _mean_entropy(targets: Float[Tensor, "M K"], weights: Float[Tensor, " M"]) -> Float[Tensor, ""]:
     """The mean over masked images of the mean entropy of their masked patches."""
     return (entropy(targets) * weights).sum() / weights.sum().clamp(min=1)

@@ -1,16 +1,20 @@
 """Distillation of a large teacher into a small student, by DINOv2's own losses (Oquab et al.)."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.methods.base import Method, Network
-from dino_tutorial.methods.dino import DINO
+from dino_tutorial.methods.base import Method
+from dino_tutorial.methods.dino import DINO, PrototypeNetwork
 from dino_tutorial.methods.dinov2 import CENTERINGS, DINOv2, DINOv2Settings, PatchNetwork
+from dino_tutorial.methods.teacher import Frozen
+from dino_tutorial.models import Encoder
 from dino_tutorial.options import option
 
 
@@ -59,22 +63,6 @@ class DistillSettings:
     )
 
 
-class Frozen(nn.Module):
-    """A network in evaluation mode for good, without gradients."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> "Frozen":
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.network(*args, **kwargs)
-
-
 class Distill(DINOv2):
     """DINOv2 with a teacher that has been trained already, and stays as it is.
 
@@ -100,24 +88,27 @@ class Distill(DINOv2):
     title = "Distillation"
     needs_teacher = True
 
-    def __init__(self, backbone: nn.Module, settings: DistillSettings, teacher: Method):
-        _check_teacher(teacher, backbone, settings)
-        network = teacher.teacher.network
+    teacher_fingerprint: Tensor
+
+    def __init__(self, backbone: Encoder, settings: DistillSettings, teacher: Method) -> None:
+        trained = _check_teacher(teacher, backbone, settings)
+        network = trained.teacher.network
         if not settings.ibot_weight:
-            network = Network(network.backbone, network.head)
+            network = PrototypeNetwork(network.backbone, network.head)
         frozen = Frozen(network)
-        super().__init__(backbone, _with_teachers_heads(settings, teacher), guide=frozen)
+        super().__init__(backbone, _with_teachers_heads(settings, trained), guide=frozen)
         self.frozen = frozen
-        self.loss.center.copy_(teacher.loss.center)
+        self.loss.center.copy_(trained.loss.center)
         if self.compares_patches:
-            self.patch_loss.center.copy_(teacher.patch_loss.center)
+            assert isinstance(trained, DINOv2)  # only it has a head for patches
+            self.patch_loss.center.copy_(trained.patch_loss.center)
         mark = fingerprint(network)
         self.register_buffer("teacher_fingerprint", mark.clone())
-        self.register_state_dict_post_hook(_leave_out_frozen)
-        self.register_load_state_dict_post_hook(_check_same_teacher(mark))
+        nn.Module.register_state_dict_post_hook(self, _leave_out_frozen)
+        nn.Module.register_load_state_dict_post_hook(self, _check_same_teacher(mark))
 
 
-def fingerprint(network: nn.Module) -> Tensor:
+def fingerprint(network: nn.Module) -> UInt8[Tensor, "32"]:
     """(32,) uint8: the SHA-256 of all weights and buffers, names included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
@@ -126,15 +117,15 @@ def fingerprint(network: nn.Module) -> Tensor:
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8).clone()
 
 
-def _check_teacher(teacher: Method, student: nn.Module, settings: DistillSettings) -> None:
-    """Say in one sentence why a teacher cannot teach this student."""
+def _check_teacher(teacher: Method, student: Encoder, settings: DistillSettings) -> DINO:
+    """The teacher; or say in one sentence why it cannot teach this student."""
     if not isinstance(teacher, DINO):
         raise UserError(
             f"the teacher {settings.teacher} was trained by {type(teacher).__name__}, whose head "
             f"has no prototypes to answer over: name a run of dino, dinov2 or distill"
         )
     if not settings.ibot_weight:
-        return
+        return teacher
     if not isinstance(teacher.teacher.network, PatchNetwork):
         raise UserError(
             f"the teacher {settings.teacher} has no head for patches: teach with a run of dinov2, "
@@ -148,6 +139,7 @@ def _check_teacher(teacher: Method, student: nn.Module, settings: DistillSetting
             f"{ours}, so they cannot be compared: set model.patch_size={theirs}, or "
             f"objective.ibot_weight=0"
         )
+    return teacher
 
 
 def _with_teachers_heads(settings: DistillSettings, teacher: DINO) -> DINOv2Settings:
@@ -158,15 +150,17 @@ def _with_teachers_heads(settings: DistillSettings, teacher: DINO) -> DINOv2Sett
     return DINOv2Settings(**{**inherited, "teacher_temp_warmup_epochs": 0, **own})
 
 
-def _leave_out_frozen(module: Distill, state: dict, prefix: str, local_metadata: dict) -> None:
+def _leave_out_frozen(
+    module: Distill, state: dict[str, Tensor], prefix: str, local_metadata: dict[str, object]
+) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}frozen.")]:
         del state[name]
 
 
-def _check_same_teacher(mark: Tensor):
+def _check_same_teacher(mark: Tensor) -> Callable[[Distill, _IncompatibleKeys], None]:
     """A hook that does not miss the frozen weights, as long as they are those of before."""
 
-    def check(module: Distill, incompatible) -> None:
+    def check(module: Distill, incompatible: _IncompatibleKeys) -> None:
         keys = incompatible.missing_keys
         keys[:] = [name for name in keys if not name.startswith("frozen.")]
         if not torch.equal(module.teacher_fingerprint.cpu(), mark):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -16,6 +17,7 @@ from dino_tutorial.methods.base import (
     refuse_local_crops,
     spread_of,
 )
+from dino_tutorial.models import Encoder
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, permutation_set, shuffled_tiles, single_view
 from dino_tutorial.views.settings import ViewSettings
@@ -60,7 +62,7 @@ class Jigsaw(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: JigsawSettings = JigsawSettings(),
     ):
         super().__init__()
@@ -90,8 +92,8 @@ class Jigsaw(Method):
         return single_view(views.global_size, views.global_scale, **square, **views.operations())
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         ((images,),) = views  # one group of one view: (B, 3, S, S)
         batch, device = len(images), images.device
         answers = torch.randint(len(self.permutations), (batch,), device=device)

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dino_tutorial.losses import info_nce
 from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
 from dino_tutorial.methods.queue import Queue
 from dino_tutorial.methods.teacher import Teacher
-from dino_tutorial.models import ProjectionHead
+from dino_tutorial.models import Encoder, ProjectionHead
 from dino_tutorial.options import option
 from dino_tutorial.views import ViewSpec, simclr_views
 from dino_tutorial.views.settings import ViewSettings
@@ -52,7 +53,9 @@ class MoCo(Method):
 
     Settings = MoCoSettings
 
-    def __init__(self, backbone: nn.Module, settings: MoCoSettings = MoCoSettings()):
+    teacher: Teacher[Network]
+
+    def __init__(self, backbone: Encoder, settings: MoCoSettings = MoCoSettings()):
         super().__init__()
         self.settings = settings
         head = ProjectionHead(backbone.embed_dim, settings.hidden_dim, settings.out_dim)
@@ -65,7 +68,9 @@ class MoCo(Method):
         refuse_local_crops("moco", views)
         return simclr_views(views.global_size, views.global_scale, **views.operations())
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         return {"momentum": torch.full((total_steps,), self.settings.momentum, dtype=torch.float64)}
 
     def train(self, mode: bool = True) -> "MoCo":
@@ -74,8 +79,8 @@ class MoCo(Method):
         return self
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         (pair,) = views  # one group: (2, B, 3, S, S)
         features, queries = self.student([pair[:1]])  # (1, B, D), (1, B, out_dim)
         keys = normalize(self.teacher([pair[1:]])[1][0], dim=-1)  # (B, out_dim)
@@ -95,5 +100,5 @@ class MoCo(Method):
         super().after_step(values)
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         return self.student.backbone

@@ -1,6 +1,7 @@
 """A memory of what earlier batches looked like: MoCo's negatives, SwAV's company for a batch."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -18,14 +19,14 @@ class Queue(nn.Module):
         shape: of one entry; its last dimension is the one that is normalised.
     """
 
-    entries: Tensor
+    entries: Float[Tensor, "n ..."]
 
     def __init__(self, length: int, *shape: int):
         super().__init__()
         self.register_buffer("entries", normalize(torch.randn(length, *shape), dim=-1))
         self._waiting: list[Tensor] = []
 
-    def add(self, entries: Tensor) -> None:
+    def add(self, entries: Float[Tensor, "B ..."]) -> None:
         """Put (B, *shape) unit vectors in line; they enter at :meth:`advance`."""
         self._waiting.append(entries.detach().float())
 

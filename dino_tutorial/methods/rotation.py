@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -15,6 +16,7 @@ from dino_tutorial.methods.base import (
     refuse_local_crops,
     spread_of,
 )
+from dino_tutorial.models import Encoder
 from dino_tutorial.views import ViewSpec, rotations, single_view
 from dino_tutorial.views.settings import ViewSettings
 
@@ -42,7 +44,7 @@ class Rotation(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: RotationSettings = RotationSettings(),
     ):
         super().__init__()
@@ -55,8 +57,8 @@ class Rotation(Method):
         return single_view(views.global_size, views.global_scale, **views.operations())
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         ((images,),) = views  # one group of one view: (B, 3, S, S)
         turned = rotations(images, N_ROTATIONS)
         features, logits = self.student([turned])  # (R, B, D), (R, B, R)

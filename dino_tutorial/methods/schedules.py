@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -13,7 +14,7 @@ def cosine_schedule(
     warmup_steps: int = 0,
     warmup_start: float = 0.0,
     freeze_steps: int = 0,
-) -> Tensor:
+) -> Float[Tensor, " total_steps"]:
     """Zeros, then a linear warm-up, then half a cosine from ``base`` towards ``final``.
 
     The convention is the reference code's: the warm-up includes both of its ends, so ``base``
@@ -47,7 +48,9 @@ def cosine_schedule(
     return torch.cat([freeze, warmup, cosine])
 
 
-def linear_warmup(start: float, end: float, total_steps: int, warmup_steps: int) -> Tensor:
+def linear_warmup(
+    start: float, end: float, total_steps: int, warmup_steps: int
+) -> Float[Tensor, " total_steps"]:
     """(total_steps,) float64: from ``start`` to ``end`` over ``warmup_steps``, then constant.
 
     DINO's teacher temperature: .04 → .07 over 30 epochs in its longer runs.

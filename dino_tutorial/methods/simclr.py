@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from dino_tutorial.losses import nt_xent
 from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
-from dino_tutorial.models import ProjectionHead
+from dino_tutorial.models import Encoder, ProjectionHead
 from dino_tutorial.options import option
 from dino_tutorial.parallel import rank_and_world
 from dino_tutorial.views import ViewSpec, simclr_views
@@ -40,7 +41,7 @@ class SimCLR(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: SimCLRSettings = SimCLRSettings(),
     ):
         super().__init__()
@@ -54,8 +55,8 @@ class SimCLR(Method):
         return simclr_views(views.global_size, views.global_scale, **views.operations())
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         features, projections = self.student(views)  # (2, B, D), (2, B, out_dim)
         loss = nt_xent(projections, self.settings.temperature)
         if not measure:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -14,6 +15,7 @@ from dino_tutorial.methods.base import (
     refuse_local_crops,
     spread_of,
 )
+from dino_tutorial.models import Encoder
 from dino_tutorial.views import ViewSpec, single_view
 from dino_tutorial.views.settings import ViewSettings
 
@@ -40,7 +42,7 @@ class Supervised(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Encoder,
         settings: SupervisedSettings = SupervisedSettings(),
         n_classes: int = 0,
     ):
@@ -60,13 +62,17 @@ class Supervised(Method):
 
     def forward(
         self,
-        views: list[Tensor],
+        views: list[Float[Tensor, "_ B 3 _ _"]],
         values: Mapping[str, float],
         measure: bool,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
+        labels: Int[Tensor, " B"] | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        if labels is None:
+            raise ValueError("supervised training wants labels: call it with those of the images")
         features, logits = self.student(views)  # (1, B, D), (1, B, n_classes)
-        loss = cross_entropy(logits[0], labels, ignore_index=-1)
+        # The mean over the images with a label; 0 where a batch has none, and not 0 / 0.
+        total = cross_entropy(logits[0], labels, ignore_index=-1, reduction="sum")
+        loss = total / (labels >= 0).sum().clamp(min=1)
         if not measure:
             return {"loss": loss}
         right = (logits[0].argmax(dim=-1) == labels).sum()

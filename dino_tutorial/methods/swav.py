@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import sinkhorn_knopp, swapped_prediction_loss
 from dino_tutorial.methods.base import Method, Network, spread_of
 from dino_tutorial.methods.queue import Queue
-from dino_tutorial.models import BYOLHead
+from dino_tutorial.models import BYOLHead, Encoder
 from dino_tutorial.models.heads import WeightNormLinear
 from dino_tutorial.options import option
 from dino_tutorial.parallel import rank_and_world
@@ -58,7 +59,7 @@ class SwAV(Method):
 
     Settings = SwAVSettings
 
-    def __init__(self, backbone: nn.Module, settings: SwAVSettings = SwAVSettings()):
+    def __init__(self, backbone: Encoder, settings: SwAVSettings = SwAVSettings()):
         super().__init__()
         self.settings = settings
         # SwAV's projector is the same as BYOL's: linear, batch norm, ReLU, linear.
@@ -78,15 +79,17 @@ class SwAV(Method):
             **views.operations(),
         )
 
-    def schedules(self, total_steps: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def schedules(
+        self, total_steps: int, steps_per_epoch: int
+    ) -> dict[str, Float[Tensor, " steps"]]:
         if self.queue is None:
             return {}
         start = round(self.settings.queue_start_epochs * steps_per_epoch)
         return {"queue": (torch.arange(total_steps) >= start).double()}  # 1: it is in use
 
     def forward(
-        self, views: list[Tensor], values: Mapping[str, float], measure: bool
-    ) -> dict[str, Tensor]:
+        self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool
+    ) -> dict[str, Float[Tensor, ""]]:
         features, projections = self.student(views)  # (V, B, D), (V, B, out_dim)
         projections = normalize(projections, dim=-1)
         logits = self.prototypes(projections)  # (V, B, K)
@@ -103,10 +106,10 @@ class SwAV(Method):
         }
 
     @torch.no_grad()
-    def _assign(self, logits: Tensor, with_queue: bool) -> Tensor:
+    def _assign(self, logits: Float[Tensor, "2 B K"], with_queue: bool) -> Float[Tensor, "2 B K"]:
         """Balanced assignments (2, B, K) of the two global views, each balanced by itself."""
         o, batch = self.settings, logits.shape[1]
-        if with_queue:
+        if with_queue and self.queue is not None:
             rank, world = rank_and_world()  # Sinkhorn-Knopp adds up what each process brings
             company = self.prototypes(self.queue.entries[rank::world].transpose(0, 1))
             logits = torch.cat([logits, company], dim=1)

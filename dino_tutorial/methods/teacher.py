@@ -1,7 +1,7 @@
-"""The momentum teacher: a second network that is never trained, only averaged."""
+"""The momentum teacher: a second network that is never trained, only averaged; or a frozen one."""
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from dino_tutorial.models.block import DropPath
 from dino_tutorial.parallel import own_part
 
+N = TypeVar("N", bound=nn.Module, covariant=True)  # what kind of network the student is
 
-class Teacher(nn.Module):
+
+class Teacher(nn.Module, Generic[N]):
     """An exponential moving average of a student network, weights *and* buffers.
 
     The copy sees no drop path (the student alone is regularised), takes no gradient, and
@@ -23,9 +25,9 @@ class Teacher(nn.Module):
     Source: Grill et al. 2020, section 3.1; Caron et al. 2021, section 3.1.
     """
 
-    def __init__(self, student: nn.Module):
+    def __init__(self, student: N) -> None:
         super().__init__()
-        self.network = deepcopy(student).requires_grad_(False)
+        self.network: N = deepcopy(student).requires_grad_(False)
         for module in self.network.modules():
             if isinstance(module, DropPath):
                 module.rate = 0.0
@@ -53,6 +55,22 @@ class Teacher(nn.Module):
         )
         for name in ours.keys() - set(averaged):
             ours[name].copy_(theirs[name])
+
+
+class Frozen(nn.Module):
+    """A network in evaluation mode for good, without gradients."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.network(*args, **kwargs)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

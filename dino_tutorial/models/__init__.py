@@ -5,10 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.convnet import RESNETS, ConvNet, SmallResNet
+from dino_tutorial.models.encoder import Encoder
 from dino_tutorial.models.heads import BYOLHead, DINOHead, ProjectionHead
 from dino_tutorial.models.pretrained import load_weights, pretrained, to_timm
 from dino_tutorial.models.vit import (
@@ -21,7 +20,7 @@ from dino_tutorial.models.vit import (
     vit_tiny,
 )
 
-ENCODERS: dict[str, Callable[..., nn.Module]] = {
+ENCODERS: dict[str, Callable[..., Encoder]] = {
     "vit_tiny": vit_tiny,
     "vit_small": vit_small,
     "vit_base": vit_base,
@@ -32,7 +31,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_encoder(arch: str, **overrides: Any) -> nn.Module:
+def build_encoder(arch: str, **overrides: Any) -> Encoder:
     """An untrained encoder by name.
 
     Args:
@@ -61,6 +60,7 @@ __all__ = [
     "BYOLHead",
     "ConvNet",
     "DINOHead",
+    "Encoder",
     "Features",
     "ProjectionHead",
     "SmallResNet",

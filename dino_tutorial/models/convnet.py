@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.models.encoder import Encoder
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
 
 
-class ConvNet(nn.Module):
+class ConvNet(Encoder):
     """A residual network that ends in its average-pooled features.
 
     Args:
@@ -48,7 +49,7 @@ class ConvNet(nn.Module):
         return self.trunk(x)
 
 
-class SmallResNet(nn.Module):
+class SmallResNet(Encoder):
     """A residual network for images of 32 pixels on a processor without an accelerator.
 
     A convolution of stride 2, then one block of two 3x3 convolutions for each width; each width

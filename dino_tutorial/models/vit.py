@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.block import FEED_FORWARD, Block
+from dino_tutorial.models.encoder import Encoder
 from dino_tutorial.models.shortcuts import LastBlock, LastSampledBlock, SampledBlock
 
 
@@ -83,7 +84,7 @@ class ConvStem(nn.Module):
 STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem}
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Encoder):
     """A vision transformer that takes images of any size that its patches divide.
 
     Args:

@@ -241,7 +241,9 @@ def _picture_cards(data: ReportData) -> Iterator[Card]:
             finding=False,
         )
     if _given(data.query_images, data.neighbour_images):
-        labelled = _given(data.query_labels, data.neighbour_labels)
+        labelled = _given(data.query_labels, data.neighbour_labels) and bool(
+            ((data.query_labels[:, None] >= 0) & (data.neighbour_labels >= 0)).any()
+        )
         marks = " A tick and a solid frame mark the right class, a cross and a dashed frame a"
         marks += " wrong one."
         yield Card(

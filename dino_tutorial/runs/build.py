@@ -1,8 +1,10 @@
 """Methods out of configurations and of runs: fresh, as a run left them, or going on from one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dino_tutorial.runs.config import Config
 from dino_tutorial.errors import UserError
@@ -26,13 +28,14 @@ def build_method(config: Config, n_classes: int = 0) -> Method:
             missing or does not fit.
     """
     encoder, method = new_encoder(config), METHODS[config.method]
-    given = {"n_classes": n_classes} if method.needs_labels else {}
+    given: dict[str, int | Method] = {"n_classes": n_classes} if method.needs_labels else {}
+    make: Callable[..., Method] = method  # what else it takes, its own class says
     if method.needs_teacher:
         teacher = teacher_run(config.objective.teacher)
         given["teacher"] = trained_method(teacher.folder, n_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(config.seed, Stream.HEADS))
-        return method(encoder, config.objective, **given)
+        return make(encoder, config.objective, **given)
 
 
 def teacher_run(name: str | Path | None) -> Run:
@@ -106,7 +109,7 @@ def start_from(method: Method, folder: str | Path, n_classes: int = 0) -> None:
     _load(method, state, f"train.init = {folder}")
 
 
-def _load(method: Method, state: dict, where: str) -> None:
+def _load(method: Method, state: dict[str, Tensor], where: str) -> None:
     try:
         method.load_state_dict(state)
     except RuntimeError as error:

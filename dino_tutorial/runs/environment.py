@@ -46,7 +46,7 @@ def describe_device(device: torch.device) -> str:
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
 
 
-def describe_environment(device: torch.device) -> dict:
+def describe_environment(device: torch.device) -> dict[str, str | int | bool | None]:
     """JSON-ready facts that a reader needs to judge or repeat a result; no paths, no names."""
     return {
         "python": platform.python_version(),

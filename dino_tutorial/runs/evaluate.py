@@ -16,6 +16,7 @@ from dino_tutorial.evaluation import (
     extract_features,
     linear_probe,
 )
+from dino_tutorial.evaluation.dense import DenseImages
 from dino_tutorial.runs.environment import choose_device
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 
@@ -24,7 +25,7 @@ DENSE_IMAGES = 2000  # that linear segmentation and depth are fitted to
 
 def evaluate(
     run_or_weights: Run | str | Path | nn.Module,
-    data: str | ImageDataset | None = None,
+    data: str | Path | None = None,
     *,
     k: int = 20,
     temperature: float = 0.07,
@@ -60,6 +61,8 @@ def evaluate(
     torch_device = choose_device(device)
     if isinstance(run_or_weights, str | Path):
         run_or_weights = load_run(run_or_weights)
+    encoder: nn.Module
+    untrained: nn.Module | None
     if isinstance(run_or_weights, Run):
         config = run_or_weights.config
         encoder, untrained = run_or_weights.encoder(), new_encoder(config)
@@ -70,8 +73,8 @@ def evaluate(
             raise UserError("evaluate needs data: name a data set or a folder of images")
     bank = labelled_subset(open_dataset(data, "train", image_size=image_size, limit=limit))
     queries = labelled_subset(open_dataset(data, "test", image_size=bank.image_size, limit=limit))
-    if dense and not (hasattr(bank, "masks") and hasattr(bank, "depth")):
-        raise UserError(f"{bank.name} has no masks and depth to measure patches with: use scenes")
+    if dense:
+        with_pixels(bank)  # before the work on the rest
     results = {"data": bank.name, "image_size": bank.image_size}
     results |= measure_knn(encoder, untrained, bank, queries, k, temperature, torch_device)
     if probe:
@@ -82,9 +85,20 @@ def evaluate(
         few = min(len(bank), DENSE_IMAGES)
         fitted = open_dataset(data, "train", image_size=bank.image_size, limit=few)
         results |= evaluate_dense(
-            encoder, fitted, queries, untrained=untrained, device=torch_device
+            encoder,
+            with_pixels(fitted),
+            with_pixels(queries),
+            untrained=untrained,
+            device=torch_device,
         )
     return results
+
+
+def with_pixels(images: ImageDataset) -> DenseImages:
+    """The images; or say that nothing is known of their pixels."""
+    if not isinstance(images, DenseImages):
+        raise UserError(f"{images.name} has no masks and depth to measure patches with: use scenes")
+    return images
 
 
 def measure_knn(
@@ -107,10 +121,16 @@ def measure_knn(
     Raises:
         UserError: the bank has fewer than two classes, or there are no queries.
     """
-    if len(bank.classes) < 2:
-        raise UserError(f"{bank.name} has no class labels to evaluate with: use images by class")
+    if len(bank.classes) < 2 or len(bank) == 0:
+        raise UserError(
+            f"{bank.name} has no class labels to evaluate with (no labelled training images of two "
+            "classes or more): use images by class"
+        )
     if len(queries) == 0:
-        raise UserError(f"{queries.name} has no test images: add a test folder")
+        raise UserError(
+            f"{queries.name} has no labelled test images: put them in one folder a class, as the "
+            "training images are"
+        )
     top1 = evaluate_knn(
         encoder.to(device),
         bank,

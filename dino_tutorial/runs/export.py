@@ -41,6 +41,7 @@ def export(run: Run, form: str, path: Path) -> str:
     if form == "safetensors":
         save_backbone(path, encoder)
         return f"{path}: load it with dino_tutorial.models.load_weights(model, path, 'native')"
+    assert isinstance(encoder, VisionTransformer)  # see above: form is timm
     model = to_timm(encoder)
     save_backbone(path, model)
     arguments = ", ".join(f"{name}={value!r}" for name, value in timm_arguments(encoder).items())
@@ -63,4 +64,5 @@ def _write_onnx(encoder: torch.nn.Module, size: int, path: Path) -> None:
             output_names=["features"],
             dynamic_shapes={"x": {0: torch.export.Dim("B")}},
         )
+        assert program is not None  # which is what dynamo=True gives
         program.save(path)

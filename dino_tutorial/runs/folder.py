@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +15,7 @@ from torch import nn
 
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.errors import UserError
-from dino_tutorial.models import build_encoder
+from dino_tutorial.models import Encoder, build_encoder
 from dino_tutorial.training.checkpoint import CURRENT
 from dino_tutorial.training.log import read_rows
 
@@ -29,23 +31,23 @@ class Run:
         return read_config(self.folder / "config.yaml")
 
     @cached_property
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         return self._json("summary.json")
 
     @cached_property
-    def environment(self) -> dict:
+    def environment(self) -> dict[str, Any]:
         return self._json("environment.json")
 
     @cached_property
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[dict[str, Any]]:
         return read_rows(self.folder / "metrics.jsonl")
 
     @cached_property
-    def timings(self) -> list[dict]:
+    def timings(self) -> list[dict[str, Any]]:
         return read_rows(self.folder / "timings.jsonl")
 
     @property
-    def evaluations(self) -> dict[str, dict]:
+    def evaluations(self) -> dict[str, dict[str, Any]]:
         """What :meth:`save_evaluation` has kept, by the name of the data that was measured on.
 
         Where the images had another size than the run's global views, the name ends in it:
@@ -53,7 +55,7 @@ class Run:
         """
         return self._json("evaluation.json") if (self.folder / "evaluation.json").exists() else {}
 
-    def save_evaluation(self, results: dict) -> None:
+    def save_evaluation(self, results: dict[str, Any]) -> None:
         """Keep the dictionary of :func:`dino_tutorial.evaluate` in the run's folder.
 
         An older one of the same data at the same size is replaced.
@@ -72,7 +74,7 @@ class Run:
     def complete(self) -> bool:
         return (self.folder / "summary.json").exists()
 
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The trained backbone that its method keeps, in evaluation mode, on the CPU."""
         path = self.folder / "backbone.safetensors"
         model = new_encoder(self.config)
@@ -85,7 +87,7 @@ class Run:
             raise UserError(f"{path} does not fit the run's configuration ({reason})") from None
         return model.eval()
 
-    def _json(self, name: str) -> dict:
+    def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         if not path.exists():
             raise UserError(f"{path} does not exist: the run is not complete, use --resume")
@@ -104,7 +106,7 @@ def load_run(folder: str | Path) -> Run:
     return Run(folder)
 
 
-def new_encoder(config: Config) -> nn.Module:
+def new_encoder(config: Config) -> Encoder:
     """The configured encoder with fresh weights, drawn from the run's seed."""
     size = config.views.global_size
     overrides = config.model.overrides()
@@ -169,7 +171,7 @@ def write_text(path: Path, text: str) -> None:
         ) from error
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -35,7 +35,7 @@ def crops_of(augment: Augment, pictures: Tensor, seed: int) -> tuple[list[Tensor
         right, bottom.
     """
     generator = torch.Generator().manual_seed(seed)
-    params = augment.sample(len(pictures), *pictures.shape[-2:], generator)
+    params = augment.sample(len(pictures), pictures.shape[2], pictures.shape[3], generator)
     groups = augment.apply(pictures, params)
     top, left, height, width = params.boxes.unbind(-1)  # (V, n)
     boxes = torch.stack([left, top, left + width, top + height], -1).transpose(0, 1)

@@ -82,7 +82,7 @@ def command_line(config: Config) -> str:
     return shlex.join(words)
 
 
-def card(name: str, summary: dict, command: str) -> str:
+def card(name: str, summary: dict[str, Any], command: str) -> str:
     """Markdown for the weights of one run.
 
     Args:

@@ -1,11 +1,12 @@
 """What a run report shows of the encoder: crops, attention, patch components, neighbours."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dino_tutorial.datasets import open_dataset
+from dino_tutorial.datasets import ImageDataset, open_dataset
 from dino_tutorial.datasets.subset import random_subset
 from dino_tutorial.methods import METHODS, title_of
 from dino_tutorial.models import VisionTransformer
@@ -23,17 +24,23 @@ BANK, QUERIES, NEIGHBOURS = 2000, 5, 5
 def report_again(run: Run) -> Path:
     """Write the report of a finished run once more, from its folder alone."""
     config = run.config
-    where = {"root": config.data.root, "limit": config.data.limit}
-    size = config.views.global_size
-    seen = open_dataset(config.source, "train", image_size=config.data.image_size, **where)
-    bank = open_dataset(config.source, "train", image_size=size, **where)
-    test = open_dataset(config.source, "test", image_size=size, **where)
+    data, size = config.data, config.views.global_size
+    opened = partial(open_dataset, config.source, root=data.root, limit=data.limit)
+    seen = opened("train", image_size=data.image_size)
+    bank, test = opened("train", image_size=size), opened("test", image_size=size)
     augment = Augment(METHODS[config.method].view_specs(config.views))
     return report_on(run, run.encoder(), augment, seen, bank, test)
 
 
 @torch.inference_mode()
-def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) -> Path:
+def report_on(
+    run: Run,
+    encoder: nn.Module,
+    augment: Augment,
+    seen: ImageDataset,
+    bank: ImageDataset,
+    test: ImageDataset,
+) -> Path:
     """Draw the pictures of one encoder on the CPU and write ``report.html``.
 
     Args:
@@ -58,7 +65,7 @@ def report_on(run: Run, encoder: nn.Module, augment: Augment, seen, bank, test) 
     return write_report(run.report, data)
 
 
-def _add_crops(data: ReportData, augment: Augment, seen, seed: int) -> None:
+def _add_crops(data: ReportData, augment: Augment, seen: ImageDataset, seed: int) -> None:
     data.source_images = random_subset(seen, 2, mix(seed, Stream.PICTURES)).images()
     data.crops, data.crop_boxes = crops_of(augment, data.source_images, mix(seed, Stream.CROPS))
 
@@ -71,7 +78,9 @@ def _add_attention_and_components(
         data.pca_images, data.patch_pca = pixels, patch_components(encoder, pixels)
 
 
-def _add_neighbours(data: ReportData, encoder: nn.Module, bank, queries, seed: int) -> None:
+def _add_neighbours(
+    data: ReportData, encoder: nn.Module, bank: ImageDataset, queries: ImageDataset, seed: int
+) -> None:
     stored = random_subset(bank, BANK, mix(seed, Stream.BANK))
     asked = random_subset(queries, QUERIES, mix(seed, Stream.PICTURES))
     data.query_images, data.query_labels = asked.images(), asked.labels

@@ -32,7 +32,7 @@ class View:
         encoder: loads it; crops need none.
         data, root: the data set, and where downloaded ones are kept.
         n: number of pictures.
-        size: side of the canvas in pixels.
+        size: side of the canvas in pixels; None is the data set's own.
         seed: of the choice of pictures.
         run: None for a released model.
     """
@@ -42,7 +42,7 @@ class View:
     data: str
     root: str | None
     n: int
-    size: int
+    size: int | None
     seed: int
     run: Run | None
 
@@ -108,9 +108,8 @@ def show(
 def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> View:
     config = run.config
     own = config.data.image_size if what == "crops" else config.views.global_size
-    where = {"data": data or config.source, "root": config.data.root}
-    return View(run.folder.name, run.encoder, **where, n=n, size=size or own, seed=config.seed,
-                run=run)
+    return View(run.folder.name, run.encoder, data or config.source, config.data.root, n,
+                size=size or own, seed=config.seed, run=run)
 
 
 def _of(released: str, data: str | None, n: int, size: int | None) -> View:

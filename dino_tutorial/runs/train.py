@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from dino_tutorial.datasets import ImageDataset
+from dino_tutorial.datasets.subset import labelled_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import process_group
@@ -48,6 +51,9 @@ def train(config: Config, resume: bool = False) -> Run:
         images = Images.open(config)
         n_classes = len(images.train.classes)
         method = build_method(config, n_classes)
+        learned = images.train
+        if method.needs_labels:
+            learned = _labelled(learned, config.method)
         check_accumulation(config, method, device.type, processes.world)
         resumes = resume and (folder / CURRENT).exists()
         if config.train.init is not None and not resumes:
@@ -57,7 +63,7 @@ def train(config: Config, resume: bool = False) -> Run:
         trainer = Trainer(
             method=method,
             augment=augment,
-            dataset=images.train,
+            dataset=learned,
             optim=config.optim,
             train=replace_options(
                 config.train, {"precision": choose_precision(config.train.precision, device)}
@@ -80,6 +86,21 @@ def train(config: Config, resume: bool = False) -> Run:
     return load_run(folder)
 
 
+def _labelled(images: ImageDataset, method: str) -> ImageDataset:
+    """The images that a method with labels can learn from.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = labelled_subset(images)
+    if len(known) == 0:
+        raise UserError(
+            f"{method} needs labels, and {images.name} has no labelled training images: put them "
+            "in one folder a class, or choose a method without labels"
+        )
+    return known
+
+
 def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -> None:
     path = folder / "config.yaml"
     if resume and path.exists():
@@ -96,7 +117,9 @@ def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -
     write_json(folder / "environment.json", describe_environment(device))
 
 
-def _finish(folder: Path, config: Config, trainer: Trainer, images: Images, weights: dict) -> None:
+def _finish(
+    folder: Path, config: Config, trainer: Trainer, images: Images, weights: dict[str, Tensor]
+) -> None:
     """Weights, summary and report of a completed training."""
     encoder = new_encoder(config).eval()
     encoder.load_state_dict(weights)
@@ -125,11 +148,14 @@ def _finish(folder: Path, config: Config, trainer: Trainer, images: Images, weig
         "knn_color_histogram": None,
         "warnings": trainer.warnings,
     }
-    if images.labelled:
-        k = min(config.knn.k, len(images.bank))
+    bank, test = images.labelled_bank, images.labelled_test
+    missing = images.missing_labels()
+    if missing is None:
         summary |= measure_knn(
-            encoder, new_encoder(config), images.bank, images.test,
-            k, config.knn.temperature, trainer.device,
+            encoder, new_encoder(config), bank, test,
+            min(config.knn.k, len(bank)), config.knn.temperature, trainer.device,
         )
+    elif len(images.bank.classes) > 1:  # nobody expects a score of images without classes
+        trainer.warn(f"{images.test.name}: {missing}, so k-NN accuracy is not measured.")
     write_json(folder / "summary.json", summary)
     report_on(Run(folder), encoder.cpu(), trainer.augment, images.train, images.bank, images.test)

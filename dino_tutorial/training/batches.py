@@ -94,7 +94,7 @@ def batches(
             chosen = torch.tensor(indices, device=images.device)
             yield images[chosen], labels[chosen]
     else:
-        loader = DataLoader(
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             dataset,
             batch_sampler=order,
             collate_fn=identity,

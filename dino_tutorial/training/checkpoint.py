@@ -2,7 +2,9 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +13,7 @@ from dino_tutorial.errors import UserError
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
-def save_checkpoint(folder: Path, state: dict) -> None:
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write ``state`` as the folder's current checkpoint and keep the one before it.
 
     At every instant at least one complete checkpoint lies in the folder.
@@ -37,7 +39,7 @@ def save_checkpoint(folder: Path, state: dict) -> None:
         ) from error
 
 
-def load_checkpoint(folder: Path, warn=print) -> dict:
+def load_checkpoint(folder: Path, warn: Callable[[str], object] = print) -> dict[str, Any]:
     """Read the newest readable checkpoint; code hidden in one is never executed.
 
     Args:

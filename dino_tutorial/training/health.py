@@ -13,7 +13,7 @@ class TrainingDiverged(UserError):
     """The loss is no longer a number; going on would only destroy the weights."""
 
 
-def check_teacher_is_a_copy(student: nn.Module, teacher: Teacher) -> None:
+def check_teacher_is_a_copy(student: nn.Module, teacher: Teacher[nn.Module]) -> None:
     """Refuse a teacher that shares tensors with the student.
 
     ``teacher = student`` makes a second name, not a second network: the target then moves with

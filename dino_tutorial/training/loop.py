@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -36,7 +36,7 @@ from dino_tutorial.training.optim import (
 )
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.training.sharding import cut_like, shard, whole
-from dino_tutorial.views import Augment
+from dino_tutorial.views import Augment, PatchMasks
 
 
 class Interrupted(Exception):
@@ -102,7 +102,7 @@ class Trainer:
         self.modules = split_by_module(self.method)
         if self.train.checkpoint_activations:
             self._checkpoint_activations()
-        self.rows: list[dict] = []
+        self.rows: list[dict[str, Any]] = []
 
     @property
     def seconds(self) -> float:
@@ -145,17 +145,19 @@ class Trainer:
         )
         return metrics, timings
 
-    def _bar(self) -> tqdm:
+    def _bar(self) -> "tqdm[tuple[Tensor, Tensor]]":
         """The batches that are left, counted on the screen of the main process."""
         order = self.order.since(self.step)
+        left = batches(self.dataset, order, self.device, self.train.workers)
+        if not self.processes.is_main:
+            return tqdm(left, disable=True)
         return tqdm(
-            batches(self.dataset, order, self.device, self.train.workers),
+            left,
             total=self.total_steps,
             initial=self.step,
             unit="step",
             dynamic_ncols=True,
             mininterval=0.5,
-            **({} if self.processes.is_main else {"disable": True}),
         )
 
     def _save(self, metrics_size: int, timings_size: int) -> None:
@@ -169,12 +171,13 @@ class Trainer:
         labels: Int[Tensor, " B"],
         values: dict[str, float],
         measure: bool,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
         views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, self.step))
         torch.manual_seed(mix(self.seed, Stream.DROP_PATH, self.step, self.processes.rank))
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
-        params = self.augment.sample(self.train.batch_size, *images.shape[-2:], views_seed)
+        height, width = images.shape[-2:]
+        params = self.augment.sample(self.train.batch_size, height, width, views_seed)
         params = params[self.order.share]
         masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, self.step))
         masks = self.method.draw_masks(self.train.batch_size, masks_seed)
@@ -183,10 +186,12 @@ class Trainer:
         for part in range(self.train.accumulate):
             chosen = slice(part * size, (part + 1) * size)
             last = part + 1 == self.train.accumulate
-            with nullcontext() if last or self.engine is self.method else self.engine.no_sync():
+            with nullcontext() if last else self._no_sync():
                 with torch.no_grad():
                     views = self.augment.apply(images[chosen], params[chosen])
-                asked = {"labels": labels[chosen]} if self.method.needs_labels else {}
+                asked: dict[str, Tensor | PatchMasks] = {}
+                if self.method.needs_labels:
+                    asked["labels"] = labels[chosen]
                 if masks is not None:
                     asked["masks"] = masks[self.order.share][chosen].to(self.device)
                 with self._autocast():
@@ -252,7 +257,7 @@ class Trainer:
         } | self.method.schedules(total, per_epoch)
         return {name: table.tolist() for name, table in tables.items()}
 
-    def _engine(self) -> nn.Module:
+    def _engine(self) -> Method | DistributedDataParallel:
         """What a step calls: the method, alone, in parts on every process, or copied to each."""
         sharded = self.train.sharding == "fsdp"
         if self.train.compile:
@@ -283,10 +288,16 @@ class Trainer:
             )
         encoder.checkpoint_activations = True
 
-    def _clip(self) -> Tensor:
+    def _clip(self) -> Float[Tensor, ""]:
         if self.optim.clip_rule == "module":
             return clip_modules(self.modules, self.optim.clip)
         return clip_gradients(self.parameters, self.optim.clip, self.optim.clip_rule)
+
+    def _no_sync(self) -> AbstractContextManager[object]:
+        """For all but the last part of a batch: gradients are added up over processes once."""
+        if isinstance(self.engine, DistributedDataParallel):
+            return self.engine.no_sync()
+        return nullcontext()
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.train.precision == "bf16":

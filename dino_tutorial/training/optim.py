@@ -1,8 +1,10 @@
 """What the optimizer is given, and what is done to gradients before it sees them."""
 
 import re
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from timm.optim import Lars
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -20,7 +22,7 @@ def param_groups(
     weight_decay: float,
     layer_decay: float = 1.0,
     patch_embed_lr_mult: float = 1.0,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Split trainable parameters by weight decay and learning-rate multiplier.
 
     Biases and 1-D parameters (norms, LayerScale) are not decayed; position embeddings and the
@@ -40,8 +42,9 @@ def param_groups(
     Source: facebookresearch/dino ``utils.get_params_groups``; dinov2 ``param_groups.py``.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    depth = 1 + max((_block(name) for name, _ in named if _block(name) is not None), default=-1)
-    groups: dict[tuple[bool, float], dict] = {}
+    blocks = [block for name, _ in named if (block := _block(name)) is not None]
+    depth = 1 + max(blocks, default=-1)
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, parameter in named:
         decays = parameter.ndim > 1 and not name.endswith(".bias")
         lr_mult = _lr_mult(name, depth, layer_decay, patch_embed_lr_mult)
@@ -55,7 +58,9 @@ def param_groups(
     return list(groups.values())
 
 
-def build_optimizer(name: str, groups: list[dict], lr: float, momentum: float = 0.9):
+def build_optimizer(
+    name: str, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9
+) -> torch.optim.Optimizer:
     """AdamW (fused), LARS (BYOL's, from timm) or SGD with momentum over ``groups``."""
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
@@ -75,7 +80,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, weight_decay:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tensor:
+def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Float[Tensor, ""]:
     """Scale gradients down to ``max_norm`` and return their global norm before that.
 
     ``"parameter"`` bounds each parameter's own norm (DINO's code); ``"global"`` bounds the norm
@@ -100,7 +105,7 @@ def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Tens
     return total
 
 
-def clip_modules(modules: list[list[Tensor]], max_norm: float) -> Tensor:
+def clip_modules(modules: list[list[Tensor]], max_norm: float) -> Float[Tensor, ""]:
     """Bound the gradient norm of each sub-module by itself; return the norm of all before that.
 
     Args:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -55,7 +56,9 @@ class Augment:
         return sample_params(self.specs, batch_size, height, width, generator)
 
     @torch.no_grad()
-    def apply(self, images: Tensor, params: ViewParams) -> list[Tensor]:
+    def apply(
+        self, images: Real[Tensor, "B 3 H W"], params: ViewParams
+    ) -> list[Float[Tensor, "_ B 3 _ _"]]:
         """Make the views.
 
         images: (B, 3, H, W), uint8, or float in [0, 1]; on any device.
@@ -81,7 +84,7 @@ class Augment:
                 first = last
         return groups
 
-    def denormalize(self, views: Tensor) -> Tensor:
+    def denormalize(self, views: Float[Tensor, "*n 3 H W"]) -> Float[Tensor, "*n 3 H W"]:
         """Undo the normalisation: (..., 3, H, W) views as images in [0, 1]."""
         mean, std = (t.to(views.device)[:, None, None] for t in (self.mean, self.std))
         return (views * std + mean).clamp(0, 1)
@@ -152,13 +155,15 @@ def chunk_numbers(device: torch.device) -> int:
     return 2**20 if device.type == "cpu" else 2**25
 
 
-def hue_steps(params: ViewParams) -> Tensor:
+def hue_steps(params: ViewParams) -> Int[Tensor, " n"]:
     """The place, 0 to 3, of the hue in the jitter of each sample of one view; 4 without jitter."""
     steps = (params.order[0] == HUE).int().argmax(dim=1)
     return torch.where(params.jitter[0], steps, 4)
 
 
-def jitter_all_(views: Tensor, host: ViewParams, params: ViewParams, chunk: int) -> None:
+def jitter_all_(
+    views: Float[Tensor, "n 3 H W"], host: ViewParams, params: ViewParams, chunk: int
+) -> None:
     """Colour jitter, in place, of samples that are sorted by `hue_steps`."""
     start = 0
     for step, count in enumerate(hue_steps(host).bincount(minlength=5)[:4].tolist()):
@@ -168,7 +173,9 @@ def jitter_all_(views: Tensor, host: ViewParams, params: ViewParams, chunk: int)
         start += count
 
 
-def indices(mask: Tensor, device: torch.device, chunk: int) -> tuple[Tensor, ...]:
+def indices(
+    mask: Bool[Tensor, "1 n"], device: torch.device, chunk: int
+) -> tuple[Int[Tensor, " _"], ...]:
     """Where a (1, n) mask on the host is true, in chunks of indices on the device."""
     index = mask[0].nonzero()[:, 0]
     return to_device(index, device).split(chunk) if len(index) else ()

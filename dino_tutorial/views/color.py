@@ -6,6 +6,7 @@ the mean gray of the image, or the gray of each pixel.
 """
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in gray
@@ -13,13 +14,15 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 SOLARIZE_THRESHOLD = 128 / 255
 
 
-def grayscale(images: Tensor) -> Tensor:
+def grayscale(images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 1 H W"]:
     """The gray value of each pixel, (n, 3, H, W) -> (n, 1, H, W)."""
     red, green, blue = images.split(1, dim=1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+def blend_(
+    images: Float[Tensor, "n 3 H W"], kind: Int[Tensor, " n"], factor: Float[Tensor, " n"]
+) -> Float[Tensor, "n 3 H W"]:
     """Brightness, contrast or saturation, in place.
 
     images: (n, 3, H, W). kind: (n,) BRIGHTNESS, CONTRAST or SATURATION. factor: (n,); 1 changes
@@ -32,7 +35,9 @@ def blend_(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     return images.lerp_(base, 1 - factor).clamp_(0, 1)
 
 
-def shift_hue_(images: Tensor, shift: Tensor) -> Tensor:
+def shift_hue_(
+    images: Float[Tensor, "n 3 H W"], shift: Float[Tensor, " n"]
+) -> Float[Tensor, "n 3 H W"]:
     """Turn the hue of each pixel, in place. images: (n, 3, H, W). shift: (n,) in turns.
 
     Angles are in sixths of a turn, from -3 to 3. The hue keeps the largest and the smallest of
@@ -64,7 +69,12 @@ def _angles(device: torch.device) -> Tensor:
     return (2.0 * torch.arange(-1, 2, device=device).roll(-1)).view(1, 3, 1, 1)
 
 
-def color_jitter_(images: Tensor, factors: Tensor, order: Tensor, hue_step: int) -> Tensor:
+def color_jitter_(
+    images: Float[Tensor, "n 3 H W"],
+    factors: Float[Tensor, "n 4"],
+    order: Int[Tensor, "n 4"],
+    hue_step: int,
+) -> Float[Tensor, "n 3 H W"]:
     """The four adjustments in each sample's own order, in place.
 
     factors: (n, 4) brightness, contrast, saturation, hue. order: (n, 4), a permutation of 0 … 3
@@ -79,6 +89,6 @@ def color_jitter_(images: Tensor, factors: Tensor, order: Tensor, hue_step: int)
     return images
 
 
-def solarize(images: Tensor) -> Tensor:
+def solarize(images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
     """Invert the pixels that are at least 128 / 255."""
     return torch.where(images >= SOLARIZE_THRESHOLD, 1 - images, images)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -27,9 +28,9 @@ class PatchMasks(NamedTuple):
         weights: (M,) float32, 1 / (hidden patches of the same image).
     """
 
-    masks: Tensor
-    indices: Tensor
-    weights: Tensor
+    masks: Bool[Tensor, "B N"]
+    indices: Int[Tensor, " M"]
+    weights: Float[Tensor, " M"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class DrawnMasks:
     run can draw for the global batch and each keep its own part.
     """
 
-    masks: Tensor
+    masks: Bool[Tensor, "V B N"]
 
     def __getitem__(self, index: slice | list[int] | Tensor) -> "DrawnMasks":
         return DrawnMasks(self.masks[:, index])
@@ -60,7 +61,7 @@ def block_masks(
     generator: torch.Generator,
     ratio: tuple[float, float] = (0.1, 0.5),
     share: float = 0.5,
-) -> Tensor:
+) -> Bool[Tensor, "B N"]:
     """Hide blocks of patches in some images of a batch; all images at once.
 
     ``share`` of the images are masked. Their ratios are stratified: the range is cut into as many

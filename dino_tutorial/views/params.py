@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -45,14 +46,14 @@ class ViewParams:
     run can draw for the global batch and each keep its own part. `len(params)` is B.
     """
 
-    boxes: Tensor
-    flip: Tensor
-    jitter: Tensor
-    factors: Tensor
-    order: Tensor
-    gray: Tensor
-    sigma: Tensor
-    solarize: Tensor
+    boxes: Int[Tensor, "V B 4"]
+    flip: Bool[Tensor, "V B"]
+    jitter: Bool[Tensor, "V B"]
+    factors: Float[Tensor, "V B 4"]
+    order: Int[Tensor, "V B 4"]
+    gray: Bool[Tensor, "V B"]
+    sigma: Float[Tensor, "V B"]
+    solarize: Bool[Tensor, "V B"]
 
     def __len__(self) -> int:
         return self.flip.shape[1]
@@ -144,13 +145,13 @@ def sample_params(
 
 
 def crop_boxes(
-    area: Tensor,
-    ratio: Tensor,
-    place: Tensor,
-    limits: tuple[Tensor, Tensor],
+    area: Float[Tensor, "V B tries"],
+    ratio: Float[Tensor, "V B tries"],
+    place: Float[Tensor, "V B 2"],
+    limits: tuple[Float[Tensor, "V 1"], Float[Tensor, "V 1"]],
     height: int,
     width: int,
-) -> Tensor:
+) -> Int[Tensor, "V B 4"]:
     """The boxes of RandomResizedCrop: the first of several tries that fits, else a central crop.
 
     area, ratio: (V, B, tries), fraction of the image's area and width / height of each try.

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -13,7 +14,7 @@ TILE_SHARE = 64 / 75  # of a cell's side: the puzzle's gaps hide that lines go o
 FLAT = 0.1  # standard deviation below which a tile counts as flat and is not stretched
 
 
-def rotations(images: Tensor, n: int = 4) -> Tensor:
+def rotations(images: Float[Tensor, "B 3 S S"], n: int = 4) -> Float[Tensor, "n B 3 S S"]:
     """Each image turned counter-clockwise by the multiples of 360° / n.
 
     Args:
@@ -28,7 +29,7 @@ def rotations(images: Tensor, n: int = 4) -> Tensor:
     return torch.stack([images.rot90(turns, (-2, -1)) for turns in range(0, 4, 4 // n)])
 
 
-def permutation_set(n_tiles: int, count: int) -> Tensor:
+def permutation_set(n_tiles: int, count: int) -> Int[Tensor, "count n_tiles"]:
     """``count`` permutations of the tiles that differ from each other in many places.
 
     Greedy, from the identity on: the next is always the one with the largest sum of Hamming
@@ -66,7 +67,12 @@ def permutation_set(n_tiles: int, count: int) -> Tensor:
     return torch.from_numpy(places[:, chosen].T.astype(np.int64))
 
 
-def shuffled_tiles(images: Tensor, order: Tensor, place: Tensor, size: int) -> Tensor:
+def shuffled_tiles(
+    images: Float[Tensor, "B 3 S S"],
+    order: Int[Tensor, "B T"],
+    place: Float[Tensor, "B T 2"],
+    size: int,
+) -> Float[Tensor, "T B 3 s s"]:
     """Cut each image into a grid, take a window of each cell, and put the windows in order.
 
     The window has 64 / 75 of the cell's side, is resized to ``size``, and has its own mean and

@@ -10,13 +10,14 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 CUBIC_SUPPORT = 2  # the bicubic kernel reaches two (input or output, the coarser) pixels
 BLOCK = 32  # pixels of a column that lie together, so that a crop reads only its own part
 
 
-def column_blocks(images: Tensor) -> Tensor:
+def column_blocks(images: Real[Tensor, "B 3 H W"]) -> Float[Tensor, "B W blocks 3 rows"]:
     """Lay images out by pixel column, in blocks of rows: what `resized_crop` reads.
 
     images: (B, 3, H, W), uint8, or float in [0, 1]. Returns float32 (B, W, blocks, 3, rows) in
@@ -30,8 +31,14 @@ def column_blocks(images: Tensor) -> Tensor:
 
 
 def resized_crop(
-    columns: Tensor, source: Tensor, boxes: Tensor, flip: Tensor, size: int, taps: int, blocks: int
-) -> Tensor:
+    columns: Float[Tensor, "B W blocks 3 rows"],
+    source: Int[Tensor, " n"],
+    boxes: Int[Tensor, "n 4"],
+    flip: Bool[Tensor, " n"],
+    size: int,
+    taps: int,
+    blocks: int,
+) -> Float[Tensor, "n 3 S S"]:
     """Cut boxes out of images and resize them to size × size, bicubic and antialiased as in PIL.
 
     columns: the images, as `column_blocks` gives. source: (n,) int64, the image of each crop.
@@ -55,13 +62,13 @@ def resized_crop(
     return _bags(rows, index, weight).view(n, size, 3, size).transpose(1, 2)
 
 
-def max_taps(boxes: Tensor, size: int) -> int:
+def max_taps(boxes: Int[Tensor, "n 4"], size: int) -> int:
     """The most pixels that one output pixel depends on, for boxes (n, 4) on the host."""
     longest = int(boxes[:, 2:].max())
     return min(longest, math.ceil(2 * CUBIC_SUPPORT * max(longest / size, 1.0)) + 1)
 
 
-def max_blocks(boxes: Tensor, height: int) -> int:
+def max_blocks(boxes: Int[Tensor, "n 4"], height: int) -> int:
     """The most blocks that one box reaches over, for boxes (n, 4) on the host."""
     block = min(BLOCK, height)
     last = (boxes[:, 0] + boxes[:, 2] - 1) // block
@@ -69,8 +76,8 @@ def max_blocks(boxes: Tensor, height: int) -> int:
 
 
 def cubic_taps(
-    length: Tensor, size: int, taps: int, flip: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    length: Real[Tensor, " n"], size: int, taps: int, flip: Bool[Tensor, " n"] | None = None
+) -> tuple[Int[Tensor, "n size taps"], Float[Tensor, "n size taps"]]:
     """Which pixels count for each output pixel, and how much, when a side is resized.
 
     length: (n,) sides in pixels. flip: (n,) bool, mirror the output.
@@ -92,7 +99,12 @@ def cubic_taps(
     return index.minimum(length - 1).int(), weight
 
 
-def gaussian_blur(images: Tensor, which: Tensor, sigma: Tensor, radius: int) -> Tensor:
+def gaussian_blur(
+    images: Float[Tensor, "n 3 H W"],
+    which: Int[Tensor, " m"],
+    sigma: Float[Tensor, " m"],
+    radius: int,
+) -> Float[Tensor, "m 3 H W"]:
     """Blur some images, each with its own Gaussian; the border is repeated outward, as in PIL.
 
     images: (n, 3, H, W). which: (m,) int64, the images to blur. sigma: (m,) in pixels, positive.
