@@ -1447,6 +1447,141 @@ def contrast__masks(patches, on_object):
     return (cosine * pairs).sum() / pairs.sum() - (cosine * across).sum() / across.sum()
 
 
+# More, in float64 or numpy from end to end
+
+
+def byol_loss__functional(prediction, target):
+    cosine = torch.func.vmap(lambda p, z: (p @ z) / (p.norm() * z.norm()))
+    return (2 - 2 * cosine(prediction, target.detach())).mean()
+
+
+def rotation_batch__indexed(images):
+    size = images.shape[-1]
+    last = size - 1 - torch.arange(size)
+    turned = [images]
+    for _ in range(3):
+        turned.append(turned[-1].transpose(2, 3)[:, :, last])
+    return torch.cat(turned), torch.tensor([k for k in range(4) for _ in images])
+
+
+def dino_loss__float64(student_logits, teacher_logits, center, student_temp, teacher_temp):
+    p = (teacher_logits.detach().double() - center.double()).div(teacher_temp).softmax(-1)
+    log_q = student_logits.double().div(student_temp).log_softmax(-1)
+    first = -(p[0] * log_q[1:]).sum(-1).mean(-1).sum()
+    others = torch.cat([log_q[:1], log_q[2:]])
+    second = -(p[1] * others).sum(-1).mean(-1).sum()
+    return (first + second) / (2 * len(log_q) - 2)
+
+
+def entropy__float64_loop(probabilities):
+    flat = probabilities.double().reshape(-1, probabilities.shape[-1])
+    found = [sum(-float(p) * math.log(p) for p in row if p > 0) for row in flat]
+    return np.array(found).reshape(probabilities.shape[:-1])
+
+
+def center_update__numpy(center, teacher_logits, momentum):
+    batch = teacher_logits.detach().double().numpy().mean(axis=(0, 1))
+    return momentum * center.double().numpy() + (1 - momentum) * batch
+
+
+def teacher_probabilities__in_place(teacher_logits, center, teacher_temp):
+    z = teacher_logits.detach().clone()
+    z.sub_(center).div_(teacher_temp)
+    return z.sub_(z.logsumexp(dim=-1, keepdim=True)).exp_()
+
+
+def information__divergences(probabilities):
+    p = probabilities.double()
+    return (torch.xlogy(p, p) - torch.xlogy(p, p.mean(dim=0))).sum() / len(p)
+
+
+def knn_classify__numpy(train_x, train_y, test_x, k, temperature):
+    bank, queries = train_x.double().numpy(), test_x.double().numpy()
+    bank = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    cosine, classes = queries @ bank.T, train_y.numpy()
+    votes = np.zeros((len(queries), classes.max() + 1))
+    for row, near in enumerate(np.argsort(-cosine, axis=1)[:, :k]):
+        np.add.at(votes[row], classes[near], np.exp(cosine[row, near] / temperature))
+    return votes
+
+
+def koleo__topk(features):
+    x = F.normalize(features.double(), dim=-1)
+    if len(x) == 1:
+        return (0 * x).sum()
+    squares = 2 - 2 * (x @ x.T)
+    near = squares.topk(2, dim=1, largest=False).indices
+    own = torch.arange(len(x))
+    nearest = torch.where(near[:, 0] == own, near[:, 1], near[:, 0])
+    return -((x - x[nearest]).square().sum(1) + 1e-14).sqrt().log().mean()
+
+
+def patch_loss__einsum(student_logits, targets, masks, student_temp):
+    log_q = F.log_softmax(student_logits.double() / student_temp, dim=2)
+    weights = masks.double() / masks.sum(dim=1, keepdim=True).clamp(min=1)
+    return -torch.einsum("bnk,bnk,bn->", targets.double(), log_q, weights) / len(masks)
+
+
+def gram_loss__expanded(student, anchor):
+    s = F.normalize(student, dim=2)
+    a = F.normalize(anchor.detach(), dim=2)
+    cross = lambda x, y: (x.transpose(1, 2) @ y).square().sum(dim=(1, 2))  # noqa: E731
+    n = student.shape[1]
+    return ((cross(s, s) - 2 * cross(s, a) + cross(a, a)) / n**2).mean()
+
+
+def high_norm__numpy(x, factor):
+    norms = np.sqrt((x.double().numpy() ** 2).sum(axis=-1))
+    middle = np.sort(norms, axis=1)[:, (norms.shape[1] - 1) // 2]
+    return norms > factor * middle[:, None]
+
+
+def shuffle_tiles__numpy(tiles, permutations, answers):
+    order = permutations.numpy()[answers.numpy()]
+    return tiles.numpy()[order.T, np.arange(len(order))]
+
+
+def average_weights__steps(momenta):
+    weights = [1.0]
+    for m in momenta.tolist():
+        weights = [m * w for w in weights] + [1 - m]
+    return np.array(weights)
+
+
+def clip_gradients__new_tensor(parameters, max_norm):
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.norm() > max_norm:
+            parameter.grad = gradient / gradient.norm() * max_norm
+
+
+def decay_groups__sets(model):
+    chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    plain = {name for name, p in chosen.items() if name.endswith("bias") or p.dim() == 1}
+    return (
+        [p for name, p in chosen.items() if name not in plain],
+        [chosen[name] for name in sorted(plain)],
+    )
+
+
+def swapped__float64_loop(logits, assignments, temperature):
+    total = 0.0
+    for here, there in ((0, 1), (1, 0)):
+        log_p = (logits[here].double() / temperature).log_softmax(dim=-1)
+        for b in range(logits.shape[1]):
+            total = total - assignments[there, b].double() @ log_p[b]
+    return total / (2 * logits.shape[1])
+
+
+def mean_iou__numpy(predicted, truth, n_classes):
+    p, t = predicted.numpy().ravel(), truth.numpy().ravel()
+    scores = []
+    for c in set(p.tolist()) | set(t.tolist()):
+        scores.append(np.sum((p == c) & (t == c)) / np.sum((p == c) | (t == c)))
+    return np.mean(scores)
+
+
 # What mutants are made with
 
 
