@@ -166,7 +166,7 @@ def _observe_center(answer: Answer) -> Observation:
     for batch, prototypes, momentum in ((4, 5, 0.9), (3, 7, 0.6)):
         logits, center = randn(2, batch, prototypes, seed=batch) + 1, randn(1, prototypes, seed=9)
         moved = as_tensor(answer(center, logits, momentum, in_place=True)).detach()
-        if moved.numel() == prototypes:  # (K,) will do as well as (1, K)
+        if moved.shape == (prototypes,):  # (K,) will do as well as (1, K)
             moved = moved.reshape(1, prototypes)
         seen[f"the center for momentum {momentum}"] = moved
     return seen

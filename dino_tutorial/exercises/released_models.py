@@ -266,8 +266,9 @@ HIGH_NORM = Exercise(
             {"power": 2.0},
         ),
         Mistake(
-            "largest",
-            "the norms are compared with the largest one, which is the artefact itself",
+            "nothing-found",
+            "no patch is found, in none of the images; compare the norms of the tokens as they are, "
+            "and with the median of their image, not with the largest",
             {"centre": "largest"},
         ),
         Mistake(

@@ -447,6 +447,9 @@ def _counted(wrong: dict[str, tuple[Tensor, Tensor]]) -> Symptom:
 def _marked(wrong: dict[str, tuple[Tensor, Tensor]]) -> Symptom | None:
     pairs = [(got.bool(), want) for got, want in wrong.values()]
     name = next(iter(wrong))
+    if name.startswith("whether"):
+        got, want = pairs[0]
+        return "whether", f"{name}: {bool(got)}, and it should be {bool(want)}"
     if all(torch.equal(~got, want) for got, want in pairs):
         return "inverted", f"{name} is True exactly where it should be False"
     missing = sum(int((want & ~got).sum()) for got, want in pairs)

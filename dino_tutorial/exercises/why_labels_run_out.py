@@ -1,5 +1,7 @@
 """Questions that a picture answers itself, and a few labels: turns, puzzles, who is labelled."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -133,11 +135,16 @@ def _shuffle_tiles(
     return tiles[order.T, torch.arange(len(answers))]
 
 
+@cache
+def _permutations(n_tiles: int) -> Tensor:
+    return permutation_set(n_tiles, 12)  # looks at all there are, for a second
+
+
 def _observe_shuffle_tiles(answer: Answer) -> Observation:
     seen = {}
     for n_tiles, batch in ((4, 5), (9, 4)):
         tiles = randn(n_tiles, batch, 3, 2, 2, seed=n_tiles)
-        permutations = permutation_set(n_tiles, 12)
+        permutations = _permutations(n_tiles).clone()
         answers = (torch.tensor([7, 2, 11, 2, 9]) + draw())[:batch] % 12
         seen[f"the shuffled tiles of {batch} puzzles with T = {n_tiles}"] = answer.tensor(
             tiles, permutations, answers
@@ -244,12 +251,15 @@ def _observe_labelled(answer: Answer) -> Observation:
 def _check_counts(indices: Tensor, kinds: Tensor, per_class: int) -> None:
     """Raise what is wrong with how many images of each class there are."""
     n_classes = len(kinds.unique())
-    smallest = min(int((kinds == kind).sum()) for kind in kinds.unique())
-    if len(indices) > per_class and indices.max() < smallest < 3 * smallest < len(kinds):
-        says = "the numbers are places within a class; return places in `labels`"
+    counts = [int((kinds[indices] == kind).sum()) for kind in kinds.unique()]
+    if len(indices.unique()) < len(indices) and counts == [per_class] * n_classes:
+        raise Mistaken("twice")
+    largest = max(int((kinds == kind).sum()) for kind in kinds.unique())
+    if len(indices.unique()) < len(indices) == per_class * n_classes and indices.max() < largest:
+        says = "the numbers are places within each class; return places in `labels`"
         raise Mistaken("within-class", says)
     if len(indices.unique()) < len(indices):
-        raise Mistaken("twice")
+        raise Mistaken("twice", "an image is there twice, and the classes are not equally many")
     if len(indices) == per_class:
         raise Mistaken("total")
     if len(indices) != per_class * n_classes:

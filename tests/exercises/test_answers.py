@@ -23,6 +23,7 @@ def _load(name):
 
 
 RIGHT, MUTATIONS = _load("right_answers"), _load("mutations")
+WRONG = _load("wrong_answers").WRONG
 ANSWERS = [
     name for name, value in vars(RIGHT).items() if "__" in name.strip("_") and callable(value)
 ]
@@ -32,7 +33,7 @@ EQUIVALENT = dict(
     for line in (HERE / "equivalent.txt").read_text(encoding="utf-8").splitlines()
     if line and not line.startswith("#")
 )
-GENERIC = ("other",)
+GENERIC = ("other", "far-too-large", "far-too-small")
 
 
 def _spread(found, most):
@@ -89,12 +90,11 @@ def test_wrong_answers_are_rejected(judged):
     assert [name for name in judged if name in EQUIVALENT and name not in accepted] == []
 
 
-# What a kind of mutation can rightly be called. A mutation of the whole result has one cause.
-CAUSES = {
-    "none": {"none", "nothing-changed", "not-a-list"},
-    "exception": {"error"},
-    "text": {"not-a-tensor", "not-pairs", "not-two", "not-a-dict", "not-a-list", "not-a-module"},
-}
+@pytest.mark.parametrize("name, answer, mistakes", WRONG)
+def test_mistakes_that_people_make_are_rejected(name, answer, mistakes):
+    verdict = judge(EXERCISES[name], answer, DRAW)
+    assert not verdict
+    assert not mistakes or verdict.mistake in mistakes, verdict
 
 
 def test_no_wrong_cause_is_named(judged):
