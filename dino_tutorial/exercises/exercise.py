@@ -63,7 +63,8 @@ class Exercise:
         name: what :func:`check` is called with.
         chapter: file name of the chapter that asks for it.
         call: how the answer is called, e.g. ``"byol_loss(prediction, target)"``.
-        task: what it has to do, one sentence; shapes in it.
+        task: what it takes and what it returns: names, shapes and conventions that suffice to
+            write it without the chapter.
         solution: an answer that is right, the package's own wherever there is one.
         variant: the solution again, written with keyword arguments that make it wrong.
         mistakes: the named ones.

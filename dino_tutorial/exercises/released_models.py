@@ -267,8 +267,8 @@ HIGH_NORM = Exercise(
         ),
         Mistake(
             "nothing-found",
-            "no patch is found, in none of the images; compare the norms of the tokens as they are, "
-            "and with the median of their image, not with the largest",
+            "no patch is found, in none of the images; compare the norms of the tokens themselves "
+            "with the median of their image, not with the largest",
             {"centre": "largest"},
         ),
         Mistake(
