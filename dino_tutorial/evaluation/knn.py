@@ -45,8 +45,6 @@ def knn_classify(
         UserError: if k is not in 1..N, the temperature is not positive, a label lies outside
             0..C−1, or shapes or values do not fit.
     """
-    if temperature <= 0:
-        raise UserError(f"temperature is {temperature}: use a positive one, such as 0.07")
     n_classes = _check_labels(train_x, train_y, n_classes)
     similarity, index = top_neighbours(train_x, test_x, k)
     return vote(similarity, train_y.to(index.device)[index], temperature, n_classes)
@@ -72,6 +70,8 @@ def knn_accuracies(
 
 def vote(similarity: Tensor, classes: Tensor, temperature: float, n_classes: int) -> Tensor:
     """Votes (n, C) from the similarities (n, k) and classes (n, k) of each one's neighbours."""
+    if not temperature > 0:
+        raise UserError(f"temperature is {temperature}: use a positive one, such as 0.07")
     weight = (similarity / temperature).softmax(dim=1)
     votes = weight.new_zeros(len(weight), n_classes)
     return votes.scatter_add_(1, classes, weight)

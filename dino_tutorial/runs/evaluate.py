@@ -66,7 +66,8 @@ def evaluate(
     if isinstance(run_or_weights, Run):
         config = run_or_weights.config
         encoder, untrained = run_or_weights.encoder(), new_encoder(config)
-        data, image_size = data or config.source, image_size or config.views.global_size
+        data = data or config.source
+        image_size = config.views.global_size if image_size is None else image_size
     else:
         encoder, untrained = run_or_weights, None
         if data is None:

@@ -1,5 +1,6 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import process_group
 from dino_tutorial.runs.build import build_method, start_from
-from dino_tutorial.runs.checks import check_accumulation
+from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches, check_run
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
 from dino_tutorial.runs.evaluate import measure_knn
@@ -48,14 +49,18 @@ def train(config: Config, resume: bool = False) -> Run:
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
         folder = find_folder(config, resume)
+        resumes = resume and (folder / CURRENT).exists()
+        cut = None if resumes else check_lengths(config)
+        check_learning_rate(config)
+        check_patches(config)
+        check_batch(config, processes.world)
         images = Images.open(config)
         n_classes = len(images.train.classes)
         method = build_method(config, n_classes)
         learned = images.train
         if method.needs_labels:
             learned = _labelled(learned, config.method)
-        check_accumulation(config, method, device.type, processes.world)
-        resumes = resume and (folder / CURRENT).exists()
+        check_run(config, method, len(learned), device.type, processes.world)
         if config.train.init is not None and not resumes:
             start_from(method, config.train.init, n_classes)
         method.to(device)
@@ -76,6 +81,8 @@ def train(config: Config, resume: bool = False) -> Run:
         )
         if processes.is_main:
             _prepare(folder, config, device, resume)
+            if cut is not None:
+                print(f"note: {cut}", file=sys.stderr)
         if resumes:
             trainer.restore(load_checkpoint(folder, warn=trainer.warn))
         if trainer.step < trainer.total_steps:
