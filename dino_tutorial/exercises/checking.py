@@ -35,6 +35,7 @@ VAGUE = (
     "depends-on-shift",
     "far-too-large",
     "far-too-small",
+    "right-when",
 )  # said only where no two mistakes explain more
 LIBRARIES = tuple(
     str(Path(folder)) + os.sep

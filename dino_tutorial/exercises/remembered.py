@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dino_tutorial.exercises.registry import CHAPTERS, EXERCISES
@@ -59,7 +60,8 @@ def remember(exercise: str) -> None:
         partial.write_text(json.dumps(sorted(solved | {exercise})), encoding="utf-8")
         os.replace(partial, path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _read() -> set[str]:

@@ -70,6 +70,7 @@ def test_right_answers_in_other_styles_are_accepted(answer):
         assert verdict, verdict
 
 
+IN_PLACE = ("ema_update", "clip_gradients")  # what these return does not matter
 VERDICTS: dict = {}  # by a mutant's name
 
 
@@ -105,7 +106,7 @@ def test_no_wrong_cause_is_named(judged):
     for mutant, verdict in judged.values():
         if mutant.kind == "exception":
             assert verdict.mistake == "error", verdict
-        if mutant.kind == "none":
+        if mutant.kind == "none" and mutant.exercise not in IN_PLACE:
             assert verdict.mistake in ("none", "error") or verdict.mistake.startswith(
                 ("not-", "nothing")
             ), (mutant.name, verdict)
