@@ -389,8 +389,8 @@ DRAW_BOXES = Exercise(
     chapter="multi-crop",
     call="draw_boxes(n, scale, size, generator)",
     task="the number `n` of boxes, `scale` = (low, high), the side `size` of a square image in "
-    "pixels and a `torch.Generator`, `generator`, that makes all draws, to (n, 4) whole numbers (top, "
-    "left, height, width). For each box: area uniform between low and high, as shares of "
+    "pixels and a `torch.Generator`, `generator`, that makes all draws, to (n, 4) whole numbers "
+    "(top, left, height, width). For each box: area uniform between low and high, as shares of "
     "the image's area; the logarithm of width / height uniform between ± ln 4/3; sides "
     "rounded to whole pixels; a box that does not fit into the image is drawn again, ten "
     "tries or more; then top uniform in 0 … size − height and left, on its own, in 0 … size"

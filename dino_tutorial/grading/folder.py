@@ -10,7 +10,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.exercises import list_exercises
 from dino_tutorial.grading.submission import Graded, run_submission
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score", "out_of")
@@ -55,6 +54,8 @@ def grade_folder(
         raise UserError(f"jobs is {jobs}: at least one submission has to run at a time")
     asked = None
     if chapter is not None:
+        from dino_tutorial.exercises import list_exercises
+
         asked = [e.name for e in list_exercises(None if chapter == "all" else chapter)]
     notebooks = find_notebooks(folder)
     names = [path.relative_to(folder).as_posix() for path in notebooks]

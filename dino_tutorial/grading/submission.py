@@ -15,11 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 import dino_tutorial
-from dino_tutorial.exercises.checking import expected_of, same
-from dino_tutorial.exercises.registry import EXERCISES
 
 GIB = 2**30
 RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where answers go
@@ -90,6 +86,8 @@ def check_again(folder: Path, memory: float) -> tuple[dict[str, bool], dict[str,
     Returns:
         Exercise → passed at least once, exercise → last mistake.
     """
+    from dino_tutorial.exercises.registry import EXERCISES  # not in the worker: it needs seconds
+
     answers = folder / "answers"
     tried = {}
     for path in sorted(answers.glob("*.json"))[-MOST_ANSWERS:]:
@@ -120,6 +118,11 @@ _ONE_AT_A_TIME = threading.Lock()  # the state in which probes are computed is t
 
 def _is_right(name: str, path: Path, draw: int) -> bool:
     """Whether an answer did on both draws what the solution does."""
+    import torch
+
+    from dino_tutorial.exercises.checking import expected_of, same
+    from dino_tutorial.exercises.registry import EXERCISES
+
     try:
         kept = torch.load(path, weights_only=True)
         with _ONE_AT_A_TIME:
