@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.base import ImageDataset, digest
 
 
 class Subset(ImageDataset):
@@ -19,6 +19,10 @@ class Subset(ImageDataset):
         self.name, self.classes = dataset.name, dataset.classes
         self.image_size, self.in_memory = dataset.image_size, dataset.in_memory
         self.labels = dataset.labels[indices]
+
+    def _contents(self) -> tuple[str, str]:
+        known = self.dataset.fingerprint()
+        return digest(known["contents"], self.indices.numpy().tobytes()), known["times"]
 
     def images(self, indices: Tensor | None = None) -> Tensor:
         """uint8 (n, 3, S, S)."""
