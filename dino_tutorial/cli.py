@@ -121,7 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--out", default="grades.csv", help="(default: grades.csv)")
     grade.add_argument("--timeout", type=float, default=120, help="seconds each (default: 120)")
     grade.add_argument("--memory", type=float, default=4, help="GiB each (default: 4)")
+    grade.add_argument("--jobs", type=int, default=1, help="notebooks at once (default: 1)")
+    grade.add_argument("--chapter", help="whose exercises count, or all (default: what was tried)")
     grade.set_defaults(run=_grade)
+
+    assignment = commands.add_parser("assignment", help="write notebooks of exercises to hand out")
+    assignment.add_argument("chapter", metavar="CHAPTER", help="a chapter's file name, or all")
+    assignment.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    assignment.add_argument("--format", choices=("plain", "nbgrader", "otter"), default="plain")
+    assignment.set_defaults(run=_assignment)
 
     curate = commands.add_parser("curate", help="choose images of a pool: no copies, balanced")
     curate.add_argument("--pool", required=True, help="scenes, a folder of images, or a data set")
@@ -307,10 +315,25 @@ def _export(options: argparse.Namespace) -> int:
 def _grade(options: argparse.Namespace) -> int:
     from dino_tutorial.grading import grade_folder
 
-    graded = grade_folder(options.folder, options.out, options.timeout, options.memory)
+    graded = grade_folder(
+        options.folder,
+        options.out,
+        options.timeout,
+        options.memory,
+        options.jobs,
+        options.chapter,
+    )
     for one in graded:
         print(f"{one.submission:<40} {one.score:>3}  {one.status:<11}{one.reason}")
     print(f"grades of {len(graded)} notebooks written to {options.out}")
+    return 0
+
+
+def _assignment(options: argparse.Namespace) -> int:
+    from dino_tutorial.exercises.assignment import write_assignments
+
+    for path in write_assignments(options.chapter, options.out, options.format):
+        print(path)
     return 0
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 
+# Tests solve exercises by the dozen; none of that is a reader's progress.
+os.environ["DINO_TUTORIAL_PROGRESS"] = "off"
+
 # What may be skipped where CI is set, and why. Anything else that is skipped there is a failure:
 # a test that no machine runs proves nothing.
 MAY_BE_SKIPPED = {

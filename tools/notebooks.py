@@ -47,6 +47,7 @@ WORDLESS = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt=)")
 DATA = re.compile(r"base64,\s*[A-Za-z0-9+/=]+")  # letters by chance, not what a reader sees
 HEAVIEST = 600_000  # bytes of one output in HTML; a phone loads the page as well
 CHECKED = "nbval-check-output"
+SOLUTION = re.compile(r"^`{3,}\{solution-(start|end)\}", re.MULTILINE)
 
 
 def execute(path: Path) -> bool:
@@ -83,7 +84,19 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = list(_normal_outputs(cell.outputs))
+    _fold_solutions(notebook)
     return notebook
+
+
+def _fold_solutions(notebook: NotebookNode) -> None:
+    """Solutions are folded in Jupyter too; the site folds them by their directive."""
+    inside = False
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and inside:
+            cell.metadata.setdefault("jupyter", {}).update(source_hidden=True, outputs_hidden=True)
+        elif cell.cell_type == "markdown":
+            for found in SOLUTION.finditer(cell.source):
+                inside = found[1] == "start"
 
 
 def _normal_outputs(outputs: list[NotebookNode]) -> Iterator[NotebookNode]:

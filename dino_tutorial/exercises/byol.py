@@ -11,6 +11,7 @@ from dino_tutorial.exercises.exercise import (
     Mistake,
     Mistaken,
     Observation,
+    draw,
     gradients,
     randn,
 )
@@ -64,7 +65,9 @@ BYOL_LOSS = Exercise(
     name="byol_loss",
     chapter="byol",
     call="byol_loss(prediction, target)",
-    task="(B, D) and (B, D) to one direction of BYOL's loss, the mean of 2 − 2 cos over the batch.",
+    task="`prediction` (B, D) and `target` (B, D) to one direction of BYOL's loss, a scalar: 2 −"
+    " 2 cos(prediction, target), the mean over the batch. The gradient reaches the "
+    "prediction and not the target.",
     solution=byol_loss,
     variant=_byol_loss,
     observe=_observe_loss,
@@ -167,6 +170,7 @@ def _both_directions(
 
 
 def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
+    torch.manual_seed(draw())
     return (
         nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)),
         nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)),
@@ -176,20 +180,33 @@ def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
 
 def _observe_both(answer: Answer) -> Observation:
     student, predictor, teacher = _networks()
-    loss = answer.scalar(student, predictor, teacher, randn(8, 6, seed=1), randn(8, 6, seed=2))
+    one, other = randn(8, 6, seed=1), randn(8, 6, seed=2)
+    loss = answer.scalar(student, predictor, teacher, one, other)
     inputs = {
         "the student's gradient": student[0].weight,
         "the predictor's gradient": predictor[0].weight,
         "the teacher's gradient": teacher[0].weight,
     }
-    return {"the loss": loss.detach(), **gradients(loss, **inputs)}
+    seen = {"the loss": loss.detach(), **gradients(loss, **inputs)}
+    alike = answer.scalar(student, predictor, teacher, one, one).detach()
+    single = answer.scalar(student, predictor, teacher, one[:1], other[:1]).detach()
+    perfect = answer.scalar(student, nn.Sequential(nn.Identity()), student, one, one).detach()
+    return {
+        "the loss for a perfect prediction": perfect,
+        "the loss for a batch of one": single,
+        "the loss for two equal views": alike,
+    } | seen
 
 
 BOTH_DIRECTIONS = Exercise(
     name="both_directions",
     chapter="byol",
     call="both_directions(student, predictor, teacher, view_1, view_2)",
-    task="three networks and two views (B, …) to BYOL's loss of a step: both directions, summed.",
+    task="three networks, `student`, `predictor` and `teacher`, and two views of the same "
+    "images, `view_1` and `view_2` (B, …), to BYOL's loss of a step, a scalar: "
+    "predictor(student(view_1)) against teacher(view_2), plus predictor(student(view_2)) "
+    "against teacher(view_1), each as the mean of 2 − 2 cos over the batch. No gradient "
+    "reaches the teacher.",
     solution=_both_directions,
     variant=_both_directions,
     observe=_observe_both,
@@ -272,7 +289,9 @@ TRAINED_PARAMETERS = Exercise(
     name="trained_parameters",
     chapter="byol",
     call="trained_parameters(student, predictor, teacher)",
-    task="three networks to the list of parameters that the optimizer gets.",
+    task="three networks, `student`, `predictor` and `teacher`, to a list of the parameters that"
+    " BYOL's optimizer gets, each once, in any order; a list of parameter groups will do "
+    "too.",
     solution=_trained_parameters,
     variant=_trained_parameters,
     observe=_observe_trained,

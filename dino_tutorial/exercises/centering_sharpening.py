@@ -41,10 +41,12 @@ def _teacher_probabilities(
 
 def _observe_answer(answer: Answer) -> Observation:
     seen = {}
-    for batch, prototypes, temp in ((4, 5, 0.04), (3, 7, 0.07)):
-        logits = randn(2, batch, prototypes, seed=batch, scale=0.1)
+    for batch, prototypes, temp, level in ((4, 5, 0.04, 0), (3, 7, 0.07, 0), (5, 6, 0.05, 30)):
+        logits = randn(2, batch, prototypes, seed=batch, scale=0.1) + level
         center = randn(1, prototypes, seed=batch + 1, scale=0.1)
-        seen[f"the answer at temperature {temp}"] = answer.tensor(logits, center, temp)
+        seen[f"the probabilities at temperature {temp}, for logits near {level}"] = answer.tensor(
+            logits, center, temp
+        )
     return seen
 
 
@@ -67,12 +69,14 @@ TEACHER_PROBABILITIES = Exercise(
     name="teacher_probabilities",
     chapter="centering-sharpening",
     call="teacher_probabilities(teacher_logits, center, teacher_temp)",
-    task="(2, B, K), (1, K) and τ_t to the centred and sharpened answers (2, B, K).",
+    task="`teacher_logits` (2, B, K), `center` (1, K) and a float `teacher_temp` τ to "
+    "probabilities (2, B, K): the softmax over K of (teacher_logits − center) / τ, for "
+    "logits of any size.",
     solution=_package_answer,
     variant=_teacher_probabilities,
     observe=_observe_answer,
     remark=_graph_of_answer,
-    checked="the probabilities at two temperatures",
+    checked="the probabilities at three temperatures, once for large logits",
     mistakes=(
         Mistake(
             "center-not-subtracted",
@@ -162,7 +166,7 @@ def _observe_center(answer: Answer) -> Observation:
     for batch, prototypes, momentum in ((4, 5, 0.9), (3, 7, 0.6)):
         logits, center = randn(2, batch, prototypes, seed=batch) + 1, randn(1, prototypes, seed=9)
         moved = as_tensor(answer(center, logits, momentum, in_place=True)).detach()
-        if moved.numel() == prototypes:  # (K,) will do as well as (1, K)
+        if moved.shape == (prototypes,):  # (K,) will do as well as (1, K)
             moved = moved.reshape(1, prototypes)
         seen[f"the center for momentum {momentum}"] = moved
     return seen
@@ -172,7 +176,9 @@ CENTER_UPDATE = Exercise(
     name="center_update",
     chapter="centering-sharpening",
     call="center_update(center, teacher_logits, momentum)",
-    task="(1, K), (2, B, K) and a momentum to the next center (1, K).",
+    task="`center` (1, K), `teacher_logits` (2, B, K) and a float `momentum` m to the next "
+    "center, (1, K) or (K,): m · center + (1 − m) · the mean of the logits over views and "
+    "batch.",
     solution=_package_center,
     variant=center_update,
     observe=_observe_center,
@@ -261,8 +267,9 @@ SINKHORN = Exercise(
     name="sinkhorn",
     chapter="centering-sharpening",
     call="sinkhorn(logits, temp, n_iters)",
-    task="(B, K) logits to (B, K) answers: exp(logits / τ), then `n_iters` times columns and rows "
-    "divided by their sums, rows last.",
+    task="`logits` (B, K), a float `temp` τ and the number `n_iters` of iterations to (B, K): "
+    "start from exp(logits / τ), then in each iteration divide each column by its sum over "
+    "the batch, and after that each row by its sum over K. Logits may be large.",
     solution=sinkhorn_knopp,
     variant=_sinkhorn,
     observe=_observe_sinkhorn,
@@ -338,7 +345,8 @@ ENTROPY = Exercise(
     name="entropy",
     chapter="centering-sharpening",
     call="entropy(probabilities)",
-    task="(…, K) probabilities to their entropies (…,) in nats; 0 · ln 0 counts as 0.",
+    task="`probabilities` (…, K) to their entropies (…,), −Σ p ln p over the last dimension, in "
+    "nats; 0 · ln 0 counts as 0.",
     solution=entropy,
     variant=_entropy,
     observe=_observe_entropy,

@@ -96,11 +96,11 @@ def _info_nce(
 
 def _observe_info_nce(answer: Answer) -> Observation:
     seen = {}
-    for batch, width, others, temperature in ((5, 4, 7, 0.2), (3, 6, 4, 0.5)):
+    for batch, width, others, temperature in ((5, 4, 7, 0.2), (3, 6, 4, 0.5), (4, 3, 6, 0.01)):
         q = randn(batch, width, seed=batch, scale=2, grad=True)
         k = randn(batch, width, seed=batch + 10, scale=0.5)
         loss = answer.scalar(q, k, randn(others, width, seed=batch + 20), temperature)
-        seen[f"the loss with {others} negatives"] = loss.detach()
+        seen[f"the loss with {others} negatives, τ = {temperature}"] = loss.detach()
         seen |= gradients(loss, **{f"the query's gradient with {others} negatives": q})
     return seen
 
@@ -109,12 +109,14 @@ INFO_NCE = Exercise(
     name="info_nce",
     chapter="contrast-and-cluster",
     call="info_nce(query, key, negatives, temperature)",
-    task="(B, D), (B, D), (K, D) and τ to the mean cross-entropy of each query's own key among "
-    "it and the K negatives, by cosine.",
+    task="`query` (B, D), `key` (B, D), row b of both from one image, `negatives` (K, D) and a "
+    "float `temperature` τ to a scalar: −ln p of each query's own key among that key and "
+    "the K negatives, p a softmax of cosine / τ; the mean over the B queries. It stays "
+    "finite for τ = 0.01.",
     solution=info_nce,
     variant=_info_nce,
     observe=_observe_info_nce,
-    checked="the value and the query's gradient, for two sizes",
+    checked="the value and the query's gradient, for three sizes and temperatures from 0.01 to 0.5",
     mistakes=(
         *_NORMALISED,
         Mistake(
@@ -190,7 +192,7 @@ def _package_nt_xent(view_1: Tensor, view_2: Tensor, temperature: float) -> Tens
 
 def _observe_nt_xent(answer: Answer) -> Observation:
     seen = {}
-    for batch, width, temperature in ((4, 5, 0.2), (6, 3, 0.5)):
+    for batch, width, temperature in ((4, 5, 0.2), (6, 3, 0.5), (3, 7, 0.05)):
         one = randn(batch, width, seed=batch, scale=2, grad=True)
         two = randn(batch, width, seed=batch + 10, scale=0.5, grad=True)
         loss = answer.scalar(one, two, temperature)
@@ -204,8 +206,10 @@ NT_XENT = Exercise(
     name="nt_xent",
     chapter="contrast-and-cluster",
     call="nt_xent(view_1, view_2, temperature)",
-    task="two views (B, D) of B images and τ to SimCLR's loss: each of the 2B views looks for the "
-    "other view of its image among the 2B − 1 others.",
+    task="`view_1` (B, D) and `view_2` (B, D), row b of both from one image, and a float "
+    "`temperature` τ to SimCLR's loss, a scalar: each of the 2B views looks for the other "
+    "view of its image among the 2B − 1 others, −ln of a softmax of cosine / τ; the mean "
+    "over all 2B.",
     solution=_package_nt_xent,
     variant=_nt_xent,
     observe=_observe_nt_xent,
@@ -280,8 +284,10 @@ SWAPPED = Exercise(
     name="swapped",
     chapter="contrast-and-cluster",
     call="swapped(logits, assignments, temperature)",
-    task="logits (2, B, K) of two views, their assignments (2, B, K) and τ to SwAV's loss: each "
-    "view predicts the other view's assignment; the mean of both.",
+    task="`logits` (2, B, K) of two views, their `assignments` (2, B, K) with rows that sum to "
+    "1, and a float `temperature` τ to SwAV's loss, a scalar: the cross-entropy −Σ q ln "
+    "softmax(logits / τ) over K, with q the *other* view's assignment; the mean over both "
+    "views and the batch.",
     solution=swapped_prediction_loss,
     variant=_swapped,
     observe=_observe_swapped,

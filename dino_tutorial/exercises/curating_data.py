@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.curation import duplicate_scores, even_shares
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    as_tensor,
+    draw,
+    randn,
+)
 
 
 def _components(
@@ -45,9 +54,15 @@ def _graph(n: int, *pairs: tuple[int, int]) -> Tensor:
     return similar
 
 
+def _renamed(similar: Tensor) -> Tensor:
+    """The same graph with other names for its nodes; unchanged in the first draw."""
+    order = randn(len(similar), seed=1).argsort() if draw() else torch.arange(len(similar))
+    return similar[order][:, order]
+
+
 def _observe_components(answer: Answer) -> Observation:
-    chain = _graph(10, *zip((9, 6, 2, 8, 5, 3, 7), (6, 2, 8, 5, 3, 7, 1), strict=True))
-    groups = _graph(9, (8, 2), (2, 5), (0, 7), (3, 6))
+    chain = _renamed(_graph(10, *zip((9, 6, 2, 8, 5, 3, 7), (6, 2, 8, 5, 3, 7, 1), strict=True)))
+    groups = _renamed(_graph(9, (8, 2), (2, 5), (0, 7), (3, 6)))
     return {
         "the labels of a chain of eight": answer.tensor(chain),
         "the labels of three groups": answer.tensor(groups),
@@ -59,8 +74,8 @@ COMPONENTS = Exercise(
     name="components",
     chapter="curating-data",
     call="components(similar)",
-    task="bool (n, n), true where two images are similar, symmetric, to labels (n,): each image "
-    "gets the smallest index of its connected component.",
+    task="`similar` (n, n), boolean, symmetric, true where two images are similar, to labels "
+    "(n,): each image gets the smallest index of its connected component.",
     solution=_right_components,
     variant=_components,
     observe=_observe_components,
@@ -146,7 +161,13 @@ def _observe_pair_scores(answer: Answer) -> Observation:
     }
     seen = {}
     for name, (found, true) in probes.items():
-        precision, recall = answer(torch.tensor(found), torch.tensor(true))
+        order = randn(len(true), seed=1).argsort() if draw() else torch.arange(len(true))
+        out = answer(torch.tensor(found)[order], torch.tensor(true)[order])
+        if not hasattr(out, "__len__") or len(out) != 2:
+            raise Mistaken("not-two", "it has to return two numbers: (precision, recall)")
+        precision, recall = (as_tensor(number) for number in out)
+        if precision.numel() != 1 or recall.numel() != 1:
+            raise Mistaken("not-two", "it has to return two numbers: (precision, recall)")
         seen[f"precision and recall of {name}"] = torch.tensor([float(precision), float(recall)])
     return seen
 
@@ -155,8 +176,10 @@ PAIR_SCORES = Exercise(
     name="pair_scores",
     chapter="curating-data",
     call="pair_scores(found, true)",
-    task="component (n,) and true group (n,) of each image to (precision, recall) of pairs: of the "
-    "pairs found together, the share that belong together, and the reverse.",
+    task="`found` (n,), the component of each image, and `true` (n,), its true group, both "
+    "integers, to a pair (precision, recall) of unordered pairs of different images: of the"
+    " pairs found together the share that belong together, and of the pairs that belong "
+    "together the share found together.",
     solution=_right_pair_scores,
     variant=_pair_scores,
     observe=_observe_pair_scores,
@@ -231,16 +254,19 @@ def _right_shares(sizes: Tensor, total: int) -> Tensor:
 
 
 def _observe_shares(answer: Answer) -> Observation:
-    sizes = torch.tensor([100, 4, 37, 12, 61])
-    return {f"the shares of {total}": answer.tensor(sizes, total) for total in (13, 68, 120, 1000)}
+    sizes = torch.tensor([100, 4, 37, 12, 61]).roll(draw())
+    totals = (13, 68, 120, 1000, 14 + draw() % 50)
+    return {f"the shares of {total}": answer.tensor(sizes, total) for total in totals}
 
 
 EVEN_SHARES = Exercise(
     name="even_shares",
     chapter="curating-data",
     call="even_shares(sizes, total)",
-    task="sizes (G,) of the clusters and a budget to shares (G,): all alike, but none above its "
-    "size; what small clusters cannot use goes to the others, single images to the largest.",
+    task="`sizes` (G,), the numbers of images in the clusters, and an integer `total` to shares "
+    "(G,), whole numbers that sum to total, or to all images if there are fewer: all shares"
+    " alike, but none above its cluster's size; what small clusters cannot use goes to the "
+    "others, and single images that are left go one each to the largest clusters.",
     solution=_right_shares,
     variant=_shares,
     observe=_observe_shares,

@@ -88,8 +88,11 @@ PATCH_LOSS = Exercise(
     name="patch_distillation",
     chapter="distillation",
     call="patch_distillation(student_logits, teacher_logits, student_temp, teacher_temp)",
-    task="(2, B, N, K) of student and teacher, for all patches of both global crops, to the mean "
-    "cross-entropy of a patch with the same patch.",
+    task="`student_logits` and `teacher_logits` (2, B, N, K) for all N patches of both global "
+    "crops, and two floats, `student_temp` and `teacher_temp`, to a scalar: the cross-"
+    "entropy −Σ p ln q over K of a patch with the same patch of the same crop, p = "
+    "softmax(teacher_logits / teacher_temp), q = softmax(student_logits / student_temp), "
+    "the mean over crops, batch and patches. No gradient reaches the teacher's logits.",
     solution=_package_patch_loss,
     variant=_patch_loss,
     observe=_observe_patch_loss,
@@ -191,8 +194,9 @@ AVERAGE_WEIGHTS = Exercise(
     name="average_weights",
     chapter="distillation",
     call="average_weights(momenta)",
-    task="(S,) momenta, one a step, to the weights (S + 1,) of the start and of the student after "
-    "each step in the final average.",
+    task="`momenta` (S,), one a step, to weights (S + 1,): the shares of the start and of the "
+    "student after each step in the final average, where each step makes average ← m · "
+    "average + (1 − m) · student, from average = start.",
     solution=_average_weights,
     variant=_average_weights,
     observe=_observe_weights,

@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, randn
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    draw,
+    randn,
+)
 
 
 def _packed_mask(
@@ -27,11 +35,11 @@ def _packed_mask(
 
 def _observe_mask(answer: Answer) -> Observation:
     seen = {}
-    for lengths in ([3, 3, 2], [1, 4]):
+    for lengths in ([3, 3, 2], [1, 4], [2, 1 + draw() % 4, 2]):
         mask = answer.tensor(lengths)
-        name = f"for lengths {lengths}"
-        seen[f"the mask {name}"] = mask.float()
-        seen[f"whether it is boolean {name}"] = torch.tensor(float(mask.dtype == torch.bool))
+        if mask.dtype != torch.bool:
+            raise Mistaken("not-boolean")
+        seen[f"the mask for lengths {lengths}"] = mask
     return seen
 
 
@@ -39,8 +47,9 @@ PACKED_MASK = Exercise(
     name="packed_mask",
     chapter="efficient-training",
     call="packed_mask(lengths)",
-    task="numbers of tokens of the crops in a sequence to the (T, T) boolean mask that is true "
-    "where a token (row) may look at another (column).",
+    task="`lengths`, a list of the numbers of tokens of the crops in one sequence, to a boolean "
+    "(T, T), T their sum: true where a token (row) may look at another (column), which are "
+    "those of its own crop.",
     solution=_packed_mask,
     variant=_packed_mask,
     observe=_observe_mask,
@@ -92,7 +101,7 @@ def _state_bytes(
 def _observe_bytes(answer: Answer) -> Observation:
     return {
         f"the four numbers for {processes} processes and {sharding}": answer.tensor(
-            840_000, processes, sharding
+            840_000 + draw() * 84, processes, sharding
         ).double()
         for processes in (2, 7)
         for sharding in ("none", "fsdp")
@@ -103,8 +112,10 @@ STATE_BYTES = Exercise(
     name="state_bytes",
     chapter="efficient-training",
     call="state_bytes(parameters, processes, sharding)",
-    task='number of the student\'s parameters, number of processes, "none" or "fsdp" to the bytes '
-    "that one process holds of (student, teacher, gradients, AdamW's state), all in float32.",
+    task="the number of the student's `parameters`, the number of `processes` and `sharding`, "
+    '"none" or "fsdp", to four numbers: the bytes that one process holds of (student, '
+    'teacher, gradients, AdamW\'s state), all in float32. With "fsdp" each of them is cut into '
+    "equal parts.",
     solution=_state_bytes,
     variant=_state_bytes,
     observe=_observe_bytes,
@@ -165,7 +176,7 @@ def _observe_norm(answer: Answer) -> Observation:
         f"the norm of {len(rows)} parts": answer.tensor(
             [randn(n, 3, seed=seed) for seed, n in enumerate(rows)]
         )
-        for rows in ((4, 2), (5, 5, 0), (1, 2, 3, 4))
+        for rows in ((4, 2), (5, 0, 5), (0, 3), (1, 2, 3, 4))
     }
 
 
@@ -173,12 +184,12 @@ NORM_OF_PARTS = Exercise(
     name="norm_of_parts",
     chapter="efficient-training",
     call="norm_of_parts(parts)",
-    task="the parts of one gradient, a list of (n, D) tensors of which some may be empty, to the "
-    "norm of the whole.",
+    task="`parts`, a list of (n, D) tensors, the parts of one gradient, of which some may be "
+    "empty (n = 0), to the L2 norm of the whole, one number.",
     solution=_norm_of_parts,
     variant=_norm_of_parts,
     observe=_observe_norm,
-    checked="two, three and four parts, one of them empty",
+    checked="two, three and four parts, some of them empty, first and in the middle",
     mistakes=(
         Mistake("sum", "norms of parts do not add up; their squares do", {"rule": "sum"}),
         Mistake("mean", "the norms are averaged; add their squares", {"rule": "mean"}),

@@ -1,13 +1,16 @@
 """What an exercise is: probes, the answer that is right, and the wrong answers that have names."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Observation = dict[str, Tensor]  # "the loss for 4 views" -> what came out
 
@@ -38,6 +41,16 @@ class Mistake:
     def __init__(self, name: str, says: str, *forms: dict[str, Any]):
         self.name, self.says, self.forms = name, says, forms
 
+    @property
+    def hint(self) -> str:
+        """What is wrong, for the first message; how to mend it is left for later."""
+        return self.says.partition("; ")[0]
+
+    @property
+    def repair(self) -> str:
+        """What the first message leaves out; nothing if the sentence has no second part."""
+        return self.says.partition("; ")[2]
+
 
 @dataclass(frozen=True, eq=False)
 class Exercise:
@@ -50,7 +63,8 @@ class Exercise:
         name: what :func:`check` is called with.
         chapter: file name of the chapter that asks for it.
         call: how the answer is called, e.g. ``"byol_loss(prediction, target)"``.
-        task: what it has to do, one sentence; shapes in it.
+        task: what it takes and what it returns: names, shapes and conventions that suffice to
+            write it without the chapter.
         solution: an answer that is right, the package's own wherever there is one.
         variant: the solution again, written with keyword arguments that make it wrong.
         mistakes: the named ones.
@@ -90,14 +104,17 @@ class Answer:
 
     def __init__(self, exercise: Exercise, function: Callable):
         self.exercise, self.function = exercise, function
+        self.calls: list[tuple] = []  # the arguments of each call, for a diagnosis afterwards
 
     def __call__(self, *arguments: Any, in_place: bool = False) -> Any:
         """What the function returns; ``in_place`` if it may change what it is given."""
         self._check_signature(arguments)
-        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        versions = [tensor._version for tensor in tensors]
+        self.calls.append(arguments)
+        before = [] if in_place else [(t, t.detach().clone()) for t in _tensors_in(arguments)]
+        names = [list(a) for a in arguments if isinstance(a, dict | list)]
         value = self.function(*arguments)
-        if not in_place and versions != [tensor._version for tensor in tensors]:
+        kept = names == [list(a) for a in arguments if isinstance(a, dict | list)]
+        if not in_place and not (kept and all(torch.equal(t, copy) for t, copy in before)):
             raise Mistaken(
                 "changes-input", "it changes one of its inputs in place; work on a new tensor"
             )
@@ -144,6 +161,26 @@ class Answer:
         """The answer as a tensor of any shape, without its graph."""
         return as_tensor(self(*arguments)).detach()
 
+    def mask(self, *arguments: Any) -> Tensor:
+        """The answer as a boolean tensor, which it has to be."""
+        value = self.tensor(*arguments)
+        if value.dtype != torch.bool:
+            raise Mistaken("not-boolean", "it holds numbers; the result is boolean, True and False")
+        return value
+
+
+def _tensors_in(values: Any) -> Iterator[Tensor]:
+    """All tensors in arguments, however deep: in lists, dictionaries and networks."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, nn.Module):
+            yield from (*value.parameters(), *value.buffers())
+        elif isinstance(value, dict):
+            yield from _tensors_in(value.values())
+        elif isinstance(value, list | tuple):
+            yield from _tensors_in(value)
+
 
 def as_tensor(value: Any) -> Tensor:
     """A number, an array, a list of numbers or a tensor, as a tensor."""
@@ -154,7 +191,9 @@ def as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     try:
-        return torch.as_tensor(value, dtype=torch.float64)
+        if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
+            return torch.stack([torch.as_tensor(v).double() for v in value])
+        return torch.from_numpy(np.array(value))
     except (TypeError, ValueError, RuntimeError):
         kind = type(value).__name__
         raise Mistaken("not-a-tensor", f"it returns a {kind} where a tensor is expected") from None
@@ -169,7 +208,26 @@ def gradients(loss: Tensor, **inputs: Tensor) -> Observation:
     }
 
 
+_DRAW: ContextVar[int] = ContextVar("draw", default=0)
+
+
+@contextmanager
+def drawn(number: int) -> Iterator[None]:
+    """Probes of this draw: 0 is always the same, and any other number gives other probes."""
+    token = _DRAW.set(number)
+    try:
+        yield
+    finally:
+        _DRAW.reset(token)
+
+
 def randn(*shape: int, seed: int, scale: float = 1.0, grad: bool = False) -> Tensor:
-    """Normal numbers, always the same for the same seed."""
-    values = scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    """Normal numbers, always the same for the same seed in the same draw."""
+    generator = torch.Generator().manual_seed(seed + 1009 * _DRAW.get())
+    values = scale * torch.randn(*shape, generator=generator)
     return values.requires_grad_(grad)
+
+
+def draw() -> int:
+    """The number of the draw, for probes that are not made of normal numbers."""
+    return _DRAW.get()

@@ -39,14 +39,14 @@ def _pca_foreground(
 
 def _observe_pca_foreground(answer: Answer) -> Observation:
     seen = {}
-    for n_images, n_patches, every in ((3, 20, 4), (4, 15, 3)):
+    for n_images, n_patches, every in ((3, 20, 4), (4, 15, 3), (2, 30, 5), (3, 24, 4), (5, 12, 4)):
         thing = torch.arange(n_images * n_patches).view(n_images, n_patches) % every == 0
         thing[0] = False  # an image without the object
         spread = torch.tensor([1.0, 0.7, 0.5, 0.4, 0.3])
         patches = 3 + spread * randn(n_images, n_patches, 5, seed=n_patches)
         patches = patches + 6 * thing[..., None] * randn(5, seed=every)
-        mask = answer.tensor(patches)
-        seen[f"the foreground of {n_images} images of {n_patches} patches"] = mask
+        mask = answer.mask(patches)
+        seen[f"the foreground of {n_images} pictures of {n_patches} patches"] = mask
     return seen
 
 
@@ -54,13 +54,13 @@ PCA_FOREGROUND = Exercise(
     name="pca_foreground",
     chapter=CHAPTER,
     call="pca_foreground(patches)",
-    task="patch features (B, N, D) of B images to a boolean (B, N): on which side of 0 each "
-    "patch lies along the first principal component of all B times N patches; the side with "
-    "fewer patches is True.",
+    task="patch features `patches` (B, N, D) of B images to a boolean (B, N): on which side of 0"
+    " each patch lies along the first principal component of all B·N patches, after their "
+    "mean is subtracted; the side with fewer patches is True.",
     solution=lambda patches: patch_pca(patches, 1).isfinite().all(dim=-1),
     variant=_pca_foreground,
     observe=_observe_pca_foreground,
-    checked="three images and four, one of each without the object",
+    checked="five sets of images, one image of each without the object",
     mistakes=(
         Mistake(
             "not-centred",
@@ -131,9 +131,9 @@ MUTUAL_PARTNERS = Exercise(
     name="mutual_partners",
     chapter=CHAPTER,
     call="mutual_partners(first, second)",
-    task="patches (N, D) of one image and (M, D) of another to int64 (N,): for each patch of the "
-    "first the index of the patch of the second with the largest cosine, or -1 if that one is "
-    "more similar to another patch of the first.",
+    task="patches `first` (N, D) of one image and `second` (M, D) of another to integers (N,): "
+    "for each patch of the first the index of the patch of the second with the largest "
+    "cosine, or −1 if that one has a larger cosine with another patch of the first.",
     solution=lambda first, second: mutual_matches(first[None], second[None]).partner[0],
     variant=_mutual_partners,
     observe=_observe_mutual_partners,
@@ -172,7 +172,8 @@ def _mean_iou(
     *,
     measure: str = "iou",
     absent: str = "left out",
-    over: str = "all images",
+    over: str = "all pictures",
+    among: str = "either",
 ) -> Tensor:
     if over == "each image":
         rest = {"measure": measure, "absent": absent}
@@ -190,33 +191,49 @@ def _mean_iou(
         "recall": found / true,
         "dice": 2 * found / (true + taken),
     }[measure]
+    if among == "truth":
+        return scores[true > 0].nanmean()
+    if among == "predicted":
+        return scores[taken > 0].nanmean()
     if absent != "left out":
         scores = scores.nan_to_num(1.0 if absent == "one" else 0.0)
     return scores.nanmean()
 
 
 def _observe_mean_iou(answer: Answer) -> Observation:
-    truth = (randn(3, 6, 8, seed=5).abs() * 1.7).long().clamp(max=3)
-    predicted = torch.where(randn(3, 6, 8, seed=6) > 0.4, truth.flip(2), truth)
-    return {
-        "the mean IoU of three images, all four classes there": answer.tensor(predicted, truth, 4),
-        "the mean IoU when two of six classes are nowhere": answer.tensor(predicted, truth, 6),
-    }
+    seen = {}
+    for name, n_classes, seed in (
+        ("all four classes there", 4, 5),
+        ("two of six classes nowhere", 6, 7),
+        ("a class in the truth alone", 4, 9),
+        ("a class predicted alone", 4, 11),
+    ):
+        truth = (randn(3, 6, 8, seed=seed).abs() * 1.7).long().clamp(max=3)
+        truth[0, 0, :4] = torch.arange(4)
+        truth[2] = truth[2].clamp(max=1)  # the classes are not spread evenly over the images
+        predicted = torch.where(randn(3, 6, 8, seed=seed + 1) > 0.4, truth.flip(2), truth)
+        if "truth alone" in name:
+            predicted[predicted == 2] = 0
+        if "predicted alone" in name:
+            truth[truth == 2] = 1
+        seen[f"the mean IoU, {name}"] = answer.tensor(predicted, truth, n_classes)
+    return seen
 
 
 MEAN_IOU = Exercise(
     name="mean_iou",
     chapter=CHAPTER,
     call="mean_iou(predicted, truth, n_classes)",
-    task="classes int64 (B, H, W), predicted and true, to one number: for each class the pixels of "
-    "all images that are it and were taken for it, over those that are it or were taken for "
-    "it; the mean over the classes, leaving out classes that are nowhere.",
+    task="`predicted` and `truth`, classes as integers (B, H, W), and `n_classes` to one number:"
+    " for each class the pixels of all images that are it *and* were taken for it, over "
+    "those that are it *or* were taken for it; the mean over the classes, leaving out those"
+    " that occur in neither.",
     solution=lambda predicted, truth, n_classes: intersection_over_union(
         confusion_matrix(predicted, truth, n_classes)
     ).nanmean(),
     variant=_mean_iou,
     observe=_observe_mean_iou,
-    checked="four classes, and six of which two are nowhere",
+    checked="all classes there, some nowhere, one only predicted and one only in the truth",
     mistakes=(
         Mistake(
             "accuracy",
@@ -246,9 +263,19 @@ MEAN_IOU = Exercise(
             {"absent": "one"},
         ),
         Mistake(
-            "image-by-image",
-            "each image has a mean of its own here; count the pixels of all images first",
-            {"over": "each image"},
+            "truth-only",
+            "a class that is predicted, and occurs in no truth, is left out; it counts 0",
+            {"among": "truth"},
+        ),
+        Mistake(
+            "predicted-only",
+            "a class that is never predicted is left out; it counts 0",
+            {"among": "predicted"},
+        ),
+        Mistake(
+            "picture-by-picture",
+            "each picture has a mean of its own here; count the pixels of all pictures first",
+            {"over": "each picture"},
         ),
     ),
 )

@@ -52,23 +52,28 @@ def _gram_loss(
 
 
 def _observe_gram(answer: Answer) -> Observation:
-    student, anchor = randn(3, 7, 5, seed=1, grad=True), randn(3, 7, 5, seed=2, grad=True)
-    loss = answer.scalar(student, anchor)
-    seen = {"the loss for 3 images": loss.detach()}
-    found = gradients(loss, student=student, anchor=anchor)
-    return seen | {f"the gradient for the {name}": value for name, value in found.items()}
+    seen = {}
+    for images, patches, width in ((3, 7, 5), (2, 4, 6)):
+        shape = images, patches, width
+        student, anchor = randn(*shape, seed=1, grad=True), randn(*shape, seed=2, grad=True)
+        loss = answer.scalar(student, anchor)
+        seen[f"the loss for {images} images"] = loss.detach()
+        for name, value in gradients(loss, student=student, anchor=anchor).items():
+            seen[f"the gradient for the {name} of {images} images"] = value
+    return seen
 
 
 GRAM_LOSS = Exercise(
     name="gram_loss",
     chapter=CHAPTER,
     call="gram_loss(student, anchor)",
-    task="patch tokens (B, N, D) twice to a scalar: the mean squared difference of the matrices "
-    "(B, N, N) of cosines between the patches of each image; no gradient for the anchor.",
+    task="patch tokens `student` (B, N, D) and `anchor` (B, N, D) to a scalar: the mean over all"
+    " B·N·N entries of the squared difference between the two matrices (B, N, N) of cosines"
+    " between the patches of each image. No gradient reaches the anchor.",
     solution=_package_gram,
     variant=_gram_loss,
     observe=_observe_gram,
-    checked="the loss for three images and both gradients",
+    checked="the loss and both gradients for two shapes",
     mistakes=(
         Mistake(
             "no-stop-gradient",
@@ -157,8 +162,9 @@ CONTRAST = Exercise(
     name="contrast",
     chapter=CHAPTER,
     call="contrast(patches, on_object)",
-    task="tokens (N, D) and a boolean (N,) to a number: the mean cosine of pairs of different "
-    "object patches minus the mean cosine of an object patch with a patch of the table.",
+    task="`patches` (N, D) and boolean `on_object` (N,) to one number: the mean cosine of pairs "
+    "of *different* object patches, minus the mean cosine of an object patch with a patch "
+    "of the table, which are those where on_object is False.",
     solution=_contrast,
     variant=_contrast,
     observe=_observe_contrast,

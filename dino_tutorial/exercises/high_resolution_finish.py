@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, randn
+from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, draw, randn
 
 CHAPTER = "high-resolution-finish"
 
@@ -36,7 +36,12 @@ def _observe_products(answer: Answer) -> Observation:
         f"the count for {side} pixels, patches of {p}, width {width} and {depth} blocks": (
             answer.tensor(side, p, width, depth).double()
         )
-        for side, p, width, depth in ((32, 8, 96, 3), (224, 14, 64, 2), (518, 14, 64, 5))
+        for side, p, width, depth in (
+            (32, 8, 96, 3),
+            (224, 14, 64, 2),
+            (518, 14, 64, 5),
+            (16 * (2 + draw() % 6), 16, 80, 4),
+        )
     }
 
 
@@ -44,9 +49,10 @@ BLOCK_PRODUCTS = Exercise(
     name="block_products",
     chapter=CHAPTER,
     call="block_products(side, patch_size, width, depth)",
-    task="four integers to the number of multiplications in the matrix products of all blocks, "
-    "for one square image: T = 1 + N tokens, an MLP four times as wide as a token, all tokens "
-    "computed. Stem, biases and normalisations do not count.",
+    task="`side` of a square image and `patch_size` in pixels, `width` D and `depth` to the "
+    "number of multiplications in the matrix products of all blocks, for one image: T = 1 +"
+    " N tokens with the class token, an MLP with a hidden width of 4 D, all tokens "
+    "computed. Stem, biases, softmax and norms do not count.",
     solution=_block_products,
     variant=_block_products,
     observe=_observe_products,
@@ -119,12 +125,14 @@ def _recovered(low: Tensor, high: Tensor, finish: Tensor, *, rule: str = "share"
 
 def _observe_recovered(answer: Answer) -> Observation:
     seen = {}
-    for seeds, better in ((3, 0.2), (5, -0.1)):
+    for seeds, better, part in ((3, 0.2, 0.7), (5, -0.1, 0.7), (4, 0.2, -0.4), (2, 0.1, 1.6)):
         low = 0.6 + 0.02 * randn(seeds, seed=seeds)
         high = low + better + 0.03 * randn(seeds, seed=seeds + 10)
-        finish = low + 0.7 * better + 0.03 * randn(seeds, seed=seeds + 20)
+        finish = low + part * better + 0.03 * randn(seeds, seed=seeds + 20)
         what = "an accuracy" if better > 0 else "an error"
-        seen[f"the share for {what} and {seeds} seeds"] = answer.tensor(low, high, finish)
+        seen[f"the share, near {part}, for {what} and {seeds} seeds"] = answer.tensor(
+            low, high, finish
+        )
     return seen
 
 
@@ -132,12 +140,13 @@ RECOVERED = Exercise(
     name="recovered",
     chapter=CHAPTER,
     call="recovered(low, high, finish)",
-    task="one number a seed, (S,) each, to one number: the mean gain of the finish over low as a "
-    "share of the mean gain of high over low. For accuracies and for errors.",
+    task="`low`, `high` and `finish`, one number a seed, (S,) each, to one number: the mean of "
+    "finish − low over the mean of high − low, whatever their signs, for accuracies and for"
+    " errors.",
     solution=_recovered,
     variant=_recovered,
     observe=_observe_recovered,
-    checked="an accuracy with three seeds and an error with five",
+    checked="accuracies and an error; shares below 0, between 0 and 1, and above",
     mistakes=(
         Mistake(
             "mean-of-shares",

@@ -36,10 +36,10 @@ def _to_patches(images: Tensor, patch_size: int, *, order: str = "byxcij") -> Te
 
 def _observe_patches(answer: Answer) -> Observation:
     return {
-        f"the patches of {height} × {width} pixels": answer.tensor(
-            randn(2, 3, height, width, seed=height), p
+        f"the patches of {height} × {width} pixels, {channels} channels": answer.tensor(
+            randn(2, channels, height, width, seed=height), p
         )
-        for height, width, p in ((8, 8, 4), (4, 6, 2))
+        for channels, height, width, p in ((3, 8, 8, 4), (1, 9, 6, 3), (5, 4, 6, 2))
     }
 
 
@@ -47,8 +47,9 @@ TO_PATCHES = Exercise(
     name="to_patches",
     chapter="images-as-tokens",
     call="to_patches(images, patch_size)",
-    task="(B, C, H, W) to (B, N, C·P·P): patches row by row, in each the channels one after the "
-    "other.",
+    task="`images` (B, C, H, W) with any number of channels, H and W multiples of P = "
+    "`patch_size`, to (B, N, C·P·P): the patches row by row from the top left; inside a "
+    "patch one channel after the other, each row by row.",
     solution=_unfolded,
     variant=_to_patches,
     observe=_observe_patches,
@@ -148,8 +149,12 @@ ATTENTION = Exercise(
     name="attention",
     chapter="images-as-tokens",
     call="attention(x, qkv_weight, qkv_bias, proj_weight, proj_bias, heads)",
-    task="tokens (B, T, D), weights (3D, D), (3D,), (D, D), (D,) and the number of heads to "
-    "(B, T, D); the weights A may be returned too, as a second value.",
+    task="`x` (B, T, D), `qkv_weight` (3D, D), `qkv_bias` (3D,), `proj_weight` (D, D), "
+    "`proj_bias` (D,) and the number of `heads` to (B, T, D). A weight W and a bias b act "
+    "as in `nn.Linear`, x @ W.T + b. Of the 3D numbers the first D are queries, the next "
+    "keys, the last values; head h owns the numbers h·d to (h + 1)·d − 1 of each, d = D / "
+    "heads. Scores are q·k / √d, the softmax runs over the keys. The attention weights may "
+    "be returned too, as a second value.",
     solution=_package_attention,
     variant=_attention,
     observe=_observe_attention,
@@ -255,8 +260,10 @@ RESIZE_POSITIONS = Exercise(
     name="resize_positions",
     chapter="images-as-tokens",
     call="resize_positions(pos_embed, n, height, width)",
-    task="(1, 1 + n·n, D) to (1, 1 + height·width, D) as released DINO does: bicubic, by a scale "
-    "of (height + 0.1) / n, the class token's as it is.",
+    task="`pos_embed` (1, 1 + n·n, D), the class token's position first and then an n by n grid "
+    "row by row, to (1, 1 + height·width, D) as released DINO does: the grid by bicubic "
+    "`F.interpolate` with scale_factor=((height + 0.1) / n, (width + 0.1) / n), "
+    "align_corners=False and no antialiasing; the class token's as it is, in front.",
     solution=_package_positions,
     variant=_resize_positions,
     observe=_observe_positions,

@@ -42,10 +42,12 @@ def _knn(
 
 def _observe_knn(answer: Answer) -> Observation:
     seen = {}
-    for n, k, temperature, classes in ((40, 7, 0.5, 4), (25, 5, 0.2, 3)):
+    for n, k, temperature, classes in ((40, 7, 0.5, 4), (25, 5, 0.2, 3), (30, 4, 0.1, 5)):
         lengths = torch.linspace(0.3, 2, n)[:, None]
         train_x, test_x = lengths * randn(n, 5, seed=n), randn(8, 5, seed=n + 1, scale=0.7)
-        train_y = torch.arange(n) % classes
+        train_y = torch.arange(n) * 7 % classes
+        if classes == 5:  # a class that nobody has, in between
+            train_y[train_y == 2] = 4
         votes = answer.tensor(train_x, train_y, test_x, k, temperature)
         if votes.ndim == 1 and len(votes) == len(test_x):
             raise Mistaken("classes", "it returns classes; return the votes (n_test, C)")
@@ -53,6 +55,8 @@ def _observe_knn(answer: Answer) -> Observation:
             raise Mistaken(
                 "shape", f"it returns shape {tuple(votes.shape)}, not (n_test, C) = (8, {classes})"
             )
+        if (votes < 0).any():
+            raise Mistaken("negative", "some votes are negative; exp(cosine / τ) never is")
         seen[f"the votes for k = {k}, row by row over their sum"] = (
             votes.double() / votes.double().sum(dim=1, keepdim=True)
         )
@@ -63,8 +67,11 @@ KNN_CLASSIFY = Exercise(
     name="knn_classify",
     chapter="measuring-features",
     call="knn_classify(train_x, train_y, test_x, k, temperature)",
-    task="bank (N, D), its classes (N,) and queries (n_test, D) to votes (n_test, C), each "
-    "neighbour's weight exp(cosine / temperature); rows may have any sum.",
+    task="a bank `train_x` (N, D) with its classes `train_y` (N,), integers, queries `test_x` "
+    "(n_test, D), an integer `k` and a float `temperature` τ to votes (n_test, C) with C = "
+    "train_y.max() + 1, also where a class is missing in between: each of the k vectors of "
+    "the bank with the largest cosine adds exp(cosine / τ) to its class. A row may be "
+    "scaled by any positive number.",
     solution=knn_classify,
     variant=_knn,
     observe=_observe_knn,
@@ -181,8 +188,10 @@ RETRIEVAL_MAP = Exercise(
     name="retrieval_map",
     chapter="measuring-features",
     call="retrieval_map(features, labels)",
-    task="(Q, D) features and (Q,) classes to the mean average precision by cosine: each image "
-    "ranks all others, and ties count against it.",
+    task="`features` (Q, D) and classes `labels` (Q,) to the mean average precision by cosine, "
+    "one number: each image ranks all others. The precision at an image is taken over *all*"
+    " the others that are at least as similar to the query, equally similar ones included; "
+    "it is averaged over the images of the query's class, and then over the queries.",
     solution=retrieval_map,
     variant=_retrieval_map,
     observe=_observe_map,

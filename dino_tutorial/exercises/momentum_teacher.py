@@ -14,18 +14,19 @@ from dino_tutorial.exercises.exercise import (
     Mistaken,
     Observation,
     as_tensor,
+    draw,
     randn,
 )
 from dino_tutorial.training import Teacher, cosine_schedule
 
 
-def _network() -> nn.Module:
+def _network(seed: int = 0) -> nn.Module:
     """A network with parameters, running statistics and a counter, none at its first value."""
     network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
     with torch.no_grad():
-        for tensor in _tensors(network):
+        for index, tensor in enumerate(_tensors(network)):
             if tensor.is_floating_point():
-                tensor.add_(torch.rand_like(tensor))
+                tensor.add_(randn(*tensor.shape, seed=seed + index).abs())
     network[1].num_batches_tracked.fill_(10)
     return network
 
@@ -90,7 +91,9 @@ MAKE_TEACHER = Exercise(
     name="make_teacher",
     chapter="momentum-teacher",
     call="make_teacher(student)",
-    task="a network to its teacher: a copy of weights and buffers that no gradient trains.",
+    task="a network `student` to its teacher, another network: the same weights and buffers, in "
+    "memory of its own, and no parameter that requires a gradient. The student stays as it "
+    "is.",
     solution=Teacher,
     variant=_make_teacher,
     observe=_observe_made,
@@ -179,7 +182,7 @@ def _ema_update(
 def _observe_update(answer: Answer) -> Observation:
     student = _network()
     teacher = copy.deepcopy(student).requires_grad_(False)
-    student.load_state_dict(_network().state_dict())
+    student.load_state_dict(_network(seed=50).state_dict())
     seen = {}
     for momentum, counter in ((0.9, 110), (0.6, 210)):
         student[1].num_batches_tracked.fill_(counter)
@@ -191,6 +194,14 @@ def _observe_update(answer: Answer) -> Observation:
         for name, tensors in parts.items():
             kept = [tensor.detach().flatten() for tensor in tensors if tensor.is_floating_point()]
             seen[f"the teacher's {name} for momentum {momentum}"] = torch.cat(kept).clone()
+    for zero in ("student", "teacher"):
+        pair = {"teacher": _network().requires_grad_(False), "student": _network(seed=50)}
+        with torch.no_grad():
+            for tensor in _tensors(pair[zero]):
+                tensor.zero_()
+        answer(pair["teacher"], pair["student"], 0.8, in_place=True)
+        kept = [tensor.detach().flatten() for tensor in pair["teacher"].parameters()]
+        seen[f"the teacher's weights if the {zero}'s were all 0"] = torch.cat(kept)
     return seen
 
 
@@ -212,8 +223,10 @@ EMA_UPDATE = Exercise(
     name="ema_update",
     chapter="momentum-teacher",
     call="ema_update(teacher, student, momentum)",
-    task="moves the teacher network, weights and buffers, in place: "
-    "teacher ← m · teacher + (1 − m) · student.",
+    task="two networks of one architecture, `teacher` and `student`, and a float `momentum` m: "
+    "changes the teacher in place, so that each of its weights and floating-point buffers "
+    "becomes m · teacher + (1 − m) · student. Integer buffers, which count, are copied or "
+    "left as they are. The student stays as it is, and autograd records nothing.",
     solution=_package_update,
     variant=_ema_update,
     observe=_observe_update,
@@ -291,15 +304,18 @@ def _half_life(momentum: float, *, form: str = "right") -> float:
 
 
 def _observe_half_life(answer: Answer) -> Observation:
-    return {f"the half-life for m = {m}": answer.tensor(m) for m in (0.9, 0.97, 0.996)}
+    return {
+        f"the half-life for m = {m}": answer.tensor(m)
+        for m in (0.9, 0.3, 0.996, 0.5 + draw() % 97 / 200)
+    }
 
 
 HALF_LIFE = Exercise(
     name="half_life",
     chapter="momentum-teacher",
     call="half_life(momentum)",
-    task="a momentum to the number of steps (a real number) after which half of the first "
-    "weights is left.",
+    task="a float `momentum` m in (0, 1) to the number of steps n, a real number, after which "
+    "half of the first weights is left, mⁿ = ½.",
     solution=_half_life,
     variant=_half_life,
     observe=_observe_half_life,
@@ -349,10 +365,14 @@ def _debiased_ema(
 
 def _observe_debiased(answer: Answer) -> Observation:
     return {
-        f"the averages for m = {m}": torch.stack(
+        f"the averages of {len(values)} values for m = {m}": torch.stack(
             [as_tensor(value).detach().double() for value in _items(answer(values, m))]
         )
-        for m, values in ((0.9, randn(6, seed=1) + 3), (0.5, randn(4, seed=2)))
+        for m, values in (
+            (0.9, randn(6, seed=1) + 3),
+            (0.5, randn(4, seed=2)),
+            (0.7, randn(1, seed=3)),
+        )
     }
 
 
@@ -366,7 +386,8 @@ DEBIASED_EMA = Exercise(
     name="debiased_ema",
     chapter="momentum-teacher",
     call="debiased_ema(values, momentum)",
-    task="(n,) values to their n moving averages that start at 0, each divided by 1 − mᵗ.",
+    task="`values` (n,) and a float `momentum` m to n averages (n,): with a₀ = 0 and aₜ = m · "
+    "aₜ₋₁ + (1 − m) · value t, counted from 1, average t is aₜ / (1 − mᵗ).",
     solution=_debiased_ema,
     variant=_debiased_ema,
     observe=_observe_debiased,
@@ -433,9 +454,15 @@ def _package_momentum(step: int, total: int, start: float) -> float:
 
 def _observe_momentum(answer: Answer) -> Observation:
     return {
-        f"1 − momentum at step {step} of {total}, times 1000": 1000
+        f"how far the momentum is from 1 at step {step} of {total}, from {start},": 1000
         * (1 - answer.tensor(step, total, start).double())
-        for step, total, start in ((0, 10, 0.996), (3, 10, 0.996), (5, 8, 0.99), (9, 10, 0.9))
+        for step, total, start in (
+            (0, 10, 0.996),
+            (3, 10, 0.996),
+            (5, 8, 0.99),
+            (9, 10, 0.9),
+            (1 + draw() % 11, 13, 0.5),
+        )
     }
 
 
@@ -443,7 +470,9 @@ MOMENTUM_AT = Exercise(
     name="momentum_at",
     chapter="momentum-teacher",
     call="momentum_at(step, total, start)",
-    task="a step of `total` to the teacher's momentum: from `start` to 1 along half a cosine.",
+    task="an integer `step` of 0 … `total` − 1 and a float `start` to the teacher's momentum, a "
+    "number: it rises along half a cosine of phase π · step / total, from `start` in step 0"
+    " to 1, which it would reach at step = total, one after the last.",
     solution=_package_momentum,
     variant=_momentum_at,
     observe=_observe_momentum,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -13,6 +14,7 @@ from dino_tutorial.exercises.exercise import (
     Mistaken,
     Observation,
     as_tensor,
+    draw,
     randn,
 )
 from dino_tutorial.exercises.self_distillation import pair_mask
@@ -41,7 +43,7 @@ def _crop_pairs(
 
 def _observe_pairs(answer: Answer) -> Observation:
     seen = {}
-    for n_global, n_local in ((2, 3), (2, 0), (3, 2)):
+    for n_global, n_local in ((2, 3), (2, 0), (3, 2), (4, 1 + draw() % 6)):
         views = n_global + n_local
         counts = torch.zeros(views, views)
         for pair in _as_pairs(answer(n_global, n_local)):
@@ -70,8 +72,10 @@ CROP_PAIRS = Exercise(
     name="crop_pairs",
     chapter="multi-crop",
     call="crop_pairs(n_global, n_local)",
-    task="numbers of crops to all pairs (teacher's view, student's view) that the loss compares; "
-    "views are counted from 0, global crops first.",
+    task="two integers, `n_global` and `n_local`, to a list of all pairs (teacher's view, "
+    "student's view) that DINO's loss compares, each once, in any order. Views are counted "
+    "from 0, global crops first; the teacher sees the global crops, the student all, and no"
+    " view is compared with itself.",
     solution=_crop_pairs,
     variant=_crop_pairs,
     observe=_observe_pairs,
@@ -141,6 +145,8 @@ def _observe_split(answer: Answer) -> Observation:
         s = randn(views, batch, prototypes, seed=views, scale=0.2)
         targets = randn(2, batch, prototypes, seed=views + 1, scale=2).softmax(dim=-1)
         parts = answer(s, targets, 0.1)
+        if isinstance(parts, Tensor | np.ndarray) and parts.shape == (2,):
+            parts = tuple(parts)
         if not isinstance(parts, tuple | list) or len(parts) != 2:
             raise Mistaken("not-two", "it has to return two numbers: (local part, global part)")
         for name, part in zip(("local", "global"), parts, strict=True):
@@ -152,8 +158,12 @@ SPLIT_LOSS = Exercise(
     name="split_loss",
     chapter="multi-crop",
     call="split_loss(student_logits, targets, student_temp)",
-    task="(V, B, K) logits and (2, B, K) probabilities to the two parts of DINO's loss, from the "
-    "pairs with a local and with a global student view, both divided by the number of all pairs.",
+    task="`student_logits` (V, B, K), of which the first two views are global, `targets` (2, B, "
+    "K), the teacher's probabilities for these two, and a float `student_temp` to two "
+    "scalars, (local part, global part), of DINO's loss: the cross-entropies −Σ p ln q, "
+    "their mean over the batch, of the pairs (g, v ≠ g) with a local student view v ≥ 2 and"
+    " with a global one, each part divided by the number 2V − 2 of *all* pairs, so that "
+    "they add up to the loss. A pair, a list or a tensor (2,).",
     solution=_split_loss,
     variant=_split_loss,
     observe=_observe_split,
@@ -198,7 +208,8 @@ SPLIT_LOSS = Exercise(
     ),
 )
 
-_BOXES, _SIZE, _SCALE = 10_000, 256, (0.05, 0.4)
+_BOXES, _SIZE, _SMALL, _SCALE = 10_000, 256, 16, (0.05, 0.4)
+_LARGE = (0.7, 1.0)  # so large that one box in five does not fit, and is drawn again
 
 
 def _draw_boxes(
@@ -217,6 +228,10 @@ def _draw_boxes(
     stretch: float = 1.0,
     whole: bool = True,
     seeded: bool = True,
+    fit: str = "again",
+    widest: float = 4 / 3,
+    rounding: str = "round",
+    same: bool = False,
     order: str = "top, left, height, width",
 ) -> Tensor:
     source = generator if seeded else None
@@ -228,16 +243,28 @@ def _draw_boxes(
     side = uniform(*scale, n, tries) * size * stretch
     even = uniform(*(math.sqrt(share) for share in scale), n, tries) * size
     pixels = {"pixels": side * size, "side": side * side, "even sides": even * even}[area]
-    ratio = uniform(-math.log(4 / 3), math.log(4 / 3), n, tries).exp()
+    ratio = uniform(-math.log(widest), math.log(widest), n, tries).exp()
     if ratios == "linear":
         ratio = uniform(3 / 4, 4 / 3, n, tries)
     if ratios == "square":
         ratio = torch.ones(n, tries)
-    width, height = (pixels * ratio).sqrt().round(), (pixels / ratio).sqrt().round()
-    first = ((width <= size) & (height <= size)).int().argmax(dim=1, keepdim=True)
+    width, height = (pixels * ratio).sqrt(), (pixels / ratio).sqrt()
+    if rounding == "round":
+        width, height = width.round(), height.round()
+    else:
+        width, height = width.floor(), height.floor()
+    fits = (width <= size) & (height <= size)
+    if fit == "cut":
+        fits = torch.ones_like(fits)
+    first = fits.int().argmax(dim=1, keepdim=True)
     width, height = (s.gather(1, first)[:, 0].clamp(max=size) for s in (width, height))
     room = (size - height + last, size - width + last) if inside else (size * torch.ones(n),) * 2
-    top, left = ((uniform(0, 1, n) * r).floor() for r in room)
+    places = [uniform(0, 1, n), uniform(0, 1, n)]
+    if place == "normal":
+        places = [(0.5 + torch.randn(n, generator=source) / 8).clamp(0, 0.999) for _ in range(2)]
+    if same:
+        places[1] = places[0]
+    top, left = ((share * r).floor() for share, r in zip(places, room, strict=True))
     if place == "centre":
         top, left = ((size - side) // 2 for side in (height, width))
     if place == "corner":
@@ -245,28 +272,52 @@ def _draw_boxes(
     named = {"top": top, "left": left, "height": height, "width": width}
     named |= {"bottom": top + height, "right": left + width}
     boxes = torch.stack([named[name] for name in order.split(", ")], dim=1)
-    return boxes.long() if whole else boxes + 0.5
+    return boxes.long() if whole else boxes * 0.999
 
 
 def _observe_boxes(answer: Answer) -> Observation:
-    boxes = answer.tensor(_BOXES, _SCALE, _SIZE, torch.Generator().manual_seed(0)).double()
-    if boxes.shape != (_BOXES, 4):
-        shape = tuple(boxes.shape)
-        raise Mistaken("shape", f"for n = {_BOXES} it returns shape {shape}, not ({_BOXES}, 4)")
-    again = answer.tensor(_BOXES, _SCALE, _SIZE, torch.Generator().manual_seed(0)).double()
-    if not torch.equal(boxes, again):
+    boxes = _boxes(answer, _SCALE)
+    if not torch.equal(boxes, _boxes(answer, _SCALE)):
         raise Mistaken("not-seeded")
     if (boxes == boxes[0]).all(dim=1).float().mean() > 0.5:
         raise Mistaken("all-alike")
     _check_geometry(boxes)
+    _check_large(_boxes(answer, _LARGE))
+    _check_small(_boxes(answer, _SCALE, _SMALL))
     return {}
 
 
-def _check_geometry(boxes: Tensor) -> None:
-    """Raise the first mistake that the drawn boxes (n, 4) show."""
+def _boxes(answer: Answer, scale: tuple[float, float], size: int = _SIZE) -> Tensor:
+    generator = torch.Generator().manual_seed(draw())
+    boxes = answer.tensor(_BOXES, scale, size, generator).double()
+    if boxes.shape != (_BOXES, 4):
+        shape = tuple(boxes.shape)
+        raise Mistaken("shape", f"for n = {_BOXES} it returns shape {shape}, not ({_BOXES}, 4)")
+    if not boxes.isfinite().all():
+        raise Mistaken("not-finite", "some boxes are not finite numbers")
+    return boxes
+
+
+def _check_large(boxes: Tensor) -> None:
+    """Raise what is wrong where boxes often do not fit: they are drawn again, not made to fit."""
     top, left, height, width = boxes.unbind(dim=1)
-    if (boxes != boxes.round()).any():
-        raise Mistaken("not-whole")
+    if (boxes < 0).any() or (top + height > _SIZE).any() or (left + width > _SIZE).any():
+        raise Mistaken("outside")
+    share = height * width / _SIZE**2
+    sides = torch.maximum(height, width)
+    # Made to fit by cutting, one box in four has a side as long as the image; drawn again, few.
+    if (sides == _SIZE).double().mean() > 0.1:
+        raise Mistaken("not-drawn-again")
+    if share.min() < _LARGE[0] - 0.01 or share.max() > _LARGE[1] + 0.01:
+        raise Mistaken("area-range")
+
+
+def _check_geometry(boxes: Tensor) -> None:
+    """Raise the first mistake that the drawn boxes (n, 4) show.
+
+    Of 10,000 boxes a mean is known to a hundredth of the range; the bounds are four times that.
+    """
+    top, left, height, width = boxes.unbind(dim=1)
     if (top == 0).all():
         raise Mistaken("corner")
     if (height > top).all() and (width > left).all():
@@ -281,26 +332,69 @@ def _check_geometry(boxes: Tensor) -> None:
         raise Mistaken("area-as-side")
     if share.min() < _SCALE[0] - 0.01 or share.max() > _SCALE[1] + 0.01:
         raise Mistaken("area-range")
-    if (share.mean() - sum(_SCALE) / 2).abs() > 0.01:
+    if not _uniform(share, *_SCALE):
         raise Mistaken("area-not-uniform")
     ratio = (width / height).log()
     if ratio.std() < 0.05:
         raise Mistaken("square")
-    if ratio.mean().abs() > 0.01:
+    if ratio.abs().max() > 1.05 * math.log(4 / 3) + 0.02 or ratio.std() < 0.155:
+        raise Mistaken("ratio-range")
+    if ratio.mean().abs() > 0.01 or not _uniform(ratio, -math.log(4 / 3), math.log(4 / 3), 0.04):
         raise Mistaken("ratio-not-logarithmic")
-    if (top / (_SIZE - height).clamp(min=1)).std() < 0.1:
+    if abs(_correlation(share, ratio)) > 0.05:
+        raise Mistaken("drawn-together", "area and aspect ratio are not independent of each other")
+    if (boxes != boxes.round()).any():  # places are looked at as whole numbers
+        raise Mistaken("not-whole")
+    # Where in the room that it has a box lies, in [0, 1]
+    down, right = ((top + 0.5) / (_SIZE - height + 1), (left + 0.5) / (_SIZE - width + 1))
+    if down.std() < 0.1 or right.std() < 0.1:
         raise Mistaken("not-moved")
     if (top + height == _SIZE).float().mean() < 0.3 * (top == 0).float().mean():
         raise Mistaken("last-place-missing")
+    if (left + width == _SIZE).float().mean() < 0.3 * (left == 0).float().mean():
+        raise Mistaken("last-place-missing")
+    if abs(_correlation(down, right)) > 0.05:
+        raise Mistaken("one-draw-for-both")
+    if not (_uniform(down, 0, 1) and _uniform(right, 0, 1)):
+        raise Mistaken("place-not-uniform")
+
+
+def _check_small(boxes: Tensor) -> None:
+    """Raise what only a small image shows: how sides and places become whole numbers."""
+    top, left, height, width = boxes.unbind(dim=1)
+    if abs(float((height * width).mean()) / _SMALL**2 - sum(_SCALE) / 2) > 0.01:
+        raise Mistaken("sides-cut")
+    for place, side in ((top, height), (left, width)):
+        first, last = (place == 0).double().mean(), (place + side == _SMALL).double().mean()
+        wanted = (1 / (_SMALL - side + 1)).mean()
+        if min(first, last) < 0.85 * wanted or max(first, last) > 1.15 * wanted:
+            raise Mistaken(
+                "ends-unlike", "the first and the last place are not as likely as others"
+            )
+
+
+def _correlation(one: Tensor, two: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([one, two]))[0, 1])
+
+
+def _uniform(values: Tensor, low: float, high: float, most: float = 0.025) -> bool:
+    """Kolmogorov-Smirnov: whether the share below each value is what it is for a uniform draw."""
+    found = ((values.sort().values - low) / (high - low)).clamp(0, 1)
+    wanted = torch.linspace(0, 1, len(found), dtype=found.dtype)
+    return bool((found - wanted).abs().max() < most)
 
 
 DRAW_BOXES = Exercise(
     name="draw_boxes",
     chapter="multi-crop",
     call="draw_boxes(n, scale, size, generator)",
-    task="(n, 4) random boxes (top, left, height, width) in a square image of `size` pixels: "
-    "area uniform in `scale` (a share of the image's), logarithm of the aspect ratio uniform "
-    "between ± ln 4/3, place uniform.",
+    task="the number `n` of boxes, `scale` = (low, high), the side `size` of a square image in "
+    "pixels and a `torch.Generator`, `generator`, that makes all draws, to (n, 4) whole numbers "
+    "(top, left, height, width). For each box: area uniform between low and high, as shares of "
+    "the image's area; the logarithm of width / height uniform between ± ln 4/3; sides "
+    "rounded to whole pixels; a box that does not fit into the image is drawn again, ten "
+    "tries or more; then top uniform in 0 … size − height and left, on its own, in 0 … size"
+    " − width, ends included.",
     solution=_draw_boxes,
     variant=_draw_boxes,
     observe=_observe_boxes,
@@ -352,6 +446,34 @@ DRAW_BOXES = Exercise(
             "area-not-uniform",
             "areas are not uniform between the two bounds; draw the area, not the side",
             {"area": "even sides"},
+        ),
+        Mistake(
+            "not-drawn-again",
+            "boxes that do not fit are cut; draw such a box again",
+            {"fit": "cut"},
+        ),
+        Mistake(
+            "ratio-range",
+            "aspect ratios leave the range from 3/4 to 4/3, or do not fill it; the logarithm is "
+            "uniform between ± ln 4/3",
+            {"widest": 16 / 9},
+            {"widest": (4 / 3) ** 0.5},
+        ),
+        Mistake(
+            "one-draw-for-both",
+            "top and left come from one draw, so that boxes lie along the diagonal; each is drawn "
+            "on its own",
+            {"same": True},
+        ),
+        Mistake(
+            "place-not-uniform",
+            "some places are more likely than others; draw them uniformly",
+            {"place": "normal"},
+        ),
+        Mistake(
+            "sides-cut",
+            "the fractions of the sides are cut off, which makes boxes too small; round them",
+            {"rounding": "floor"},
         ),
         Mistake(
             "not-whole",

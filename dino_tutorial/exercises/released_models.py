@@ -31,19 +31,23 @@ def _state(registers: str, position_rows: int, **more: Tensor) -> State:
 
 
 def _observe_names(answer: Answer, given: State, wanted: tuple[str, ...]) -> Observation:
-    """The tensors of the names that are wanted, empty where there is none, and how many more."""
-    before = list(given)
+    """The tensors of the names that are wanted, empty where there is none, and the others."""
     found = answer(given)
     if not isinstance(found, dict):
         raise Mistaken(
             "not-a-dict", "it has to return a dictionary from names to tensors, as it was given"
         )
-    if list(given) != before:
-        raise Mistaken(
-            "changes-input", "it changes the dictionary that it is given; work on `dict(state)`"
-        )
-    seen = {f"`{name}`": as_tensor(found.get(name, torch.zeros(0))).detach() for name in wanted}
-    return seen | {"the number of other names": torch.tensor(len(found.keys() - set(wanted)))}
+    seen = {}
+    for name in wanted:
+        tensor = as_tensor(found.get(name, torch.zeros(0))).detach()
+        if name in found and tensor.dtype != torch.float32:
+            raise Mistaken("dtype", f"`{name}` has another dtype than before; keep it")
+        seen[f"`{name}`"] = tensor
+    for name in ("head.weight", "head.bias", "reg_token", "register_tokens", "mask_token"):
+        if name not in wanted:
+            seen[f"whether `{name}` is there"] = torch.tensor(name in found)
+    known = {*wanted, *given, "reg_token", "register_tokens"}
+    return seen | {"the number of other names": torch.tensor(len(found.keys() - known))}
 
 
 def _from_timm(
@@ -69,17 +73,20 @@ def _from_timm(
 
 
 def _observe_from_timm(answer: Answer) -> Observation:
-    given = _state("reg_token", 4, **{"head.weight": randn(3, 6, seed=1)})
-    return _observe_names(answer, given, tuple(_state("register_tokens", 5)))
+    others = {"attn_head.weight": randn(4, 6, seed=2), "norm_head.": randn(3, seed=3)}
+    head = {"head.weight": randn(3, 6, seed=1), "head.bias": randn(3, seed=4)}
+    given = _state("reg_token", 4, **head, **others)
+    return _observe_names(answer, given, tuple(_state("register_tokens", 5, **others)))
 
 
 FROM_TIMM_NAMES = Exercise(
     name="from_timm_names",
     chapter=CHAPTER,
     call="from_timm_names(state)",
-    task="timm's state dict of a model with registers to DINOv2's names: `reg_token` becomes "
-    "`register_tokens`, positions (1, N, D) become (1, 1 + N, D) with zeros for the class token, "
-    "and what begins with `head.` is left out.",
+    task="`state`, timm's state dict of a model with registers, to a new dict with DINOv2's "
+    "names: `reg_token` becomes `register_tokens`, positions (1, N, D) become (1, 1 + N, D)"
+    " with zeros for the class token in front, and what begins with `head.` is left out; "
+    "all other names and all values and dtypes stay.",
     solution=_from_timm,
     variant=_from_timm,
     observe=_observe_from_timm,
@@ -153,9 +160,10 @@ TO_TIMM_NAMES = Exercise(
     name="to_timm_names",
     chapter=CHAPTER,
     call="to_timm_names(state)",
-    task="DINOv2's state dict of a model with registers to timm's names: `register_tokens` becomes "
-    "`reg_token`, the class token takes its position along and the positions are those of the "
-    "patches alone, (1, N, D); there is no `mask_token`.",
+    task="`state`, DINOv2's state dict of a model with registers, to a new dict with timm's "
+    "names: `register_tokens` becomes `reg_token`, the class token's position, the first of"
+    " (1, 1 + N, D), is added to `cls_token`, and the positions are those of the patches "
+    "alone, (1, N, D); `mask_token` is left out; all other names, values and dtypes stay.",
     solution=_to_timm,
     variant=_to_timm,
     observe=_observe_to_timm,
@@ -216,14 +224,15 @@ def _high_norm(
 
 def _observe_high_norm(answer: Answer) -> Observation:
     seen = {}
-    for n_patches, factor in ((12, 3.0), (20, 1.5)):
+    for n_patches, factor in ((12, 3.0), (20, 1.5), (15, 1.2)):
         x = randn(3, n_patches, 5, seed=n_patches)
+        x[:, ::2] = x[:, ::2] * torch.eye(5)[torch.arange(n_patches)[::2] % 5]  # long in one place
         x = x / x.norm(dim=-1, keepdim=True)
         x = x * (1 + 0.3 * torch.arange(n_patches) / n_patches)[:, None]
         scale = torch.tensor([1.0, 2.5, 0.5])[:, None, None]
         planted = torch.zeros(3, n_patches)
         planted[:, 2], planted[1, 5], planted[2, 7] = 9.0, 3.0, 1.2
-        mask = answer.tensor(scale * x * (1 + planted[..., None]), factor)
+        mask = answer.mask(scale * x * (1 + planted[..., None]), factor)
         seen[f"which of {n_patches} patches are found, factor {factor:g}"] = mask
     return seen
 
@@ -232,12 +241,13 @@ HIGH_NORM = Exercise(
     name="high_norm",
     chapter=CHAPTER,
     call="high_norm(x, factor)",
-    task="patch tokens (B, N, D) before the last normalisation to a boolean (B, N): those whose "
-    "norm is more than `factor` times the median norm of their image.",
+    task="patch tokens `x` (B, N, D) before the last normalisation and a float `factor` to a "
+    "boolean (B, N): those whose L2 norm is more than `factor` times the median of the N "
+    "norms of their image, as `torch.median` gives it.",
     solution=_high_norm,
     variant=_high_norm,
     observe=_observe_high_norm,
-    checked="three images of different brightness, two factors",
+    checked="three images of different brightness, three factors",
     mistakes=(
         Mistake(
             "mean",
@@ -256,8 +266,9 @@ HIGH_NORM = Exercise(
             {"power": 2.0},
         ),
         Mistake(
-            "largest",
-            "the norms are compared with the largest one, which is the artefact itself",
+            "nothing-found",
+            "no patch is found, in none of the images; compare the norms of the tokens themselves "
+            "with the median of their image, not with the largest",
             {"centre": "largest"},
         ),
         Mistake(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, randn
+from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, draw, randn
 
 
 def _block_flops(
@@ -32,7 +32,7 @@ def _observe_block(answer: Answer) -> Observation:
         )
         .reshape(())
         .double()
-        for tokens, width, ratio in ((17, 48, 4), (257, 96, 3))
+        for tokens, width, ratio in ((17, 48, 4), (257, 96, 3), (30 + draw() % 90, 40, 2))
     }
 
 
@@ -40,8 +40,11 @@ BLOCK_FLOPS = Exercise(
     name="block_flops",
     chapter="scaling",
     call="block_flops(tokens, width, ratio)",
-    task="FLOPs of the matrix products of one transformer block, forward, for one image: T tokens "
-    "of width D, hidden layer of ratio · D; a multiplication and an addition are two.",
+    task="`tokens` T, `width` D and `ratio` to the FLOPs of the matrix products of one "
+    "transformer block, forward, for one image, T tokens in all: queries, keys, values, "
+    "scores, weighted sum, output map, and two layers of the MLP with a hidden width of "
+    "ratio · D. A multiplication and an addition are two FLOPs; softmax, biases and norms "
+    "do not count.",
     solution=_block_flops,
     variant=_block_flops,
     observe=_observe_block,
@@ -107,7 +110,8 @@ def _power_law(
     x = sizes.double().log() if logs == "both" else sizes.double()
     y = errors.double().log()
     if points == "ends":
-        x, y = x[[0, -1]], y[[0, -1]]
+        ends = [int(x.argmin()), int(x.argmax())]
+        x, y = x[ends], y[ends]
     if regress == "sizes":
         slope = ((y - y.mean()) ** 2).sum() / ((x - x.mean()) * (y - y.mean())).sum()
     elif origin:
@@ -123,7 +127,7 @@ def _power_law(
 def _observe_power_law(answer: Answer) -> Observation:
     seen = {}
     for seed, (factor, exponent) in enumerate(((3.0, 0.4), (0.7, 0.15))):
-        sizes = torch.tensor([32.0, 100.0, 700.0, 2000.0, 9000.0])
+        sizes = torch.tensor([700.0, 32.0, 9000.0, 100.0, 2000.0])
         errors = factor * sizes**-exponent * (0.1 * randn(5, seed=seed)).exp()
         found = answer.tensor(sizes, errors)
         seen[f"factor and exponent near ({factor:g}, {exponent:g})"] = found.reshape(-1).double()
@@ -134,8 +138,8 @@ POWER_LAW = Exercise(
     name="power_law",
     chapter="scaling",
     call="power_law(sizes, errors)",
-    task="(M,) sizes and (M,) errors to the factor and the exponent, two numbers, of the line "
-    "ln error = ln factor - exponent · ln size by least squares.",
+    task="`sizes` (M,) and `errors` (M,) to two numbers, (factor, exponent), of the line ln "
+    "error = ln factor − exponent · ln size, fitted by least squares of ln error.",
     solution=_power_law,
     variant=_power_law,
     observe=_observe_power_law,
@@ -204,11 +208,13 @@ def _floor_and_factor(
 
 def _observe_floor(answer: Answer) -> Observation:
     seen = {}
-    for seed, exponent in enumerate((0.3, 0.8)):
-        sizes = torch.tensor([32.0, 100.0, 700.0, 2000.0, 9000.0])
-        errors = 0.2 + 2 * sizes**-exponent + 0.02 * randn(5, seed=seed + 10)
+    for seed, (exponent, floor) in enumerate(((0.3, 0.2), (0.8, 0.2), (0.5, -0.1))):
+        sizes = torch.tensor([700.0, 32.0, 9000.0, 100.0, 2000.0])
+        errors = floor + 2 * sizes**-exponent + 0.02 * randn(5, seed=seed + 10)
         found = answer.tensor(sizes, errors, exponent)
-        seen[f"floor and factor at exponent {exponent:g}"] = found.reshape(-1).double()
+        seen[f"floor and factor at exponent {exponent:g} and floor near {floor:g}"] = found.reshape(
+            -1
+        ).double()
     return seen
 
 
@@ -216,12 +222,13 @@ FLOOR_AND_FACTOR = Exercise(
     name="floor_and_factor",
     chapter="scaling",
     call="floor_and_factor(sizes, errors, exponent)",
-    task="(M,) sizes, (M,) errors and an exponent to the floor and the factor, two numbers, of "
-    "error = floor + factor · size ** -exponent by least squares.",
+    task="`sizes` (M,), `errors` (M,) and a float `exponent` to two numbers, (floor, factor), of"
+    " error = floor + factor · size^(−exponent), fitted by unweighted least squares of the "
+    "error; either may come out negative.",
     solution=_floor_and_factor,
     variant=_floor_and_factor,
     observe=_observe_floor,
-    checked="floor and factor for two exponents",
+    checked="floor and factor for three exponents, one with a floor below zero",
     mistakes=(
         Mistake(
             "growing",

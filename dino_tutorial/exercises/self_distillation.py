@@ -71,7 +71,9 @@ SOFT_CROSS_ENTROPY = Exercise(
     name="soft_cross_entropy",
     chapter="self-distillation",
     call="soft_cross_entropy(student_logits, teacher_logits, temperature)",
-    task="(B, K), (B, K) and T to T² · H(p, q), both softened by T, the mean over the batch.",
+    task="`student_logits` (B, K), `teacher_logits` (B, K) and a float `temperature` T to a "
+    "scalar: T² · H(p, q) with p = softmax(teacher_logits / T), q = softmax(student_logits "
+    "/ T) and H(p, q) = −Σ p ln q over K; the mean over the batch.",
     solution=_soft_cross_entropy,
     variant=_soft_cross_entropy,
     observe=_observe_soft,
@@ -432,8 +434,12 @@ DINO_LOSS = Exercise(
     name="dino_loss",
     chapter="self-distillation",
     call="dino_loss(student_logits, teacher_logits, center, student_temp, teacher_temp)",
-    task="(V, B, K), (2, B, K) and (1, K) to DINO's loss, the mean over the 2V − 2 pairs of "
-    "different views and over the batch.",
+    task="`student_logits` (V, B, K), of which the first two views are the teacher's, "
+    "`teacher_logits` (2, B, K), `center` (1, K) and two floats, `student_temp` and "
+    "`teacher_temp`, to DINO's loss, a scalar: −Σ p ln q over K with p = "
+    "softmax((teacher_logits − center) / teacher_temp) and q = softmax(student_logits / "
+    "student_temp), the mean over the 2V − 2 pairs of a teacher view g and a student view v"
+    " ≠ g and over the batch. No gradient reaches the teacher's logits.",
     solution=_package_loss,
     variant=dino_loss,
     observe=_observe_dino,

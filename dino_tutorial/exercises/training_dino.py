@@ -16,6 +16,7 @@ from dino_tutorial.exercises.exercise import (
     Mistaken,
     Observation,
     as_tensor,
+    draw,
     randn,
 )
 from dino_tutorial.exercises.self_distillation import LOSS_MISTAKES
@@ -66,7 +67,13 @@ def _observe_schedule(answer: Answer) -> Observation:
         f"the schedule of {total} steps with {warmup} of warm-up": answer.tensor(
             base, final, total, warmup
         )
-        for base, final, total, warmup in ((1.0, 0.1, 12, 4), (0.5, 0.02, 9, 0), (0.9, 1.0, 8, 2))
+        for base, final, total, warmup in (
+            (1.0, 0.1, 12, 4),
+            (0.5, 0.02, 9, 0),
+            (0.9, 1.0, 8, 2),
+            (0.3, 0.0, 7, 1),
+            (0.7, 0.2, 10 + draw() % 5, 3),
+        )
     }
 
 
@@ -74,13 +81,14 @@ COSINE_SCHEDULE = Exercise(
     name="cosine_schedule",
     chapter="training-dino",
     call="cosine_schedule(base, final, total_steps, warmup_steps)",
-    task="numbers to a table (total_steps,): a linear warm-up from 0 to `base`, both ends "
-    "included, then half a cosine from `base` towards `final`, which it would reach one step "
-    "after the last.",
+    task="floats `base` and `final`, integers `total_steps` and `warmup_steps` to a table "
+    "(total_steps,): the first warmup_steps entries rise linearly from 0 to `base`, both "
+    "ends included (a single one is 0); the other n = total_steps − warmup_steps are final "
+    "+ (base − final) · (1 + cos(π t / n)) / 2 for t = 0 … n − 1.",
     solution=cosine_schedule,
     variant=_cosine_schedule,
     observe=_observe_schedule,
-    checked="three tables, one without warm-up, one that rises",
+    checked="five tables, without warm-up, with one step of it, and one that rises",
     mistakes=(
         Mistake(
             "no-warmup",
@@ -157,7 +165,17 @@ class _Small(nn.Module):
         self.convolution = nn.Conv2d(3, 4, 2)
         self.norm = nn.LayerNorm(4)
         self.linear = nn.Linear(4, 3)
+        self.batch_norm = nn.BatchNorm1d(3)
+        self.scale = LayerScale(4)
         self.fixed = nn.Linear(3, 3).requires_grad_(False)
+
+
+class LayerScale(nn.Module):
+    """As in DINOv2's blocks: one-dimensional, and neither a bias nor a norm by its name."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
 
 
 def _package_groups(model: nn.Module) -> tuple[list, list]:
@@ -170,7 +188,7 @@ def _package_groups(model: nn.Module) -> tuple[list, list]:
 def _decay_groups(
     model: nn.Module,
     *,
-    plain: tuple[str, ...] = ("bias", "norm.weight"),
+    plain: tuple[str, ...] = ("bias", "norm.weight", "gamma"),
     decayed: tuple[str, ...] = (),
     fixed: bool = False,
     order: int = 1,
@@ -189,7 +207,10 @@ def _observe_groups(answer: Answer) -> Observation:
     groups = answer(model)
     if not isinstance(groups, tuple | list) or len(groups) != 2:
         raise Mistaken("not-two", "it has to return two lists: (decayed, not decayed)")
-    counts = [[id(parameter) for parameter in group] for group in groups]
+    try:
+        counts = [[id(parameter) for parameter in group] for group in groups]
+    except TypeError:
+        raise Mistaken("not-two", "it has to return two lists: (decayed, not decayed)") from None
     return {
         f"how often `{name}` is among (decayed, not decayed)": torch.tensor(
             [count.count(id(parameter)) for count in counts]
@@ -202,8 +223,10 @@ DECAY_GROUPS = Exercise(
     name="decay_groups",
     chapter="training-dino",
     call="decay_groups(model)",
-    task="a network to two lists of its trainable parameters, (decayed, not decayed), by the "
-    "reference's rule: biases and all that is one-dimensional are not decayed.",
+    task="a network `model` to two lists of its trainable parameters, (decayed, not decayed), by"
+    " the reference's rule: biases and all that is one-dimensional, of whatever layer and "
+    "name, are not decayed, everything else is. Parameters that require no gradient are in "
+    "neither.",
     solution=_package_groups,
     variant=_decay_groups,
     observe=_observe_groups,
@@ -212,12 +235,12 @@ DECAY_GROUPS = Exercise(
         Mistake(
             "biases-decayed",
             "biases are decayed; they are one-dimensional, and get none",
-            {"plain": ("norm.weight", "norm.bias")},
+            {"plain": ("norm.weight", "norm.bias", "gamma")},
         ),
         Mistake(
             "norms-decayed",
             "the weight of a normalisation is decayed; it is one-dimensional, and gets none",
-            {"plain": ("bias",)},
+            {"plain": ("bias", "gamma")},
         ),
         Mistake(
             "norms-and-biases-decayed",
@@ -228,9 +251,14 @@ DECAY_GROUPS = Exercise(
             "embeddings-not-decayed",
             "position embeddings or the CLS token are not decayed; in the reference code they "
             "are, having more than one dimension",
-            {"plain": ("bias", "norm.weight", "pos_embed", "cls_token")},
-            {"plain": ("bias", "norm.weight", "pos_embed")},
-            {"plain": ("bias", "norm.weight", "cls_token")},
+            {"plain": ("bias", "norm.weight", "gamma", "pos_embed", "cls_token")},
+            {"plain": ("bias", "norm.weight", "gamma", "pos_embed")},
+            {"plain": ("bias", "norm.weight", "gamma", "cls_token")},
+        ),
+        Mistake(
+            "scale-decayed",
+            "LayerScale's `gamma` is decayed; it is one-dimensional, whatever its name",
+            {"plain": ("bias", "norm.weight")},
         ),
         Mistake(
             "frozen-included",
@@ -262,25 +290,32 @@ def _clip_gradients(
         norm = together if rule == "global" else gradient.norm()
         if rule == "squared":
             norm = norm.square()
+        if norm == 0:
+            continue
         scale = max_norm / norm if rule != "divide" else 1 / norm
         gradient.mul_(scale.clamp(max=1.0) if down_only else scale)
 
 
 def _observe_clip(answer: Answer) -> Observation:
-    lengths = (5.0, 1.0, 0.5, 12.0)
-    parameters = [nn.Parameter(randn(3, 4, seed=seed)) for seed in range(len(lengths) + 1)]
+    lengths = (5.0, None, 1.0, 0.5, 0.0, 12.0)  # the second has no gradient, the fifth is zero
+    parameters = [nn.Parameter(randn(3, 4, seed=seed)) for seed in range(len(lengths))]
     before = [parameter.detach().clone() for parameter in parameters]
-    for index, (parameter, length) in enumerate(zip(parameters, lengths, strict=False)):
+    for index, (parameter, length) in enumerate(zip(parameters, lengths, strict=True)):
         direction = randn(3, 4, seed=20 + index)
-        parameter.grad = length * direction / direction.norm()
-    answer(list(parameters), 3.0)  # the last one has no gradient
+        if length is not None:
+            parameter.grad = length * direction / direction.norm()
+    answer(list(parameters), 3.0)
     if any(not torch.equal(p, b) for p, b in zip(parameters, before, strict=True)):
         raise Mistaken("weights-changed", "it changes the parameters; change their gradients")
-    if any(parameter.grad is None for parameter in parameters[:-1]):
+    if any(
+        parameter.grad is None and length is not None
+        for length, parameter in zip(lengths, parameters, strict=True)
+    ):
         raise Mistaken("gradient-lost", "a gradient is None afterwards; scale it, keep it")
     return {
         f"the gradient of norm {length:g}": parameter.grad.clone()
-        for length, parameter in zip(lengths, parameters, strict=False)
+        for length, parameter in zip(lengths, parameters, strict=True)
+        if length is not None and parameter.grad is not None
     }
 
 
@@ -288,12 +323,13 @@ CLIP_GRADIENTS = Exercise(
     name="clip_gradients",
     chapter="training-dino",
     call="clip_gradients(parameters, max_norm)",
-    task="scales down in place the `.grad` of each parameter whose own norm exceeds `max_norm`; "
-    "some may have none.",
+    task="a list of `parameters`, of which some have no gradient (`.grad` is None), and a float "
+    "`max_norm`: scales down in place the `.grad` of each parameter whose own L2 norm "
+    "exceeds max_norm, to that norm; all others stay as they are.",
     solution=_package_clip,
     variant=_clip_gradients,
     observe=_observe_clip,
-    checked="gradients of norm 5, 1, 0.5 and 12 at a bound of 3, and a missing one",
+    checked="gradients of norm 5, 1, 0.5, 0 and 12 at a bound of 3, and a missing one",
     mistakes=(
         Mistake(
             "global-norm",
@@ -347,7 +383,7 @@ def _count_pairs(
 def _observe_counts(answer: Answer) -> Observation:
     return {
         f"the two numbers for {n_global} + {n_local} crops": answer.tensor(n_global, n_local)
-        for n_global, n_local in ((2, 8), (2, 3), (3, 4))
+        for n_global, n_local in ((2, 8), (2, 3), (3, 4), (4 + draw() % 3, 1 + draw() % 5))
     }
 
 
@@ -355,7 +391,9 @@ COUNT_PAIRS = Exercise(
     name="count_pairs",
     chapter="training-dino",
     call="count_pairs(n_global, n_local)",
-    task="numbers of crops to (all cross-entropy terms, those with a local student view).",
+    task="two integers, `n_global` and `n_local`, to two integers: how many cross-entropy terms "
+    "DINO's loss has, one for each pair of a global view of the teacher and another view of"
+    " the student; and how many of these have a local student view.",
     solution=_count_pairs,
     variant=_count_pairs,
     observe=_observe_counts,
@@ -493,9 +531,13 @@ DINO_LOSS_CLASS = Exercise(
     name="DINOLoss",
     chapter="training-dino",
     call="DINOLoss(out_dim, student_temp, center_momentum)",
-    task="a class: an `nn.Module` with `center` (1, K) and `forward(student_logits, "
-    "teacher_logits, teacher_temp)` to the loss; the center moves in training mode only, after "
-    "the loss.",
+    task="a class, made as DINOLoss(out_dim, student_temp, center_momentum): an `nn.Module` with"
+    " `center`, a buffer (1, K) of zeros that `state_dict()` saves, and "
+    "`forward(student_logits, teacher_logits, teacher_temp)`, which takes (V, B, K), (2, B,"
+    " K) and a float and returns DINO's loss with that center, a scalar as in `dino_loss`. "
+    "In training mode, after the loss, the center becomes m · center + (1 − m) · the mean "
+    "of the teacher's logits over views and batch, m = center_momentum; in evaluation mode "
+    "it stays. No gradient reaches the teacher's logits or the center.",
     solution=DINOLoss,
     variant=_Loss,
     observe=_observe_class,
@@ -568,24 +610,26 @@ def _information(
 
 
 def _observe_information(answer: Answer) -> Observation:
+    sure = torch.eye(5)[torch.tensor([0, 2, 2])]
     return {
         f"the information in {shape} answers": answer.tensor(
             randn(*shape, seed=shape[0], scale=2).softmax(dim=-1)
         ).reshape(-1)
         for shape in ((6, 4), (3, 8))
-    }
+    } | {"the information in answers with zeros": answer.tensor(sure).reshape(-1)}
 
 
 INFORMATION = Exercise(
     name="information",
     chapter="training-dino",
     call="information(probabilities)",
-    task="(B, K) answers to the nats that they tell about the image: entropy of the mean "
-    "answer minus mean entropy of the answers.",
+    task="`probabilities` (B, K), a row an image, to the nats that they tell about the image, "
+    "one number: the entropy of the mean row minus the mean of the rows' entropies; 0 · ln "
+    "0 counts as 0.",
     solution=_information,
     variant=_information,
     observe=_observe_information,
-    checked="two batches",
+    checked="two batches, and answers with probabilities of 0 and 1",
     mistakes=(
         Mistake(
             "reversed",

@@ -42,9 +42,9 @@ def _attention_mask(
 
 def _observe_attention_mask(answer: Answer) -> Observation:
     seen = {}
-    for heads, n_patches, mass in ((1, 9, 0.6), (3, 25, 0.4)):
+    for heads, n_patches, mass in ((1, 9, 0.6), (3, 25, 0.4), (2, 16, 0.9)):
         attention = 0.8 * randn(heads, n_patches + 1, seed=n_patches).softmax(dim=-1)[:, 1:]
-        mask = answer.tensor(attention, mass)
+        mask = answer.mask(attention, mass)
         seen[f"the mask for {heads} heads, {n_patches} patches and mass {mass}"] = mask
     return seen
 
@@ -53,9 +53,10 @@ ATTENTION_MASK = Exercise(
     name="attention_mask",
     chapter=CHAPTER,
     call="attention_mask(attention, mass)",
-    task="attention of the class token to the patches, (heads, N), whose rows sum to less than 1 "
-    "because the class token has its share, to a boolean (heads, N): in each head the fewest "
-    "patches that hold at least this part of what the patches have.",
+    task="`attention` (heads, N) of the class token to the patches, whose rows sum to less than "
+    "1 because the class token has its share, and a float `mass` to a boolean (heads, N): "
+    "in each head the fewest patches, strongest first, that hold at least the part `mass` "
+    "of what that head's patches have together.",
     solution=lambda attention, mass: attention_masks(
         attention[None], (1, attention.shape[-1]), mass
     )[0].flatten(1),
@@ -142,9 +143,10 @@ def _region_similarity(
 
 def _observe_region_similarity(answer: Answer) -> Observation:
     predicted, true = randn(4, 6, 5, seed=1) > 0.2, randn(4, 6, 5, seed=2) > 0.6
+    predicted[3] = False
     empty = torch.zeros(2, 3, 3, dtype=torch.bool)
     return {
-        "J of four masks": answer.tensor(predicted, true),
+        "J of four masks, one of them empty": answer.tensor(predicted, true),
         "J of two empty masks": answer.tensor(empty, empty),
     }
 
@@ -153,8 +155,8 @@ REGION_SIMILARITY = Exercise(
     name="region_similarity",
     chapter=CHAPTER,
     call="region_similarity(predicted, true)",
-    task="boolean masks (T, H, W) to J of each frame (T,): overlap over union; two empty masks "
-    "agree, so 1.",
+    task="boolean masks `predicted` (T, H, W) and `true` (T, H, W) to J of each frame, (T,): "
+    "pixels in both over pixels in either; where both are empty they agree, so 1.",
     solution=jaccard,
     variant=_region_similarity,
     observe=_observe_region_similarity,
@@ -231,11 +233,17 @@ def _lost_mask(
 
 def _observe_lost_mask(answer: Answer) -> Observation:
     seen = {}
-    for n_patches, k, noise in ((30, 8, 0.9), (42, 12, 1.2)):
+    for n_patches, k, noise in (
+        (30, 8, 0.9),
+        (42, 12, 1.2),
+        (28, 5, 1.5),
+        (25, 3, 1.3),
+        (35, 6, 1.5),
+    ):
         one = torch.arange(n_patches) % 7 < 2
         kinds = randn(2, 6, seed=n_patches)
         patches = kinds[one.long()] + noise * randn(n_patches, 6, seed=n_patches + 1) + 0.5
-        mask = answer.tensor(patches, k)
+        mask = answer.mask(patches, k)
         seen[f"the mask of {n_patches} patches, k = {k}"] = mask
     return seen
 
@@ -244,10 +252,11 @@ LOST_MASK = Exercise(
     name="lost_mask",
     chapter=CHAPTER,
     call="lost_mask(patches, k)",
-    task="patch features (N, D) to a boolean (N,). Subtract their mean. Two patches are alike if "
-    "their dot product is positive. Seed: the patch that is like the fewest. Of the k that are "
-    "like the fewest, those like the seed join it. The object: patches whose dot products with "
-    "these sum to more than 0. No connected piece is taken here.",
+    task="`patches` (N, D) and an integer `k` to a boolean (N,). Subtract the patches' mean. Two"
+    " patches are alike if their dot product is positive. Seed: the patch that is like the "
+    "fewest. Of the k that are like the fewest (the seed is one of them; of equals the "
+    "first come first), those like the seed join it. The object: all patches whose dot "
+    "products with these sum to more than 0. No connected piece is taken here.",
     solution=_lost_mask,
     variant=_lost_mask,
     observe=_observe_lost_mask,
@@ -348,9 +357,10 @@ CARRY_LABELS = Exercise(
     name="carry_labels",
     chapter=CHAPTER,
     call="carry_labels(queries, keys, labels, topk, temperature)",
-    task="features (N, D) of this frame, features (M, D) and soft labels (M, C) of the frames "
-    "before it, to labels (N, C): the mean label of the topk patches of largest cosine, weighted "
-    "by exp(cosine / temperature).",
+    task="features `queries` (N, D) of this frame, features `keys` (M, D) and soft `labels` (M, "
+    "C) of earlier frames, an integer `topk` and a float `temperature` τ to labels (N, C): "
+    "for each query the mean of the labels of the topk keys of largest cosine, weighted by "
+    "exp(cosine / τ), with weights that sum to 1.",
     solution=_carry_labels,
     variant=_carry_labels,
     observe=_observe_carry_labels,

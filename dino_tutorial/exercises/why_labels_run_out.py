@@ -1,5 +1,7 @@
 """Questions that an image answers itself, and a few labels: turns, puzzles, who is labelled."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from dino_tutorial.exercises.exercise import (
     Mistaken,
     Observation,
     as_tensor,
+    draw,
     randn,
 )
 from dino_tutorial.views import permutation_set, rotations
@@ -63,8 +66,9 @@ ROTATION_BATCH = Exercise(
     name="rotation_batch",
     chapter="why-labels-run-out",
     call="rotation_batch(images)",
-    task="(B, 3, S, S) images to all four turns of each, (4B, 3, S, S), and the answers (4B,): "
-    "k for k quarter turns counter-clockwise.",
+    task="`images` (B, 3, S, S) to a pair (pictures, answers): pictures (4B, 3, S, S), all four "
+    "turns of each image, and answers (4B,), integers: k for k quarter turns counter-"
+    "clockwise. Their order is free, as long as answers[i] belongs to pictures[i].",
     solution=lambda images: (
         rotations(images).flatten(0, 1),
         torch.arange(4).repeat_interleave(len(images)),
@@ -129,12 +133,17 @@ def _shuffle_tiles(
     return tiles[order.T, torch.arange(len(answers))]
 
 
+@cache
+def _permutations(n_tiles: int) -> Tensor:
+    return permutation_set(n_tiles, 12)  # looks at all there are, for a second
+
+
 def _observe_shuffle_tiles(answer: Answer) -> Observation:
     seen = {}
     for n_tiles, batch in ((4, 5), (9, 4)):
         tiles = randn(n_tiles, batch, 3, 2, 2, seed=n_tiles)
-        permutations = permutation_set(n_tiles, 12)
-        answers = torch.tensor([7, 2, 11, 2, 9])[:batch]
+        permutations = _permutations(n_tiles).clone()
+        answers = (torch.tensor([7, 2, 11, 2, 9]) + draw())[:batch] % 12
         seen[f"the shuffled tiles of {batch} puzzles with T = {n_tiles}"] = answer.tensor(
             tiles, permutations, answers
         )
@@ -145,8 +154,10 @@ SHUFFLE_TILES = Exercise(
     name="shuffle_tiles",
     chapter="why-labels-run-out",
     call="shuffle_tiles(tiles, permutations, answers)",
-    task="(T, B, 3, s, s) tiles in reading order, a table of permutations (K, T) and answers (B,) "
-    "to tiles (T, B, 3, s, s): at place t of puzzle b lies tile permutations[answers[b], t].",
+    task="`tiles` (T, B, 3, s, s) in reading order, `permutations` (K, T), a table with a "
+    "permutation of 0 … T − 1 in each row, and `answers` (B,), a row of that table for each"
+    " puzzle, to new tiles (T, B, 3, s, s): at place t of puzzle b lies "
+    "tiles[permutations[answers[b], t], b].",
     solution=_shuffle_tiles,
     variant=_shuffle_tiles,
     observe=_observe_shuffle_tiles,
@@ -177,7 +188,10 @@ SHUFFLE_TILES = Exercise(
     ),
 )
 
-_KINDS = torch.tensor([0, 0, 0, 1, 1, 2]).repeat(20)  # 60, 40 and 20 images of three kinds
+
+def _kinds() -> Tensor:
+    """Classes of 120 images, 60, 40 and 20 of each; there are classes in between without any."""
+    return torch.tensor([2, 2, 11, 2, 11, 14]).repeat(20).roll(draw())
 
 
 def _labelled(
@@ -196,11 +210,12 @@ def _labelled(
     generator = torch.Generator().manual_seed(seed if nested else 1000 * seed + per_class)
     source = generator if seeded else None
     order = torch.randperm(len(labels), generator=source) if chance else torch.arange(len(labels))
-    n_classes = len(labels.unique())
+    kinds = labels.unique()
+    n_classes = len(kinds)
     if not classes:
         return order[: per_class * n_classes]
     count = per_class // n_classes if total else per_class
-    chosen = [order[labels[order] == kind] for kind in range(n_classes)]
+    chosen = [order[labels[order] == kind] for kind in kinds]
     if again:
         chosen = [one[torch.randint(len(one), (count,), generator=source)] for one in chosen]
     indices = torch.cat([one[:count] for one in chosen])
@@ -208,33 +223,41 @@ def _labelled(
 
 
 def _observe_labelled(answer: Answer) -> Observation:
-    drawn = {}
-    for per_class, seed in ((6, 0), (6, 0), (18, 0), (6, 1)):
-        indices = answer.tensor(_KINDS, per_class, seed)
-        if indices.shape == _KINDS.shape:
+    chosen_by: dict[tuple[int, int], set] = {}
+    kinds, first = _kinds(), draw()
+    for per_class, seed in ((6, first), (6, first), (18, first), (6, first + 1)):
+        indices = answer.tensor(kinds, per_class, seed)
+        if indices.shape == kinds.shape:
             raise Mistaken("mask")
         if indices.ndim != 1 or (indices != indices.double().round()).any():
             shape = tuple(indices.shape)
             raise Mistaken("shape", f"it has to return whole numbers (n,), and yours are {shape}")
-        if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(_KINDS):
-            raise Mistaken("range", f"the numbers have to lie in 0..{len(_KINDS) - 1}, the images")
+        if len(indices) == 0 or indices.min() < 0 or indices.max() >= len(kinds):
+            raise Mistaken("range", f"the numbers have to lie in 0..{len(kinds) - 1}, the images")
         indices = indices.long()
-        _check_counts(indices, per_class)
+        _check_counts(indices, kinds, per_class)
         chosen = set(indices.tolist())
-        if drawn.setdefault((per_class, seed), chosen) != chosen:
+        if chosen_by.setdefault((per_class, seed), chosen) != chosen:
             raise Mistaken("not-seeded")
-    if drawn[6, 0] == drawn[6, 1]:
+    if chosen_by[6, first] == chosen_by[6, first + 1]:
         raise Mistaken("not-random")
-    if not drawn[6, 0] < drawn[18, 0]:
+    if not chosen_by[6, first] < chosen_by[18, first]:
         raise Mistaken("not-nested")
     return {}
 
 
-def _check_counts(indices: Tensor, per_class: int) -> None:
+def _check_counts(indices: Tensor, kinds: Tensor, per_class: int) -> None:
     """Raise what is wrong with how many images of each class there are."""
-    n_classes = len(_KINDS.unique())
-    if len(indices.unique()) < len(indices):
+    n_classes = len(kinds.unique())
+    counts = [int((kinds[indices] == kind).sum()) for kind in kinds.unique()]
+    if len(indices.unique()) < len(indices) and counts == [per_class] * n_classes:
         raise Mistaken("twice")
+    largest = max(int((kinds == kind).sum()) for kind in kinds.unique())
+    if len(indices.unique()) < len(indices) == per_class * n_classes and indices.max() < largest:
+        says = "the numbers are places within each class; return places in `labels`"
+        raise Mistaken("within-class", says)
+    if len(indices.unique()) < len(indices):
+        raise Mistaken("twice", "an image is there twice, and the classes are not equally many")
     if len(indices) == per_class:
         raise Mistaken("total")
     if len(indices) != per_class * n_classes:
@@ -243,7 +266,7 @@ def _check_counts(indices: Tensor, per_class: int) -> None:
             f"{per_class} labels of each of {n_classes} classes are {per_class * n_classes} "
             f"images, and it returns {len(indices)}",
         )
-    if (torch.bincount(_KINDS[indices], minlength=n_classes) != per_class).any():
+    if any((kinds[indices] == kind).sum() != per_class for kind in kinds.unique()):
         raise Mistaken("not-by-class")
 
 
@@ -251,8 +274,11 @@ LABELLED = Exercise(
     name="labelled",
     chapter="why-labels-run-out",
     call="labelled(labels, per_class, seed)",
-    task="(N,) classes to the numbers (n,) of the images that keep their label: per_class random "
-    "images of each class, decided by the seed, the few among the many.",
+    task="`labels` (N,), integers, not always 0, 1, 2, …, to the indices (n,) of the images that"
+    " keep their label: exactly `per_class` different images of each class that occurs, "
+    "drawn at random, in any order. The same `seed` draws the same images, another seed "
+    "others. Draws are nested: those for a smaller `per_class` are among those for a larger"
+    " one with the same seed.",
     solution=lambda labels, per_class, seed: nested_subsets(labels, [per_class], seed)[0],
     variant=_labelled,
     observe=_observe_labelled,

@@ -3,6 +3,7 @@
 import csv
 import io
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,26 +13,35 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, user_path, write_text
 from dino_tutorial.grading.submission import Graded, run_submission
 
-FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score")
+FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score", "out_of")
 LAST_COLUMN = "mistakes"
 LONGEST, MOST_MEMORY = 7 * 24 * 3600, 4096  # seconds, GiB
 
 
 def grade_folder(
-    folder: Path, out: Path = Path("grades.csv"), timeout: float = 120, memory: float = 4
+    folder: Path,
+    out: Path = Path("grades.csv"),
+    timeout: float = 120,
+    memory: float = 4,
+    jobs: int = 1,
+    chapter: str | None = None,
 ) -> list[Graded]:
-    """Run every notebook in ``folder`` and write what its checks said to a CSV file.
+    """Run every notebook in ``folder`` and write what its answers are worth to a CSV file.
 
-    The file has one row a submission: whether it ran, and why not; its score, the number of
-    exercises that passed in at least one ``check``; 1 or 0 for each exercise, nothing for one
-    that was not tried; and the names of the mistakes in what did not pass. It is complete after
-    each submission, so that an interruption loses only the one that is running.
+    Each answer that was handed to ``check`` is checked again by an untouched package, and that
+    alone counts. The file has one row a submission: whether it ran, and why not; its score and
+    the points that it is out of; 1 or 0 for each exercise, nothing for one that was not tried;
+    and the names of the mistakes in what did not pass. It is complete after each submission, so
+    that an interruption loses only those that are running.
 
     Args:
         folder: searched for ``*.ipynb``, subfolders too; nothing in it is changed.
         out: the CSV file, replaced if it is there.
         timeout: seconds that one submission may take in all.
         memory: GiB that its processes may use together (Linux).
+        jobs: how many submissions run at once.
+        chapter: the one whose exercises count, a point each; ``"all"`` for those of the book; by
+            default all that at least one submission has tried.
 
     Raises:
         UserError: if an argument is of no use, or something that grading needs is missing.
@@ -44,14 +54,29 @@ def grade_folder(
             "than 0 s and at least 1 GiB, which PyTorch alone nearly fills, and no more than a "
             f"week and {MOST_MEMORY} GiB"
         )
+    if jobs < 1:
+        raise UserError(f"jobs is {jobs}: at least one submission has to run at a time")
+    asked = None
+    if chapter is not None:
+        from dino_tutorial.exercises import list_exercises
+
+        asked = [e.name for e in list_exercises(None if chapter == "all" else chapter)]
     notebooks = find_notebooks(folder)
-    graded: list[Graded] = []
-    write_table(out, graded)  # before the first one runs: can it be written at all?
-    for path in tqdm(notebooks, desc="grading", unit="notebook"):
-        name = path.relative_to(folder).as_posix()
-        graded.append(run_submission(name, path, timeout, memory))
-        write_table(out, graded)
-    return graded
+    names = [path.relative_to(folder).as_posix() for path in notebooks]
+    write_table(out, [], asked)  # before the first one runs: can it be written at all?
+    graded: dict[str, Graded] = {}
+    bar = tqdm(total=len(notebooks), desc="grading", unit="notebook")
+    with bar, ThreadPoolExecutor(jobs) as pool:
+        running = [
+            pool.submit(run_submission, name, path, timeout, memory)
+            for name, path in zip(names, notebooks, strict=True)
+        ]
+        for done in as_completed(running):
+            one = done.result()
+            graded[one.submission] = one
+            bar.update()
+            write_table(out, [graded[name] for name in names if name in graded], asked)
+    return [graded[name] for name in names]
 
 
 def find_notebooks(folder: Path) -> list[Path]:
@@ -68,21 +93,28 @@ def find_notebooks(folder: Path) -> list[Path]:
     return found
 
 
-def write_table(out: Path, graded: list[Graded]) -> None:
-    """Write the table, whole or not at all."""
-    exercises = list(dict.fromkeys(name for row in graded for name in row.scores))
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
-    writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
-    write_text(out, table.getvalue())
+def write_table(out: Path, graded: list[Graded], asked: list[str] | None = None) -> None:
+    """Write the table, whole or not at all; ``asked`` are the exercises that count."""
+    tried = dict.fromkeys(name for row in graded for name in row.scores)
+    exercises = list(tried) if asked is None else asked
+    partial = out.with_name(out.name + ".tmp")
+    try:
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
+            writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
+        os.replace(partial, out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"the grades cannot be written to {out}: {error.strerror}") from None
 
 
 def _row(one: Graded, exercises: list[str]) -> list[str]:
     scores = [str(int(one.scores[name])) if name in one.scores else "" for name in exercises]
-    mistakes = "; ".join(f"{name}: {mistake}" for name, mistake in one.mistakes.items())
-    first = one.submission, one.status, one.reason, f"{one.seconds:.1f}", str(one.score)
-    return [*first, *scores, mistakes]
+    score = sum(one.scores.get(name, False) for name in exercises)
+    mistakes = "; ".join(f"{name}: {said}" for name, said in one.mistakes.items())
+    first = one.submission, one.status, one.reason, f"{one.seconds:.1f}"
+    return [*first, str(score), str(len(exercises)), *scores, mistakes]
 
 
 def _safe(value: str) -> str:
@@ -93,6 +125,10 @@ def _safe(value: str) -> str:
 def _check_machine() -> None:
     if sys.platform == "win32":
         raise UserError("grading needs the process limits of Linux or macOS: run it in WSL")
-    missing = [name for name in ("nbclient", "nbformat", "ipykernel") if find_spec(name) is None]
+    missing = [
+        name
+        for name in ("nbclient", "nbformat", "ipykernel", "cloudpickle")
+        if find_spec(name) is None
+    ]
     if missing:
         raise UserError(f"grading needs more packages: run pip install {' '.join(missing)}")

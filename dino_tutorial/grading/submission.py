@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +19,9 @@ from dino_tutorial.exercises.registry import EXERCISES
 from dino_tutorial.grading.package import Package
 
 GIB = 2**30
-PACKAGE = Package()  # as it is now, before any submission has run
-RESULTS_FILE = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where verdicts go
+RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where answers go
+PATIENCE = 300.0  # seconds for running the answers again, each of which has a limit of its own
+MOST_ANSWERS = 500  # that are run again; the last ones count
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 GLANCE = 0.25  # seconds between two looks at time and memory
 MOST_TEXT = 2**20  # characters that are read of what a submission leaves
@@ -30,8 +33,8 @@ class Graded:
 
     Args:
         submission: its path in the folder.
-        status: ``ok``; ``error`` if a cell failed; ``timeout``, ``memory``, ``crashed``,
-            ``unreadable``.
+        status: ``ok``; ``error`` if a cell failed; ``unchecked`` if it ran and called no
+            ``check``; ``timeout``, ``memory``, ``crashed``, ``unreadable``.
         reason: a sentence, unless all is well.
         seconds: how long it ran.
         scores: exercise to whether it passed at least once.
@@ -68,30 +71,74 @@ def run_submission(name: str, notebook: Path, timeout: float, memory: float) -> 
             return Graded(name, "unreadable", f"it cannot be read: {error.strerror}", 0.0)
         began = time.monotonic()
         status, reason = _run(folder, timeout, memory)
+        scores, mistakes = check_again(folder, memory)
         seconds = time.monotonic() - began
-        scores, mistakes = read_checks(folder / "checks")
-    scores = {exercise: passed for exercise, passed in scores.items() if exercise in EXERCISES}
-    mistakes = {exercise: what for exercise, what in mistakes.items() if exercise in scores}
-    if changed := PACKAGE.put_back():
-        status, reason = "error", f"it changed the installed package ({changed}), now put back"
     if status == "ok" and not scores:
-        reason = "it ran to its end, and no `check` was called"
+        status, reason = "unchecked", "it ran to its end, and no `check` was called"
     return Graded(name, status, reason, seconds, scores, mistakes)
 
 
-def read_checks(path: Path) -> tuple[dict[str, bool], dict[str, str]]:
-    """The recorded verdicts as exercise → passed at least once, exercise → last mistake."""
+def check_again(folder: Path, memory: float) -> tuple[dict[str, bool], dict[str, str]]:
+    """Run the handed-in answers once more, with a package that no submission has touched.
+
+    They run in a process of their own, on probes that are drawn now. What they did is compared
+    here, where no code of theirs runs: neither a patched package nor a written verdict counts.
+
+    Returns:
+        Exercise → passed at least once, exercise → last mistake.
+    """
+    from dino_tutorial.exercises.registry import EXERCISES  # not in the worker: it needs seconds
+
+    answers = folder / "answers"
+    tried = {}
+    for path in sorted(answers.glob("*.json"))[-MOST_ANSWERS:]:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            if (name := json.loads(_read(path))["exercise"]) in EXERCISES:
+                tried[path.stem] = name
+    for path in answers.glob("*"):
+        if path.stem not in tried or not path.is_file() or path.is_symlink():
+            path.unlink(missing_ok=True)
+    if not tried:
+        return {}, {}
+    draw = 1 + secrets.randbelow(10**6)
+    command = ["dino_tutorial.grading.recheck", folder, str(draw), str(int(memory * GIB))]
+    (folder / "empty").mkdir()  # where no module of theirs takes the place of the package
+    _start(folder, "empty", command, PATIENCE, memory)
     scores: dict[str, bool] = {}
     mistakes: dict[str, str] = {}
-    for line in _read(path).splitlines():
-        try:
-            row = json.loads(line)
-            exercise, passed, mistake = str(row["exercise"]), row["passed"], str(row["mistake"])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # cut off when the process was ended, or written by somebody else
-        scores[exercise] = passed is True or scores.get(exercise, False)
-        mistakes[exercise] = mistake
-    return scores, {name: mistakes[name] for name, passed in scores.items() if not passed}
+    for stem, name in tried.items():
+        right = _is_right(name, folder / "observed" / f"{stem}.pt", draw)
+        scores[name] = right or scores.get(name, False)
+        if not right:
+            mistakes[name] = _mistake(folder / "observed" / f"{stem}.json")
+    return scores, {name: said for name, said in mistakes.items() if not scores[name]}
+
+
+_ONE_AT_A_TIME = threading.Lock()  # the state in which probes are computed is that of a process
+
+
+def _is_right(name: str, path: Path, draw: int) -> bool:
+    """Whether an answer did on both draws what the solution does."""
+    import torch
+
+    from dino_tutorial.exercises.checking import expected_of, same
+    from dino_tutorial.exercises.registry import EXERCISES
+
+    try:
+        kept = torch.load(path, weights_only=True)
+        with _ONE_AT_A_TIME:
+            return all(
+                same(kept[number], expected_of(EXERCISES[name], number)) for number in (0, draw)
+            )
+    except Exception:  # not there, or anything at all in its place
+        return False
+
+
+def _mistake(path: Path) -> str:
+    try:
+        return str(json.loads(_read(path))["mistake"])[:80] or "not confirmed"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "not confirmed"
 
 
 def _read(path: Path) -> str:
@@ -104,14 +151,23 @@ def _read(path: Path) -> str:
 
 def _run(folder: Path, timeout: float, memory: float) -> tuple[str, str]:
     """Status and reason of the notebook in ``folder``."""
-    for name in ("work", "tmp"):
+    for name in ("work", "tmp", "answers"):
         (folder / name).mkdir()
-    PACKAGE.copy_to(folder / "package")
+    command = ["dino_tutorial.grading.worker", folder, str(int(memory * GIB))]
+    stopped, exit_code = _start(folder, "work", command, timeout, memory)
+    status, reason = stopped or _reply(folder, exit_code)
+    return status, reason + (_where(folder) if stopped or status == "crashed" else "")
+
+
+def _start(
+    folder: Path, place: str, command: list, timeout: float, memory: float
+) -> tuple[tuple[str, str] | None, int]:
+    """Run a module under the limits: the limit that ended it, if one did, and its exit code."""
     environment = _environment(folder)
-    marker = f"{RESULTS_FILE}={environment[RESULTS_FILE]}"
+    marker = f"{RESULTS_FOLDER}={environment[RESULTS_FOLDER]}"
     worker = subprocess.Popen(
-        [sys.executable, "-m", "dino_tutorial.grading.worker", folder, str(int(memory * GIB))],
-        cwd=folder / "work",
+        [sys.executable, "-m", *command],
+        cwd=folder / place,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -122,8 +178,7 @@ def _run(folder: Path, timeout: float, memory: float) -> tuple[str, str]:
         stopped = _watch(worker, marker, timeout, memory)
     finally:
         _end(worker, marker)
-    status, reason = stopped or _reply(folder, worker.returncode)
-    return status, reason + (_where(folder) if stopped or status == "crashed" else "")
+    return stopped, worker.returncode
 
 
 def _reply(folder: Path, exit_code: int) -> tuple[str, str]:
@@ -146,9 +201,8 @@ def _environment(folder: Path) -> dict[str, str]:
     """Little of our own environment, where secrets may be, and nothing shared with others."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     own = {
-        RESULTS_FILE: folder / "checks",
-        "PYTHONPATH": folder / "package",  # a copy, so that nobody changes that of the next
-        "PYTHONPYCACHEPREFIX": folder / "pycache",
+        RESULTS_FOLDER: folder / "answers",
+        "PYTHONPATH": package,
         "TMPDIR": folder / "tmp",
         "IPYTHONDIR": folder / "ipython",
         "JUPYTER_RUNTIME_DIR": folder / "jupyter",

@@ -14,7 +14,7 @@ from dino_tutorial.cli import main
 from dino_tutorial.errors import UserError
 from dino_tutorial.grading import folder as table
 from dino_tutorial.grading import submission
-from dino_tutorial.grading.submission import Graded, read_checks, run_submission
+from dino_tutorial.grading.submission import Graded, check_again, run_submission
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs process limits")
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
@@ -54,7 +54,8 @@ def test_a_folder_becomes_a_table(tmp_path, monkeypatch, capsys):
     (folder / "bob" / "hand-in.ipynb").write_text("not a notebook")
     out = tmp_path / "grades.csv"
 
-    assert main(["grade", str(folder), "--out", str(out), "--timeout", str(PATIENT)]) == 0
+    command = ["grade", str(folder), "--out", str(out), "--timeout", str(PATIENT), "--jobs", "2"]
+    assert main([*command, "--chapter", "momentum-teacher"]) == 0
     assert f"grades of 2 notebooks written to {out}" in capsys.readouterr().out
     ann, bob = csv.DictReader(out.open(encoding="utf-8"))
     assert list(ann) == [
@@ -63,13 +64,18 @@ def test_a_folder_becomes_a_table(tmp_path, monkeypatch, capsys):
         "reason",
         "seconds",
         "score",
-        "half_life",
+        "out_of",
         "make_teacher",
+        "ema_update",
+        "half_life",
+        "debiased_ema",
+        "momentum_at",
         "mistakes",
     ]
     assert ann["submission"] == "ann/hand-in.ipynb" and ann["status"] == "error"
     assert "code cell 1 fails with NameError" in ann["reason"]
-    assert (ann["score"], ann["half_life"], ann["make_teacher"]) == ("1", "1", "0")
+    assert (ann["score"], ann["out_of"]) == ("1", "5")
+    assert (ann["half_life"], ann["make_teacher"], ann["ema_update"]) == ("1", "0", "")
     assert ann["mistakes"] == "make_teacher: aliased"
     assert bob["status"] == "unreadable" and "not a notebook" in bob["reason"]
     assert (bob["score"], bob["half_life"]) == ("0", "")
@@ -81,10 +87,103 @@ def test_a_folder_becomes_a_table(tmp_path, monkeypatch, capsys):
 
 
 RECORD = """
-import json, os
-with open(os.environ["DINO_TUTORIAL_CHECKS"], "a") as file:
-    file.write(json.dumps({"exercise": "byol_loss", "passed": True, "mistake": None}) + "\\n")
+import torch
+from dino_tutorial.exercises import check
+
+def byol_loss(prediction, target):
+    return (2 - 2 * torch.cosine_similarity(prediction, target.detach(), dim=-1)).mean()
+
+check("byol_loss", byol_loss)
 """
+
+FORGED = {
+    "a patched comparison": """
+import torch
+from dino_tutorial.exercises import check, checking, symptoms
+checking.same = symptoms.close = torch.allclose = lambda *_, **__: True
+assert check("byol_loss", lambda p, z: (p - z).sum())
+""",
+    "a written verdict": """
+import json, os
+from pathlib import Path
+folder = Path(os.environ["DINO_TUTORIAL_CHECKS"])
+verdict = {"exercise": "byol_loss", "passed": True, "mistake": None}
+(folder / "1.json").write_text(json.dumps(verdict))
+(folder / "2.json").write_text(json.dumps(verdict | {"exercise": "no such exercise"}))
+(folder / "2.pickle").write_bytes(b"nonsense")
+(folder / "3.json").write_text("nonsense")
+os.mkfifo(folder / "4.json")
+os.symlink("/etc/hostname", folder / "5.json")
+""",
+    "a function that patches the package when it is called": """
+from dino_tutorial.exercises import check
+
+def byol_loss(prediction, target):
+    import torch
+    from dino_tutorial.exercises import checking
+    checking.same = lambda *_: True
+    torch.allclose = lambda *_, **__: True
+    return (prediction - target).sum()
+
+check("byol_loss", byol_loss)
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", FORGED.values(), ids=FORGED)
+def test_a_forged_verdict_counts_nothing(tmp_path, source):
+    one = graded(tmp_path, source)
+    assert one.status == "ok", one.reason
+    assert one.scores == {"byol_loss": False} and one.score == 0
+
+
+@pytest.mark.slow
+def test_a_patched_check_is_no_check(tmp_path):
+    one = graded(
+        tmp_path,
+        """
+import dino_tutorial.exercises as exercises
+exercises.check = lambda *_: print("correct")
+exercises.check("byol_loss", None)
+""",
+    )
+    assert (one.status, one.scores) == ("unchecked", {})
+    assert one.reason == "it ran to its end, and no `check` was called"
+
+
+@pytest.mark.slow
+def test_answers_that_are_classes_or_lean_on_other_cells_count(tmp_path):
+    helper = """
+import torch
+from torch import nn
+SCALE = 2
+def unit(x):
+    return x / x.norm(dim=-1, keepdim=True)
+"""
+    answer = """
+from dino_tutorial.exercises import check
+def byol_loss(prediction, target):
+    return (SCALE - SCALE * (unit(prediction) * unit(target.detach())).sum(-1)).mean()
+check("byol_loss", byol_loss)
+
+class DINOLoss(nn.Module):
+    def __init__(self, out_dim, student_temp, center_momentum):
+        super().__init__()
+        self.temp, self.m = student_temp, center_momentum
+        self.register_buffer("center", torch.zeros(1, out_dim))
+    def forward(self, student_logits, teacher_logits, teacher_temp):
+        p = ((teacher_logits.detach() - self.center) / teacher_temp).softmax(-1)
+        log_q = (student_logits / self.temp).log_softmax(-1)
+        each = -torch.einsum("gbk,vbk->gv", p, log_q) / p.shape[1]
+        if self.training:
+            mean = teacher_logits.detach().mean(dim=(0, 1))
+            self.center = self.m * self.center + (1 - self.m) * mean
+        return (each.sum() - each.diagonal().sum()) / (2 * len(log_q) - 2)
+check("DINOLoss", DINOLoss)
+"""
+    one = graded(tmp_path, helper, answer)
+    assert one.scores == {"byol_loss": True, "DINOLoss": True}, one
 
 
 def test_a_hang_is_ended_and_what_it_had_done_counts(tmp_path, monkeypatch):
@@ -171,26 +270,23 @@ else:
     raise AssertionError("somebody answered")
 """
     one = graded(tmp_path, source)
-    assert (one.status, one.reason) == ("ok", "it ran to its end, and no `check` was called")
+    assert one.status == "unchecked"
+    assert one.reason == "it ran to its end, and no `check` was called"
     assert not (Path.cwd() / "left-behind").exists() and os.listdir(tmp_path) == ["one.ipynb"]
 
 
-def test_a_file_of_checks_that_was_cut_off_or_tampered_with(tmp_path):
-    path = tmp_path / "checks"
-    path.write_text(
-        '{"exercise": "a", "passed": true, "mistake": null}\n'
-        '{"exercise": "a", "passed": false, "mistake": "sign"}\n'
-        '{"exercise": "b", "passed": "yes", "mistake": "x"}\n'
-        '{"exercise": [], "passed": 1, "mistake": {}}\n'
-        'nonsense\n[1]\n{"exercise": "c"}\n{"exercise": "d", "pas'
-    )
-    assert read_checks(path) == (
-        {"a": True, "b": False, "[]": False},
-        {"b": "x", "[]": "{}"},
-    )
-    assert read_checks(tmp_path / "absent") == read_checks(tmp_path) == ({}, {})
-    os.mkfifo(tmp_path / "pipe")
-    assert read_checks(tmp_path / "pipe") == ({}, {})
+def test_nothing_handed_in_starts_no_process(tmp_path, monkeypatch):
+    (tmp_path / "answers").mkdir()
+    monkeypatch.setattr(submission.subprocess, "Popen", None)
+    assert check_again(tmp_path, 1) == ({}, {})
+
+
+def test_points_are_of_what_was_asked(tmp_path):
+    rows = [Graded("a", "ok", "", 1.0, {"byol_loss": True, "koleo": True}, {})]
+    table.write_table(tmp_path / "g.csv", rows, ["byol_loss", "both_directions"])
+    (row,) = csv.DictReader((tmp_path / "g.csv").open())
+    assert (row["score"], row["out_of"], row["both_directions"]) == ("1", "2", "")
+    assert "koleo" not in row
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path):
@@ -207,8 +303,10 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path):
         (["full", "--timeout", "0"], "more than 0 s"),
         (["full", "--timeout", "nan"], "more than 0 s"),
         (["full", "--memory", "0.1"], "at least 1 GiB"),
-        (["full", "--out", "absent/grades.csv"], "absent/grades.csv cannot be written"),
-        (["full", "--out", "empty"], "empty cannot be written"),
+        (["full", "--jobs", "0"], "at least one submission"),
+        (["full", "--chapter", "biol"], "there is no chapter 'biol'"),
+        (["full", "--out", "absent/grades.csv"], "cannot be written to absent/grades.csv"),
+        (["full", "--out", "empty"], "cannot be written to empty"),
     ],
 )
 def test_mistakes_of_the_teacher(tmp_path, monkeypatch, capsys, arguments, sentence):

@@ -41,7 +41,7 @@ def functions_of(chapter: str) -> dict:
         ("images-as-tokens", "to_patches", "to_patches", None),
         ("images-as-tokens", "attention", "attention", None),
         ("images-as-tokens", "resized", "resize_positions", None),
-        ("contrast-and-cluster", "line_up", "info_nce", None),
+        ("contrast-and-cluster", "line_up", "info_nce", "not-finite"),
         ("contrast-and-cluster", "stable_line_up", "info_nce", None),
         ("contrast-and-cluster", "all_against_all", "nt_xent", None),
         ("contrast-and-cluster", "swapped", "swapped", None),

@@ -101,6 +101,27 @@ def test_chapters_speak_of_their_checkers_by_their_names(page):
         assert f'"{exercise.name}"' in text or f"`{exercise.name}`" in text, exercise.name
 
 
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_what_is_checked_stands_on_the_page(page):
+    """Names, shapes and conventions, word for word as `list_exercises` says them."""
+    text = text_of(page)
+    for exercise in list_exercises(page):
+        assert f"`{exercise.call}`: {exercise.task}" in text, exercise.name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_solutions_are_folded_in_jupyter(page):
+    inside, folded = False, 0
+    for cell in nbformat.read(BOOK / f"{page}.ipynb", 4).cells:
+        if cell.cell_type == "markdown":
+            for found in re.finditer(r"^`{3,}\{solution-(start|end)\}", cell.source, re.MULTILINE):
+                inside = found[1] == "start"
+        elif cell.cell_type == "code":
+            assert cell.metadata.get("jupyter", {}).get("source_hidden", False) == inside
+            folded += inside
+    assert folded
+
+
 GOOD = """## Exercises
 
 ```{exercise} Count

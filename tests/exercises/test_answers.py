@@ -1,0 +1,140 @@
+"""Two hundred right answers are accepted, seven hundred wrong ones rejected, and none misnamed."""
+
+import importlib.util
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from dino_tutorial.exercises.checking import judge
+from dino_tutorial.exercises.registry import EXERCISES
+
+HERE = Path(__file__).parent
+DRAW = 7  # the fresh probes, here always the same
+MOST_AN_ANSWER = 15
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    __import__("sys").modules[name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+RIGHT, MUTATIONS = _load("right_answers"), _load("mutations")
+WRONG = _load("wrong_answers").WRONG
+ANSWERS = [
+    name for name, value in vars(RIGHT).items() if "__" in name.strip("_") and callable(value)
+]
+# Mutants that are right all the same, each with the reason.
+EQUIVALENT = dict(
+    line.split("  ", 1)
+    for line in (HERE / "equivalent.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+)
+GENERIC = ("other", "far-too-large", "far-too-small")
+
+
+def _spread(found, most):
+    """At most so many of them, kinds in turn, so that each kind is there."""
+    by_kind = defaultdict(list)
+    for mutant in found:
+        by_kind[mutant.kind].append(mutant)
+    chosen = []
+    while len(chosen) < most and any(by_kind.values()):
+        for kind in list(by_kind):
+            if by_kind[kind] and len(chosen) < most:
+                chosen.append(by_kind[kind].pop(0))
+    return chosen
+
+
+def _first_answers():
+    first = {}
+    for name in ANSWERS:
+        first.setdefault(name.split("__")[0], name)
+    return first
+
+
+def test_there_are_two_hundred_right_answers_two_for_each_exercise():
+    assert len(ANSWERS) >= 200
+    counts = Counter(name.split("__")[0] for name in ANSWERS)
+    assert counts.keys() == EXERCISES.keys() and min(counts.values()) >= 2
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_right_answers_in_other_styles_are_accepted(answer):
+    exercise = EXERCISES[answer.split("__")[0]]
+    for draw in (DRAW, 8):
+        verdict = judge(exercise, getattr(RIGHT, answer), draw)
+        assert verdict, verdict
+
+
+IN_PLACE = ("ema_update", "clip_gradients")  # what these return does not matter
+VERDICTS: dict = {}  # by a mutant's name
+
+
+def _verdicts(answer):
+    """An answer's mutants with their verdicts, judged once."""
+    exercise = EXERCISES[answer.split("__")[0]]
+    found = _spread(MUTATIONS.mutants(RIGHT, answer), MOST_AN_ANSWER)
+    for mutant in found:
+        if mutant.name not in VERDICTS:
+            VERDICTS[mutant.name] = judge(exercise, mutant.function, DRAW)
+    return {mutant.name: (mutant, VERDICTS[mutant.name]) for mutant in found}
+
+
+@pytest.fixture(params=list(_first_answers().values()))
+def judged(request):
+    return _verdicts(request.param)
+
+
+def test_wrong_answers_are_rejected(judged):
+    accepted = [name for name, (_, verdict) in judged.items() if verdict]
+    assert [name for name in accepted if name not in EQUIVALENT] == []
+    assert [name for name in judged if name in EQUIVALENT and name not in accepted] == []
+
+
+@pytest.mark.parametrize("name, answer, mistakes", WRONG)
+def test_mistakes_that_people_make_are_rejected(name, answer, mistakes):
+    verdict = judge(EXERCISES[name], answer, DRAW)
+    assert not verdict
+    assert not mistakes or verdict.mistake in mistakes, verdict
+
+
+def test_no_wrong_cause_is_named(judged):
+    for mutant, verdict in judged.values():
+        if mutant.kind == "exception":
+            assert verdict.mistake == "error", verdict
+        if mutant.kind == "none" and mutant.exercise not in IN_PLACE:
+            assert verdict.mistake in ("none", "error") or verdict.mistake.startswith(
+                ("not-", "nothing")
+            ), (mutant.name, verdict)
+        known = {mistake.name: mistake for mistake in EXERCISES[mutant.exercise].mistakes}
+        if verdict.mistake in known and known[verdict.mistake].forms:
+            _behaves_like(mutant, known[verdict.mistake])
+
+
+def _behaves_like(mutant, mistake):
+    """Whoever is said to make a mistake does what the mistake does, on probes not seen before."""
+    from dino_tutorial.exercises.checking import expected_of, observe, same
+    from dino_tutorial.exercises.exercise import Answer, Mistaken
+
+    exercise = EXERCISES[mutant.exercise]
+    try:
+        seen = observe(Answer(exercise, mutant.function), 11)
+    except Mistaken as raised:
+        assert raised.name == mistake.name, mutant.name
+        return
+    forms = [expected_of(exercise, 11, **form) for form in mistake.forms]
+    assert any(same(seen, form) for form in forms), (mutant.name, mistake.name)
+
+
+def test_seven_hundred_wrong_answers_and_few_of_them_without_a_reason():
+    """How many mutants there are, and how many get a generic message."""
+    for answer in _first_answers().values():
+        _verdicts(answer)
+    wrong = {name: v for name, v in VERDICTS.items() if name not in EQUIVALENT}
+    generic = [name for name, verdict in wrong.items() if verdict.mistake in GENERIC]
+    assert len(wrong) >= 700
+    assert len(generic) <= 0.1 * len(wrong), (len(generic), len(wrong), generic)
