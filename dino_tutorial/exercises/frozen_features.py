@@ -46,7 +46,7 @@ def _observe_pca_foreground(answer: Answer) -> Observation:
         patches = 3 + spread * randn(n_images, n_patches, 5, seed=n_patches)
         patches = patches + 6 * thing[..., None] * randn(5, seed=every)
         mask = answer.mask(patches)
-        seen[f"the foreground of {n_images} pictures of {n_patches} patches"] = mask
+        seen[f"the foreground of {n_images} images of {n_patches} patches"] = mask
     return seen
 
 
@@ -172,7 +172,7 @@ def _mean_iou(
     *,
     measure: str = "iou",
     absent: str = "left out",
-    over: str = "all pictures",
+    over: str = "all images",
     among: str = "either",
 ) -> Tensor:
     if over == "each image":
@@ -273,9 +273,9 @@ MEAN_IOU = Exercise(
             {"among": "predicted"},
         ),
         Mistake(
-            "picture-by-picture",
-            "each picture has a mean of its own here; count the pixels of all pictures first",
-            {"over": "each picture"},
+            "image-by-image",
+            "each image has a mean of its own here; count the pixels of all images first",
+            {"over": "each image"},
         ),
     ),
 )

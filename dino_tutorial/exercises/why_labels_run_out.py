@@ -66,9 +66,9 @@ ROTATION_BATCH = Exercise(
     name="rotation_batch",
     chapter="why-labels-run-out",
     call="rotation_batch(images)",
-    task="`images` (B, 3, S, S) to a pair (pictures, answers): pictures (4B, 3, S, S), all four "
+    task="`images` (B, 3, S, S) to a pair (turned, answers): turned (4B, 3, S, S), all four "
     "turns of each image, and answers (4B,), integers: k for k quarter turns counter-"
-    "clockwise. Their order is free, as long as answers[i] belongs to pictures[i].",
+    "clockwise. Their order is free, as long as answers[i] belongs to turned[i].",
     solution=lambda images: (
         rotations(images).flatten(0, 1),
         torch.arange(4).repeat_interleave(len(images)),

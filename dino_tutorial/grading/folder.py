@@ -97,16 +97,11 @@ def write_table(out: Path, graded: list[Graded], asked: list[str] | None = None)
     """Write the table, whole or not at all; ``asked`` are the exercises that count."""
     tried = dict.fromkeys(name for row in graded for name in row.scores)
     exercises = list(tried) if asked is None else asked
-    partial = out.with_name(out.name + ".tmp")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
-            writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
-        os.replace(partial, out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"the grades cannot be written to {out}: {error.strerror}") from None
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow([*FIRST_COLUMNS, *exercises, LAST_COLUMN])
+    writer.writerows([_safe(value) for value in _row(one, exercises)] for one in graded)
+    write_text(out, table.getvalue())
 
 
 def _row(one: Graded, exercises: list[str]) -> list[str]:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dino_tutorial.exercises.registry import EXERCISES
 from dino_tutorial.grading.package import Package
 
 GIB = 2**30
+PACKAGE = Package()  # as it is now, before any submission has run
 RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where answers go
 PATIENCE = 300.0  # seconds for running the answers again, each of which has a limit of its own
 MOST_ANSWERS = 500  # that are run again; the last ones count
@@ -73,6 +73,8 @@ def run_submission(name: str, notebook: Path, timeout: float, memory: float) -> 
         status, reason = _run(folder, timeout, memory)
         scores, mistakes = check_again(folder, memory)
         seconds = time.monotonic() - began
+    if changed := PACKAGE.put_back():
+        status, reason = "error", f"it changed the installed package ({changed}), now put back"
     if status == "ok" and not scores:
         status, reason = "unchecked", "it ran to its end, and no `check` was called"
     return Graded(name, status, reason, seconds, scores, mistakes)
@@ -163,7 +165,9 @@ def _start(
     folder: Path, place: str, command: list, timeout: float, memory: float
 ) -> tuple[tuple[str, str] | None, int]:
     """Run a module under the limits: the limit that ended it, if one did, and its exit code."""
-    environment = _environment(folder)
+    package = folder / f"package-{place}"  # a copy for each, so that nobody changes the other's
+    PACKAGE.copy_to(package)
+    environment = _environment(folder, package)
     marker = f"{RESULTS_FOLDER}={environment[RESULTS_FOLDER]}"
     worker = subprocess.Popen(
         [sys.executable, "-m", *command],
@@ -197,7 +201,7 @@ def _where(folder: Path) -> str:
     return ", before its first cell"
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, package: Path) -> dict[str, str]:
     """Little of our own environment, where secrets may be, and nothing shared with others."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     own = {
