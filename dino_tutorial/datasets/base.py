@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -39,23 +40,25 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     name: str
     classes: tuple[str, ...]
-    labels: Tensor
+    labels: Int[Tensor, " N"]
     image_size: int
     in_memory: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         """The pictures at `indices` (all of them if None), uint8 (n, 3, S, S)."""
         raise NotImplementedError
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(
+        self, indices: Sequence[int]
+    ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, " n"]]:
         """A batch for `DataLoader`: pictures uint8 (n, 3, S, S) and labels int64 (n,)."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return self.images(chosen), self.labels[chosen]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 S S"], int]:
         """One picture, uint8 (3, S, S), and its label."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is outside a data set of {len(self)} pictures")
@@ -80,8 +83,8 @@ class ArrayDataset(ImageDataset):
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor | None = None,
+        images: UInt8[Tensor, "N 3 S S"],
+        labels: Int[Tensor, " N"] | None = None,
         classes: Sequence[str] = (),
         name: str = "array",
     ) -> None:
@@ -105,5 +108,5 @@ class ArrayDataset(ImageDataset):
         self.image_size = images.shape[-1]
         self._images = images
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         return self._images if indices is None else self._images[indices]

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
@@ -78,7 +79,7 @@ class ArraySource(Source):
 
 def open_source(
     source: Source,
-    labels: Tensor,
+    labels: Int[Tensor, " N"],
     classes: Sequence[str],
     name: str,
     *,
@@ -111,7 +112,7 @@ def open_source(
     return decode_all(source, labels, classes, name, image_size)
 
 
-def seeded_subset(n: int, limit: int | None, seed: int) -> Tensor | None:
+def seeded_subset(n: int, limit: int | None, seed: int) -> Int[Tensor, " n"] | None:
     """`limit` of n indices, ascending; None when all are kept.
 
     They are the start of a permutation seeded with `seed`, so a smaller subset lies inside a
@@ -244,7 +245,7 @@ def _reason(error: Exception) -> str:
 
 
 def decode_all(
-    source: Source, labels: Tensor, classes: Sequence[str], name: str, size: int
+    source: Source, labels: Int[Tensor, " N"], classes: Sequence[str], name: str, size: int
 ) -> ArrayDataset:
     """Decode a whole source into memory; unreadable pictures are listed and left out."""
     canvas, problems = decode_many(source, range(len(source)), size, progress=f"decode {name}")
@@ -285,7 +286,12 @@ class OnDemandDataset(ImageDataset):
     """
 
     def __init__(
-        self, source: Source, labels: Tensor, classes: Sequence[str], name: str, image_size: int
+        self,
+        source: Source,
+        labels: Int[Tensor, " N"],
+        classes: Sequence[str],
+        name: str,
+        image_size: int,
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
@@ -301,7 +307,7 @@ class OnDemandDataset(ImageDataset):
             first_reason = first_reason or problems[0]
         raise nothing_readable(name, len(source), source.name(0), str(first_reason))
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         chosen = list(range(len(self))) if indices is None else indices.tolist()
         canvas, problems = decode_many(self._source, chosen, self.image_size)
         for position, reason in problems.items():

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
@@ -52,7 +53,7 @@ class ImageFiles(ImageDataset):
         self._source = FileSource(folder, self.paths)
         self.image_size = image_size or native_size(self._source)
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         chosen = list(range(len(self))) if indices is None else indices.tolist()
         canvas, problems = decode_many(self._source, chosen, self.image_size)
         for position, reason in problems.items():

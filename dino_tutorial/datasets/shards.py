@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -273,7 +274,9 @@ def _label_values(content: bytes, extension: str) -> list[int | str]:
     return [values.get("label"), values.get("class")] if isinstance(values, dict) else []
 
 
-def label_samples(samples: Sequence[Sample], where: str) -> tuple[tuple[str, ...], Tensor]:
+def label_samples(
+    samples: Sequence[Sample], where: str
+) -> tuple[tuple[str, ...], Int[Tensor, " N"]]:
     """Class names and labels (N,) of all samples.
 
     Raises:
