@@ -262,7 +262,7 @@ def _add_member(
             sample.class_name = value
 
 
-def _label_values(content: bytes, extension: str) -> list[int | str]:
+def _label_values(content: bytes, extension: str) -> list[object]:
     """What a `.cls` or `.json` member says: integers are indices, other text is a name."""
     try:
         text = content.decode("utf-8").strip()

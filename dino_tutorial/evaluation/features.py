@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Real, UInt8
@@ -13,6 +13,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 
+@runtime_checkable
 class LabelledImages(Protocol):
     """What evaluation asks of a data set."""
 
