@@ -172,7 +172,7 @@ def observe(
         Rows with ``step``, ``loss``, ``feature_spread`` (of the encoder's features) and
         ``output_spread`` (of what the head makes of them). For DINO also ``ln_k``,
         ``teacher_entropy``, ``batch_entropy`` and ``information``, the second less the first: the
-        nats that an answer tells about its image. :func:`dino_tutorial.training.health.diagnose`
+        nats that an output tells about its image. :func:`dino_tutorial.evaluation.find_collapse`
         reads such rows.
     """
     name = "byol" if isinstance(method, BYOL) else "dino"

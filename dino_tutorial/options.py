@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -32,13 +33,20 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def note(default: Any) -> Any:
+    """A dataclass field that goes along with the settings and is none of them."""
+    return dataclasses.field(
+        default=default, repr=False, compare=False, metadata={"is_setting": False}
+    )
+
+
 def replace_options(options: Any, changes: dict[str, Any], prefix: str = "") -> Any:
     """Return ``options`` with dotted keys replaced, e.g. ``{"optim.lr": 0.001}``; all checked.
 
     Raises:
         UserError: naming an unknown key (and the nearest one), a wrong type or a bad value.
     """
-    fields = {field.name: field for field in dataclasses.fields(options)}
+    fields = {field.name: field for field in _settings(options)}
     values: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
@@ -57,7 +65,7 @@ def replace_options(options: Any, changes: dict[str, Any], prefix: str = "") -> 
 def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
     """All settings under dotted keys, groups opened."""
     flat: dict[str, Any] = {}
-    for field in dataclasses.fields(options):
+    for field in _settings(options):
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, f"{prefix}{field.name}.")
@@ -77,7 +85,7 @@ class Described(NamedTuple):
 
 def describe(options: Any, prefix: str = "") -> Iterator[Described]:
     """All options with their help, groups opened, in the order of their declaration."""
-    for field in dataclasses.fields(options):
+    for field in _settings(options):
         value, key = getattr(options, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
             yield from describe(value, f"{key}.")
@@ -97,6 +105,12 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise UserError(f"--set {key}: '{text}' is not a value that YAML can read") from None
     return changes
+
+
+def _settings(options: Any) -> list[dataclasses.Field[Any]]:
+    return [
+        field for field in dataclasses.fields(options) if field.metadata.get("is_setting", True)
+    ]
 
 
 def _is_group(options: Any, name: str) -> bool:
@@ -120,6 +134,8 @@ def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -
         raise UserError(f"{key} = {value!r} is unknown: {hint} is one of {names}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
+            if not math.isfinite(number):
+                raise UserError(f"{key} = {number} is out of range: it wants a finite number")
             below = low is not None and not number >= low
             above = high is not None and not number <= high
             if below or above:
@@ -142,7 +158,7 @@ def _coerced(kind: Any, value: Any, key: str) -> Any:
     if kind is float:  # YAML reads 1e-3 as text
         try:
             return float(value) if not isinstance(value, bool) else _refuse(key, "a number", value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             _refuse(key, "a number", value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)

@@ -74,6 +74,26 @@ def test_eval_of_patches_needs_masks_and_depth(capsys, run_folder, tmp_path):
     assert "no masks and depth" in sentence
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("eval", "--k", 0), "k = 0 neighbours from a bank of 40 images: use a k from 1 to 40"),
+        (("eval", "--temperature", 0), "temperature is 0.0: use a positive one"),
+        (("eval", "--temperature", "nan"), "temperature is nan: use a positive one"),
+        (("eval", "--size", 0), "image_size must be 1 to 4096 pixels, not 0"),
+        (("eval", "--size", 8), "scenes are drawn at 16 to 512 pixels, not at 8"),
+        (("eval", "--device", "tpu"), "device=tpu is unknown: use auto, "),
+        (("show", "pca", "--size", 0), "image_size must be 1 to 4096 pixels, not 0"),
+        (("show", "crops", "--n", 0), "nothing to show with --n 0"),
+    ],
+)
+def test_bounds_of_measuring_and_showing(capsys, run_folder, tmp_path, arguments, sentence):
+    command, *rest = arguments
+    rest += ["--limit", 40] if command == "eval" else ["--out", tmp_path / "figure.png"]
+    assert sentence in refused(capsys, command, run_folder, *rest)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_eval_agrees_with_the_summary(capsys, run_folder):
     from dino_tutorial import evaluate
 
@@ -146,10 +166,12 @@ def test_settings_and_doctor(capsys):
         (["train", "dino", "--data", "no/such/folder"], "no/such/folder"),
         (["train", "dino", "--set", "optim.lrr=1"], "did you mean 'optim.lr'"),
         (["train", "dino", "--set", "objective.momentum=2"], "out of range"),
-        (["train", "dino", "--set", "views.global_size=30"], "cut into patches of 8 x 8"),
+        (["train", "dino", "--set", "views.global_size=30"], "not a multiple of the patch size 8"),
         (["train", "dino", "--set", "views.local_size=12"], "not a multiple of the patch size 8"),
         (["train", "dino", "--resume"], "nothing to resume in"),
         (["train", "byol", "--set", "views.local_crops=2"], "set views.local_crops=0"),
+        (["train", "dino", "--set", "preset=gpu"], "preset = 'gpu' cannot replace 'smoke'"),
+        (["train", "dino", "--set", "method=byol"], "begin with that method"),
         (["eval", "no/such/run"], "is not a run's folder"),
         (["record", "no/such/run"], "is not a run's folder"),
     ],

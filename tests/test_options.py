@@ -54,7 +54,15 @@ def test_byol_paper_preset_is_the_papers_recipe():
         ("optim=1", "unknown key 'optim'"),
         ("seed.x=1", "unknown key 'seed.x'"),
         ("optim.lr=-1", "optim.lr = -1.0 is out of range: it lies in 0 or more"),
-        ("optim.lr=.nan", "out of range"),
+        ("optim.lr=.nan", "optim.lr = nan is out of range: it wants a finite number"),
+        ("optim.lr=.inf", "optim.lr = inf is out of range: it wants a finite number"),
+        ("optim.lr=1" + 400 * "0", "optim.lr wants a number, got 1000"),
+        ("views.blur_sigma=[0.1, .inf]", "views.blur_sigma = inf is out of range"),
+        ("seed=4294967296", r"seed = 4294967296 is out of range: it lies in \[0, 4294967295\]"),
+        ("train.checkpoint_every=0", "train.checkpoint_every = 0 is out of range: .* 1 or more"),
+        ("objective.out_dim=1", "objective.out_dim = 1 is out of range: it lies in 2 or more"),
+        ("objective.teacher_temp=0", "objective.teacher_temp = 0.0 is out of range"),
+        ("named=[seed]", "unknown key 'named'"),
         ("optim.lr=fast", "optim.lr wants a number, got 'fast'"),
         ("train.batch_size=1.5", "train.batch_size wants a whole number"),
         ("train.compile=3", "train.compile wants true or false"),
@@ -69,6 +77,28 @@ def test_byol_paper_preset_is_the_papers_recipe():
 def test_mistakes_are_named(change, sentence):
     with pytest.raises(UserError, match=sentence):
         configure("dino", preset="smoke", changes=parse_assignments([change]))
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [
+        *((method, "out_dim") for method in ("byol", "simclr", "moco", "swav")),
+        ("dino", "head_bottleneck_dim"),
+        ("dinov2", "patch_bottleneck_dim"),
+    ],
+)
+def test_unit_vectors_have_two_dimensions_or_more(method, key):
+    """In one they are 1 or -1, and nothing has a gradient."""
+    with pytest.raises(UserError, match=f"objective.{key} = 1 is out of range"):
+        configure(method, changes={f"objective.{key}": 1})
+    assert configure(method, changes={f"objective.{key}": 2})
+
+
+def test_a_configuration_remembers_what_its_caller_named():
+    config = configure("dino", preset="smoke", changes={"optim.lr": 1e-3}).changed({"seed": 1})
+    assert config.named == {"optim.lr", "seed"}
+    assert config == configure("dino", preset="smoke", changes={"optim.lr": 1e-3, "seed": 1})
+    assert "named" not in flatten(config) and "named" not in config.dump()
 
 
 @pytest.mark.parametrize(

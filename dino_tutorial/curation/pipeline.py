@@ -59,7 +59,7 @@ class CurationSettings:
     )
     more_than: int = option(3, "Seeds that a cluster needs more of.", low=0)
     size: int | None = option(None, "Images in the end; null is half of those retrieved.", low=1)
-    seed: int = option(0, "Of what is drawn.", low=0)
+    seed: int = option(0, "Of what is drawn.", low=0, high=2**31 - 1)
 
 
 def describers(features: Describe) -> dict[str, Describe]:

@@ -84,7 +84,8 @@ def open_dataset(
 
 def describe(dataset: ImageDataset) -> str:
     """One line about a data set: name, number of images, classes, size, memory."""
-    classes = f"{len(dataset.classes)} classes" if dataset.classes else "no labels"
+    labelled = bool(dataset.classes) and bool((dataset.labels >= 0).any())
+    classes = f"{len(dataset.classes)} classes" if labelled else "no labels"
     mebibytes = len(dataset) * 3 * dataset.image_size**2 / 2**20
     memory = f"{mebibytes:,.0f} MiB" + (" in memory" if dataset.in_memory else " decoded on demand")
     size = f"{dataset.image_size} x {dataset.image_size} px"

@@ -28,6 +28,9 @@ DEFAULT_SIZE = 256  # px; the canvas of everything else
 TINY = 128 * 128  # pixels; decoding so few is mostly Python, which does not run in parallel
 CHUNK = 64  # pictures a thread decodes before it asks for more work
 ORIENTATION = 0x0112  # the EXIF tag
+DEPTHS = (8, 10, 12, 14, 16)  # bits of grey that cameras and scanners use
+OVERSHOOT = 0.1  # by which resizing takes floating-point values out of their range
+FEW_LEVELS = 16.0  # floating-point values below are no levels of 8 bits
 UPRIGHT = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -142,12 +145,19 @@ def to_canvas(image: Image.Image, size: int) -> np.ndarray:
     """The centre square of a picture, antialiased to `size` pixels: uint8 (size, size, 3).
 
     This is "resize the short side (bicubic), then crop the centre" in one step. EXIF orientation
-    is honoured; transparency is laid on white; 16-bit grey keeps its high byte; grey, palette and
-    CMYK become RGB.
+    is honoured; transparency is laid on white; deep grey is scaled to 8 bits by the range that it
+    uses (see `grey_to_bytes`); grey, palette and CMYK become RGB.
+
+    Raises:
+        ValueError: the brightness cannot be told, see `grey_to_bytes`.
     """
-    orientation = _orientation(image)
     # A large JPEG is decoded at a half, quarter or eighth of its size, never below twice ours.
     image.draft(None, (2 * size, 2 * size))
+    deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    image.load()
+    if deep and not image.mode.startswith(("I", "F")):
+        _check_deep_colour(image)
+    orientation = _orientation(image)  # after loading: Pillow turns a TIFF itself, and says so
     image = _to_rgb(image)
     width, height = image.size
     if (width, height) != (size, size):
@@ -168,16 +178,68 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        # A PGM says its depth, and Pillow has scaled it to 16 bits.
+        full = DEPTHS[-1:] if image.format == "PPM" else DEPTHS
+        return Image.fromarray(grey_to_bytes(np.asarray(image), full)).convert("RGB")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel; older Pillow stores them in 32
-        values = np.asarray(image).clip(0, 2**16 - 1).astype(np.uint16)
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _check_deep_colour(image: Image.Image) -> None:
+    """Of 16 bits a colour Pillow keeps the upper 8; 12 bits or fewer in them would come out black.
+
+    Raises:
+        ValueError: that is so.
+    """
+    colours = [band for band in image.getbands() if band != "A"]
+    if all(image.getchannel(band).getextrema()[1] < 16 for band in colours):
+        raise ValueError("its 16 bits a colour use 12 or fewer, or it is black: save it in 8 bits")
+
+
+def grey_to_bytes(values: np.ndarray, depths: Sequence[int] = DEPTHS) -> np.ndarray:
+    """Grey values of any depth as uint8 of the same shape: black to 0, white to 255.
+
+    Args:
+        values: (H, W) integers or floating-point numbers; NaN is drawn black.
+        depths: bits that integers may use, ascending.
+
+    Raises:
+        ValueError: not one value is finite.
+    """
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ValueError("it holds no finite number")
+    black, white = _grey_range(values[finite], depths)
+    scaled = np.where(finite, values, black).astype(np.float64) - black
+    if values.dtype.kind == "f":
+        scaled = np.rint(scaled * 255 / max(white - black, 1e-12))
+    else:  # every level as wide as the others: 16 bits keep their high byte
+        scaled *= 256 / (white - black + 1)
+    return scaled.clip(0, 255).astype(np.uint8)
+
+
+def _grey_range(values: np.ndarray, depths: Sequence[int]) -> tuple[float, float]:
+    """The values that black and white have in an image, from its finite values.
+
+    Files seldom say how many of their bits are used: cameras put 10, 12 or 14 bits in 16, and
+    programs 8 in 32. The smallest depth that holds the largest value is taken. Floating-point
+    values about [0, 1] or [-1, 1] mean these ranges. Anything else (below 0, beyond 16 bits) is
+    drawn from its smallest to its largest value.
+    """
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f":
+        if low >= -1 - OVERSHOOT and high <= 1 + OVERSHOOT:
+            return (0.0 if low >= -OVERSHOOT else -1.0), 1.0
+        if high <= FEW_LEVELS:
+            return low, high
+    fitting = [2.0**bits - 1 for bits in depths if low >= 0 and high < 2**bits]
+    return (0.0, fitting[0]) if fitting else (low, high)
 
 
 def decode_many(

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.datasets.decode import decode_many, native_size, report, seeded_subset
-from dino_tutorial.datasets.folder import FileSource, class_names, find_images, label_paths
+from dino_tutorial.datasets.folder import (
+    FileSource,
+    class_names,
+    find_images,
+    find_layout,
+    label_paths,
+)
 
 
 class ImageFiles(ImageDataset):
@@ -41,12 +47,13 @@ class ImageFiles(ImageDataset):
     ) -> None:
         folder = Path(folder).expanduser()
         self.paths = find_images(folder)
+        level = find_layout(self.paths).class_level
         chosen = seeded_subset(len(self.paths), limit, seed)
         if chosen is not None:
             self.paths = [self.paths[index] for index in chosen.tolist()]
         self.name = folder.resolve().name
-        classes = class_names(self.paths, 0)
-        kept, labels = label_paths(self.paths, classes, 0)
+        classes = class_names(self.paths, level)
+        kept, labels = label_paths(self.paths, classes, level)
         labelled = len(kept) == len(self.paths)
         self.classes = classes if labelled else ()
         self.labels = labels if labelled else torch.full((len(self.paths),), -1)

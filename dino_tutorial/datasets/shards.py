@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
-from dino_tutorial.datasets.folder import TEST_FOLDERS, hold_out, walk_images
+from dino_tutorial.datasets.folder import TEST_FOLDERS, TRAIN_FOLDERS, hold_out, walk_images
 from dino_tutorial.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -58,9 +58,10 @@ def open_shards(
 ) -> ImageDataset:
     """Tar shards, read at random through an index of their members.
 
-    *Splits.* If some shards have the word "train" in their path (`train/0.tar`, `x-train-0.tar`)
-    and some "test" (else "val"), these are the splits and other shards are left out. Otherwise the
-    test split is held out by hash of the sample's key, about a tenth (see `folder.hold_out`).
+    *Splits.* If some shards have the word "train" or "training" in their path (`train/0.tar`,
+    `x-train-0.tar`) and some "test" or "testing" (else "val", "valid", "validation"), these are
+    the splits, and other shards are listed and left out. Otherwise the test split is held out by
+    hash of the sample's key, about a tenth (see `folder.hold_out`).
 
     *Labels* come from `.cls` (an integer, or a class name) or `.json` (its "label" or "class"). A
     sample with both an index and a name names that class. Names alone are numbered in sorted
@@ -83,6 +84,10 @@ def open_shards(
     name = Path(pattern).resolve().name.removesuffix(".tar")
     paths = find_shards(pattern)
     by_split = shards_by_split(paths)
+    if by_split is not None:
+        others = [path for path in paths if path not in by_split["train"] | by_split["test"]]
+        if others:
+            report(f"{name}: {len(others)} shards beside train and test are left out", others)
     samples = index_shards(paths, name)
     if not samples:
         raise UserError(f"{pattern}: no {', '.join(IMAGE_EXTENSIONS)} image in its shards")
@@ -190,7 +195,7 @@ def shards_by_split(paths: Sequence[str]) -> dict[str, set[str]] | None:
         path: set(re.split(r"[^a-z]+", os.path.relpath(os.path.abspath(path), parent).lower()))
         for path in paths
     }
-    train = {path for path in paths if "train" in words[path]}
+    train = {path for path in paths if words[path] & set(TRAIN_FOLDERS)}
     for word in TEST_FOLDERS:
         test = {path for path in paths if word in words[path]}
         if train and test:

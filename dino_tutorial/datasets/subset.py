@@ -33,8 +33,8 @@ def random_subset(dataset: ImageDataset, n: int, seed: int) -> Subset:
 
 
 def labelled_subset(dataset: ImageDataset) -> ImageDataset:
-    """The images that have a label; the data set itself if all have one, or none can have."""
+    """The images that have a label, perhaps none; the data set itself if all have one."""
     known = dataset.labels >= 0
-    if known.all() or not dataset.classes:
+    if known.all():
         return dataset
     return Subset(dataset, known.nonzero()[:, 0])

@@ -17,7 +17,13 @@ from dino_tutorial.evaluation.baselines import (
     patch_pixels,
     pixel_features,
 )
-from dino_tutorial.evaluation.collapse import effective_rank, entropy, feature_spread
+from dino_tutorial.evaluation.collapse import (
+    Collapse,
+    effective_rank,
+    entropy,
+    feature_spread,
+    find_collapse,
+)
 from dino_tutorial.evaluation.dense import evaluate_dense
 from dino_tutorial.evaluation.depth import LinearDepth, align_depth, depth_scores, linear_depth
 from dino_tutorial.evaluation.discovery import (
@@ -68,6 +74,7 @@ from dino_tutorial.evaluation.video import (
 )
 
 __all__ = [
+    "Collapse",
     "LabelEfficiency",
     "LinearDepth",
     "LinearProbe",
@@ -100,6 +107,7 @@ __all__ = [
     "extract_features",
     "extract_patches",
     "feature_spread",
+    "find_collapse",
     "video_scores",
     "fit_scaling_law",
     "intersection_over_union",

@@ -46,8 +46,6 @@ def knn_classify(
         UserError: if k is not in 1..N, the temperature is not positive, a label lies outside
             0..C−1, or shapes or values do not fit.
     """
-    if temperature <= 0:
-        raise UserError(f"temperature is {temperature}: use a positive one, such as 0.07")
     n_classes = _check_labels(train_x, train_y, n_classes)
     similarity, index = top_neighbours(train_x, test_x, k)
     return vote(similarity, train_y.to(index.device)[index], temperature, n_classes)
@@ -78,6 +76,8 @@ def vote(
     n_classes: int,
 ) -> Float[Tensor, "n C"]:
     """Votes (n, C) from the similarities (n, k) and classes (n, k) of each one's neighbours."""
+    if not temperature > 0:
+        raise UserError(f"temperature is {temperature}: use a positive one, such as 0.07")
     weight = (similarity / temperature).softmax(dim=1)
     votes = weight.new_zeros(len(weight), n_classes)
     return votes.scatter_add_(1, classes, weight)
@@ -88,7 +88,7 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
 
     Args:
         votes: (n, C), or logits or probabilities.
-        labels: (n,) int64.
+        labels: (n,) int64 from 0.
         topk: 1 for top-1 accuracy; at most C.
     """
     if len(votes) != len(labels) or len(labels) == 0:
@@ -98,6 +98,10 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
         )
     if not 1 <= topk <= votes.shape[1]:
         raise UserError(f"topk is {topk}, but there are {votes.shape[1]} classes: use 1 to that")
+    if int(labels.min()) < 0:
+        raise UserError(
+            "some test images have no label (−1), so no answer is right: leave them out"
+        )
     best = votes.topk(topk, dim=1).indices
     hits = (best == labels.to(best.device)[:, None]).any(dim=1)
     return hits.double().mean().item()

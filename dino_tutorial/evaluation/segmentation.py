@@ -68,9 +68,11 @@ def class_maps(masks: Bool[Tensor, "n H W"], labels: Int[Tensor, " n"]) -> Int[T
 
     Args:
         masks: bool (n, H, W), the labelled object of each image.
-        labels: (n,) int64 from 0.
+        labels: (n,) int64; the pixels of an object without label (−1) are left out (−1), for they
+            are not background.
     """
-    return masks * (labels.to(masks.device) + 1)[:, None, None]
+    labels = labels.to(masks.device)
+    return masks * torch.where(labels < 0, IGNORED, labels + 1)[:, None, None]
 
 
 def confusion_matrix(

@@ -119,6 +119,8 @@ def _near(grid: tuple[int, int], neighbourhood: int | None, device: torch.device
 
 def _soft_labels(labels: Tensor, grid: tuple[int, int]) -> Tensor:
     """(N, C) float32 from soft labels or from a mask in pixels."""
+    if not labels.is_floating_point() and labels.numel() and int(labels.min()) < 0:
+        raise UserError("the first frame has labels below 0: give pixels of no object the label 0")
     if labels.is_floating_point():
         if labels.ndim == 2 and len(labels) == grid[0] * grid[1]:
             return labels.float()

@@ -110,6 +110,17 @@ class Method(nn.Module, ABC):
         """The patches to mask in the two global views of a whole (global) batch, or None."""
         return None
 
+    def lacks_images(self, n_images: int, world: int) -> str | None:
+        """Why the loss cannot be had from so few images, as in "… has no negatives", or None.
+
+        Asked before training. Batch norm is no matter of this one: it is found in the modules.
+
+        Args:
+            n_images: that :meth:`forward` is given at a time, in each process.
+            world: number of processes.
+        """
+        return None
+
     @property
     def networks(self) -> list[nn.Module]:
         """What a training step runs, and therefore what is worth compiling."""

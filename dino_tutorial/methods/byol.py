@@ -22,7 +22,7 @@ class BYOLSettings:
     """Settings of the objective; the defaults are the paper's (1000 epochs)."""
 
     hidden_dim: int = option(4096, "Width of the hidden layer of projector and predictor.", low=1)
-    out_dim: int = option(256, "Width of projections and predictions.", low=1)
+    out_dim: int = option(256, "Width of projections and predictions.", low=2)
     momentum: float = option(
         0.996,
         "τ, the momentum of the teacher at the first step: the share that stays of it.",

@@ -27,7 +27,7 @@ class DINOSettings:
     out_dim: int = option(65536, "K, the number of prototypes.", low=2)
     head_hidden_dim: int = option(2048, "Width of the head's hidden layers.", low=1)
     head_bottleneck_dim: int = option(
-        256, "Width of the normalised vectors that are compared with prototypes.", low=1
+        256, "Width of the normalised vectors that are compared with prototypes.", low=2
     )
     head_layers: int = option(3, "Linear layers of the head before the prototypes.", low=1)
     head_batch_norm: bool = option(False, "Batch normalisation in the head's hidden layers.")

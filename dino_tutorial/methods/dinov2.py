@@ -61,7 +61,7 @@ class DINOv2Settings(DINOSettings):
     )
     patch_out_dim: int = option(65536, "K', the number of prototypes of patches.", low=2)
     patch_bottleneck_dim: int = option(
-        256, "Width of the normalised vectors that are compared with them.", low=1
+        256, "Width of the normalised vectors that are compared with them.", low=2
     )
     mask_share: float = option(0.5, "Share of the global crops that are masked.", low=0.01, high=1)
     mask_ratio: tuple[float, float] = option(
@@ -122,14 +122,12 @@ class DINOv2(DINO):
     patches go through the patch head. KoLeo acts on the student's class tokens before the head,
     for each global crop by itself, so never between two crops of one image.
 
-    The targets come from a guide. It is the teacher, the student's moving average, unless another
-    network is handed over. Such a guide has been trained, so nothing has to be masked to give the
-    student something to do: all patches of both global crops are compared. That is distillation.
+    The targets come from :attr:`guide`, which here is the teacher. A method whose targets come
+    from another network, as in distillation, overrides it.
 
     Args:
         backbone: the student's vision transformer; the teacher starts as a copy.
         settings: see :class:`DINOv2Settings`.
-        guide: a network like the student's, that gives the targets in the teacher's place.
 
     Source: Oquab et al. 2024, section 4; facebookresearch/dinov2 ``ssl_meta_arch.py``.
     """
@@ -138,18 +136,16 @@ class DINOv2(DINO):
 
     settings: DINOv2Settings
 
-    def __init__(
-        self,
-        backbone: Encoder,
-        settings: DINOv2Settings = DINOv2Settings(),
-        guide: Frozen | None = None,
-    ):
+    def __init__(self, backbone: Encoder, settings: DINOv2Settings = DINOv2Settings()):
+        if not settings.dino_weight + settings.ibot_weight + settings.koleo_weight:
+            raise UserError(
+                "objective.dino_weight, ibot_weight and koleo_weight are all 0, so nothing is "
+                "to be learned: give one of them a weight"
+            )
         super().__init__(backbone, settings)
-        self.is_distilled = guide is not None
-        self._guide = (self.teacher if guide is None else guide,)  # no second part of this module
         self.koleo = KoLeoLoss()
         if isinstance(self.student, PatchNetwork):
-            self.student.backbone.mask_token.requires_grad_(not self.is_distilled)
+            self.student.backbone.mask_token.requires_grad_(True)
             self.patch_loss = iBOTPatchLoss(
                 settings.patch_out_dim, settings.student_temp, settings.center_momentum
             )
@@ -157,7 +153,7 @@ class DINOv2(DINO):
     @property
     def guide(self) -> Teacher[PrototypeNetwork] | Frozen:
         """The network that gives the targets."""
-        return self._guide[0]
+        return self.teacher
 
     @property
     def compares_patches(self) -> bool:
@@ -177,7 +173,7 @@ class DINOv2(DINO):
             return super()._network(backbone)
         if not isinstance(backbone, VisionTransformer):
             raise UserError(
-                "DINOv2 hides patches, which only a vision transformer has: choose a model.arch "
+                "DINOv2 masks patches, which only a vision transformer has: choose a model.arch "
                 "that begins with vit, or objective.ibot_weight=0"
             )
         o, width = self.settings, backbone.embed_dim
@@ -188,14 +184,18 @@ class DINOv2(DINO):
         )
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
-        """Blocks of patches in half of the global crops; with a guide of its own, all patches."""
+        """Blocks of patches in half of the global crops."""
         if not isinstance(self.student, PatchNetwork):
             return None
         o, (rows, columns) = self.settings, self.student.backbone.grid_size
-        if self.is_distilled:
-            return DrawnMasks(torch.ones(2, batch_size, rows * columns, dtype=torch.bool))
         masks = block_masks(2 * batch_size, (rows, columns), generator, o.mask_ratio, o.mask_share)
         return DrawnMasks(masks.unflatten(0, (2, batch_size)))
+
+    def lacks_images(self, n_images: int, world: int) -> str | None:
+        """KoLeo looks for neighbours among the images of one process."""
+        if n_images > 1 or not self.settings.koleo_weight:
+            return None
+        return "KoLeo keeps it away from others (objective.koleo_weight=0 leaves KoLeo out)"
 
     def forward(
         self,
@@ -208,9 +208,7 @@ class DINOv2(DINO):
         guide, student = self._outputs(views, masks)
         targets = self._targets(self.loss, guide.logits, temp)
         parts = {"dino_loss": fused_dino_loss(student.logits, targets, o.student_temp)}
-        # Whose spread would tell of a collapse: a guide that has been trained cannot collapse.
-        watched = student.features[:2].detach() if self.is_distilled else guide.features
-        measured = measures(targets, watched) if measure else {}
+        measured = measures(targets, self._watched(guide, student)) if measure else {}
         if masks is not None:
             assert guide.patch_logits is not None and student.patch_logits is not None
             patch_targets = self._targets(self.patch_loss, guide.patch_logits, temp)
@@ -245,8 +243,15 @@ class DINOv2(DINO):
             raise ValueError("DINOv2 with ibot_weight > 0 wants masks: give those of draw_masks")
         return (
             Output(*self.guide(global_views, masks, masked=False)),
-            Output(*self.student(views, masks, masked=not self.is_distilled)),
+            self._student_output(views, masks),
         )
+
+    def _student_output(self, views: list[Tensor], masks: PatchMasks) -> Output:
+        return Output(*self.student(views, masks, masked=True))
+
+    def _watched(self, guide: Output, student: Output) -> Tensor:
+        """The features (2, B, D) of the global crops whose spread would tell of a collapse."""
+        return guide.features
 
     def _targets(
         self, center: Center, logits: Float[Tensor, "*rows K"], temp: float

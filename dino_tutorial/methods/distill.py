@@ -12,10 +12,17 @@ from torch.nn.modules.module import _IncompatibleKeys
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods.base import Method
 from dino_tutorial.methods.dino import DINO, PrototypeNetwork
-from dino_tutorial.methods.dinov2 import CENTERINGS, DINOv2, DINOv2Settings, PatchNetwork
+from dino_tutorial.methods.dinov2 import (
+    CENTERINGS,
+    DINOv2,
+    DINOv2Settings,
+    Output,
+    PatchNetwork,
+)
 from dino_tutorial.methods.teacher import Frozen
 from dino_tutorial.models import Encoder
 from dino_tutorial.options import option
+from dino_tutorial.views import DrawnMasks, PatchMasks
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class DistillSettings:
 class Distill(DINOv2):
     """DINOv2 with a teacher that has been trained already, and stays as it is.
 
-    Three more things change, as in the paper: nothing is hidden from the student, so the patch
+    Three more things change, as in the paper: nothing is masked for the student, so the patch
     loss runs over all patches of both global crops; the student has no stochastic depth (leave
     ``model.drop_path_rate`` at 0); and what is kept is the moving average of the student, which
     here teaches nobody.
@@ -95,17 +102,36 @@ class Distill(DINOv2):
         network = trained.teacher.network
         if not settings.ibot_weight:
             network = PrototypeNetwork(network.backbone, network.head)
-        frozen = Frozen(network)
-        super().__init__(backbone, _with_teachers_heads(settings, trained), guide=frozen)
-        self.frozen = frozen
+        super().__init__(backbone, _with_teachers_heads(settings, trained))
+        self.frozen = Frozen(network)
         self.loss.center.copy_(trained.loss.center)
-        if self.compares_patches:
+        if isinstance(self.student, PatchNetwork):
+            self.student.backbone.mask_token.requires_grad_(False)  # nothing is masked
             assert isinstance(trained, DINOv2)  # only it has a head for patches
             self.patch_loss.center.copy_(trained.patch_loss.center)
         mark = fingerprint(network)
         self.register_buffer("teacher_fingerprint", mark.clone())
         nn.Module.register_state_dict_post_hook(self, _leave_out_frozen)
         nn.Module.register_load_state_dict_post_hook(self, _check_same_teacher(mark))
+
+    @property
+    def guide(self) -> Frozen:
+        """The network that gives the targets: the trained one, not the student's average."""
+        return self.frozen
+
+    def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
+        """All patches of both global crops: they are compared, not masked."""
+        if not isinstance(self.student, PatchNetwork):
+            return None
+        rows, columns = self.student.backbone.grid_size
+        return DrawnMasks(torch.ones(2, batch_size, rows * columns, dtype=torch.bool))
+
+    def _student_output(self, views: list[Tensor], masks: PatchMasks) -> Output:
+        return Output(*self.student(views, masks, masked=False))
+
+    def _watched(self, guide: Output, student: Output) -> Tensor:
+        """The student's: a network that has been trained cannot collapse any more."""
+        return student.features[:2].detach()
 
 
 def fingerprint(network: nn.Module) -> UInt8[Tensor, "32"]:

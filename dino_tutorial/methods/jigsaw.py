@@ -29,7 +29,7 @@ class JigsawSettings:
 
     grid: int = option(3, "Tiles along a side of the puzzle.", among=(2, 3))
     tile_size: int = option(64, "Side of a tile, in pixels.", low=4)
-    permutations: int = option(1000, "Orders of the tiles that are told apart.", low=2)
+    permutations: int = option(1000, "Orders of the tiles that are told apart.", low=2, high=10000)
     tile_dim: int = option(512, "Width of a tile's vector before the solver.", low=1)
     hidden_dim: int = option(4096, "Width of the solver's hidden layers.", low=1)
 

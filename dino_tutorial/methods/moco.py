@@ -24,7 +24,7 @@ class MoCoSettings:
     """Settings of the objective; the defaults are v2's."""
 
     hidden_dim: int = option(2048, "Width of the hidden layer of the head.", low=1)
-    out_dim: int = option(128, "Width of queries and keys.", low=1)
+    out_dim: int = option(128, "Width of queries and keys.", low=2)
     temperature: float = option(0.2, "τ, the temperature of the similarities.", low=1e-3, high=10)
     queue: int = option(65536, "Keys of earlier batches that serve as negatives.", low=1)
     momentum: float = option(

@@ -22,7 +22,7 @@ class SimCLRSettings:
     """Settings of the objective; the defaults are the paper's for ImageNet."""
 
     hidden_dim: int = option(2048, "Width of the hidden layer of the head.", low=1)
-    out_dim: int = option(128, "Width of the projections.", low=1)
+    out_dim: int = option(128, "Width of the projections.", low=2)
     temperature: float = option(0.1, "τ, the temperature of the similarities.", low=1e-3, high=10)
 
 
@@ -53,6 +53,10 @@ class SimCLR(Method):
     def view_specs(views: ViewSettings) -> Sequence[ViewSpec]:
         refuse_local_crops("simclr", views)
         return simclr_views(views.global_size, views.global_scale, **views.operations())
+
+    def lacks_images(self, n_images: int, world: int) -> str | None:
+        alone = n_images * world == 1
+        return "simclr tells it from others, its negatives" if alone else None
 
     def forward(
         self, views: list[Float[Tensor, "_ B 3 _ _"]], values: Mapping[str, float], measure: bool

@@ -70,7 +70,9 @@ class Supervised(Method):
         if labels is None:
             raise ValueError("supervised training wants labels: call it with those of the images")
         features, logits = self.student(views)  # (1, B, D), (1, B, n_classes)
-        loss = cross_entropy(logits[0], labels, ignore_index=-1)
+        # The mean over the images with a label; 0 where a batch has none, and not 0 / 0.
+        total = cross_entropy(logits[0], labels, ignore_index=-1, reduction="sum")
+        loss = total / (labels >= 0).sum().clamp(min=1)
         if not measure:
             return {"loss": loss}
         right = (logits[0].argmax(dim=-1) == labels).sum()

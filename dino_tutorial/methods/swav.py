@@ -30,7 +30,7 @@ class SwAVSettings:
     """
 
     hidden_dim: int = option(2048, "Width of the hidden layer of the head.", low=1)
-    out_dim: int = option(128, "Width of the projections.", low=1)
+    out_dim: int = option(128, "Width of the projections.", low=2)
     prototypes: int = option(3000, "K, the number of prototypes.", low=2)
     temperature: float = option(0.1, "τ, the student's temperature.", low=1e-3, high=10)
     sinkhorn_temp: float = option(0.05, "ε, the temperature of the assignments.", low=1e-3, high=10)

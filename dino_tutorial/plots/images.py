@@ -210,11 +210,15 @@ def neighbour_rows(
     """Each query with its nearest neighbours, marked right (tick) or wrong (cross) by class.
 
     query_images: ``(q, 3, H, W)``; neighbour_images: ``(q, k, 3, H, W)``, nearest first;
-    query_labels ``(q,)`` and neighbour_labels ``(q, k)`` index ``classes``.
+    query_labels ``(q,)`` and neighbour_labels ``(q, k)`` index ``classes``. Where one of the two
+    is -1, the pair is neither right nor wrong; where that is so of all, no marks are drawn.
     """
     queries = _pictures(query_images)
     k = neighbour_images.shape[1]
     labelled = query_labels is not None and neighbour_labels is not None
+    if labelled:
+        known = (query_labels[:, None] >= 0) & (neighbour_labels >= 0)
+        labelled = bool(known.any())
     figure, panels = _panels(len(queries), k + 1, queries[0].shape, titled=True, every_row=labelled)
     n_right = 0
     for row, query in enumerate(queries):
@@ -229,7 +233,7 @@ def neighbour_rows(
         )
         for column, picture in enumerate(_pictures(neighbour_images[row])):
             axes = panels[row][1 + column]
-            if not labelled:
+            if not labelled or not known[row, column]:
                 _show(axes, picture)
                 continue
             label = int(neighbour_labels[row][column])
@@ -249,8 +253,9 @@ def neighbour_rows(
         f"{' each' if len(queries) > 1 else ''}"
     )
     if labelled:
-        total = len(queries) * k
-        figure.alt_text += f"; {n_right} of {total} neighbours are of the query's class"
+        total = int(known.sum())
+        some = "neighbours" if total == len(queries) * k else "labelled neighbours"
+        figure.alt_text += f"; {n_right} of {total} {some} are of the query's class"
     figure.alt_text += "."
     return figure
 

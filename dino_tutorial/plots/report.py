@@ -15,6 +15,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.collapse import UNIFORM_ABOVE, find_collapse, latest_rows
 from dino_tutorial.plots import curves, images
 from dino_tutorial.plots.curves import BASELINES, Phase, Rows, has
 from dino_tutorial.plots.style import COLOURS, DescribedFigure, number, percent, to_svg
@@ -151,35 +152,30 @@ def verdict(summary: Mapping[str, object]) -> str:
 def warnings(summary: Mapping[str, object], metrics: Rows) -> list[str]:
     """What in the numbers points to a collapse or a failed run, in plain words."""
     found = []
-    ln_k = _finite(summary, "ln_k")
     losses = curves.series(metrics, "loss")[1]
     if len(losses) and not math.isfinite(losses[-1]):
         found.append("The loss ended as a number that is not finite: the run diverged.")
-    if ln_k:
-        last = {
-            key: values[-1]
-            for key in ("loss", "teacher_entropy", "batch_entropy")
-            if len(values := curves.series(metrics, key)[1])
-        }
-        if last.get("teacher_entropy", 0) > 0.99 * ln_k:
-            found.append(
-                "The teacher's entropy is still ln K: it gives every prototype the same"
-                " probability, so there is nothing to learn from (uniform collapse)."
-            )
-        elif last.get("loss", 0) > 0.99 * ln_k:
-            found.append("The loss is still at ln K: the student has not begun to learn.")
-        if last.get("batch_entropy", ln_k) < 0.05 * ln_k:
-            found.append(
-                "The entropy of the batch mean is near 0: all images go to the same prototype"
-                " (collapse to one answer)."
-            )
-    spreads = curves.series(metrics, "feature_spread")[1]
-    if len(spreads) > 1 and spreads[-1] < 0.05 * max(spreads):
-        found.append("The feature spread has fallen to almost 0: all images look alike to it.")
+    elif collapse := find_collapse(metrics):
+        found.append(f"{str(collapse)[0].upper()}{str(collapse)[1:]}.")
+    elif _stays_at_ln_k(metrics):
+        found.append("The loss is still at ln K: the student has not begun to learn.")
     knn, untrained = (_finite(summary, key) for key in ("knn_top1", "knn_random_init"))
     if knn is not None and untrained is not None and knn <= untrained:
         found.append("k-NN is no better than the untrained encoder's: nothing useful was learned.")
     return found
+
+
+def _stays_at_ln_k(metrics: Rows) -> bool:
+    """Whether the latest losses are those of an output that prefers nothing.
+
+    ln K is to be compared with one cross-entropy, so with DINO's where a loss has several parts.
+    """
+    latest = latest_rows(metrics)
+    losses = [_finite(row, "dino_loss") or _finite(row, "loss") or 0.0 for row in latest]
+    limits = [_finite(row, "ln_k") or math.inf for row in latest]
+    return bool(latest) and all(
+        loss > UNIFORM_ABOVE * limit for loss, limit in zip(losses, limits, strict=True)
+    )
 
 
 def _learning_cards(data: ReportData) -> Iterator[Card]:
@@ -241,7 +237,9 @@ def _picture_cards(data: ReportData) -> Iterator[Card]:
             finding=False,
         )
     if _given(data.query_images, data.neighbour_images):
-        labelled = _given(data.query_labels, data.neighbour_labels)
+        labelled = _given(data.query_labels, data.neighbour_labels) and bool(
+            ((data.query_labels[:, None] >= 0) & (data.neighbour_labels >= 0)).any()
+        )
         marks = " A tick and a solid frame mark the right class, a cross and a dashed frame a"
         marks += " wrong one."
         yield Card(

@@ -22,7 +22,7 @@ from dino_tutorial.evaluation.settings import KNNSettings
 from dino_tutorial import methods
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models.settings import ModelSettings
-from dino_tutorial.options import flatten, option, replace_options
+from dino_tutorial.options import flatten, note, option, replace_options
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.views.settings import ViewSettings
 
@@ -52,7 +52,9 @@ class Config:
     preset: str = option("laptop", "The preset that the settings start from.", among=PRESETS)
     source: str = option("scenes", "A data set's name, or a folder of images.")
     name: str | None = option(None, "The run's name; null is method-data-preset.")
-    seed: int = option(0, "Of all randomness: weights, batches, views, masks.", low=0)
+    seed: int = option(
+        0, "Of all randomness: weights, batches, views, masks.", low=0, high=2**32 - 1
+    )
     device: str = option("auto", "Where it runs; auto takes CUDA, else MPS, else the CPU.", among=DEVICES)
     folder: str = option("runs", "Where the folders of runs are.")
     data: DataSettings = field(default_factory=DataSettings)
@@ -62,13 +64,17 @@ class Config:
     optim: OptimSettings = field(default_factory=OptimSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     knn: KNNSettings = field(default_factory=KNNSettings)
+    named: frozenset[str] = note(frozenset())  # keys that :meth:`changed` was told, no preset's
 
     def dump(self) -> str:
         """YAML that :func:`read_config` turns back into the same configuration."""
         return yaml.safe_dump(flatten(self), sort_keys=False)
 
     def changed(self, changes: dict[str, Any]) -> "Config":
-        """This configuration with one more layer over it.
+        """This configuration with a caller's changes over it.
+
+        It remembers their keys in ``named``: some of the checks at the start of a run hold a
+        person to what a preset may leave (:mod:`dino_tutorial.runs.checks`).
 
         A layer that names ``model.arch`` means that architecture, not what an earlier layer made
         of another one: the other ``model.*`` settings go back to its own. A transformer keeps what
@@ -79,8 +85,19 @@ class Config:
             changes: dotted keys, e.g. ``{"optim.lr": 1e-3, "seed": 1}``.
 
         Raises:
-            UserError: for anything unknown or out of range.
+            UserError: for anything unknown or out of range, and for another method or preset, since
+            all other settings start from them.
         """
+        for key in ("method", "preset"):
+            if changes.get(key, getattr(self, key)) != getattr(self, key):
+                raise UserError(
+                    f"{key} = {changes[key]!r} cannot replace {getattr(self, key)!r}, from which "
+                    f"the other settings start: begin with that {key}"
+                )
+        named = self.named.union(changes)
+        return dataclasses.replace(self._with_layer(changes), named=named)
+
+    def _with_layer(self, changes: dict[str, Any]) -> "Config":
         config = self
         if (arch := changes.get("model.arch")) is not None:
             kept = NOT_OF_THE_ARCH if str(arch).startswith("vit") else ()
@@ -115,10 +132,9 @@ def configure(
         common[preset],
         common.get(f"{preset}@{data}", {}),
         preset_of(method, preset, str(data)),
-        changes or {},
     ):
-        config = config.changed(layer)
-    return config
+        config = config._with_layer(layer)
+    return config.changed(changes or {})
 
 
 def register(
@@ -162,7 +178,7 @@ def read_config(path: Path) -> Config:
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read as a run's configuration ({error})") from None
     _known("method", method, METHODS)
-    return Config(objective=METHODS[method].Settings()).changed(_without_fixed(flat, path))
+    return Config(objective=METHODS[method].Settings())._with_layer(_without_fixed(flat, path))
 
 
 def _without_fixed(flat: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """``auto``: CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        UserError: if the device asked for is not there.
+        UserError: if the device asked for is unknown or not there.
     """
     present = {
         "cuda": torch.cuda.is_available(),
@@ -25,6 +25,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     }
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
+    if name not in present:
+        raise UserError(f"device={name} is unknown: use auto, {', '.join(present)}")
     if not present[name]:
         reason = "torch was built without CUDA" if not torch.version.cuda else "no driver or GPU"
         detail = f" ({reason})" if name == "cuda" else ""

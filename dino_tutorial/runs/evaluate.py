@@ -66,7 +66,8 @@ def evaluate(
     if isinstance(run_or_weights, Run):
         config = run_or_weights.config
         encoder, untrained = run_or_weights.encoder(), new_encoder(config)
-        data, image_size = data or config.source, image_size or config.views.global_size
+        data = data or config.source
+        image_size = config.views.global_size if image_size is None else image_size
     else:
         encoder, untrained = run_or_weights, None
         if data is None:
@@ -121,10 +122,16 @@ def measure_knn(
     Raises:
         UserError: the bank has fewer than two classes, or there are no queries.
     """
-    if len(bank.classes) < 2:
-        raise UserError(f"{bank.name} has no class labels to evaluate with: use images by class")
+    if len(bank.classes) < 2 or len(bank) == 0:
+        raise UserError(
+            f"{bank.name} has no class labels to evaluate with (no labelled training images of two "
+            "classes or more): use images by class"
+        )
     if len(queries) == 0:
-        raise UserError(f"{queries.name} has no test images: add a test folder")
+        raise UserError(
+            f"{queries.name} has no labelled test images: put them in one folder a class, as the "
+            "training images are"
+        )
     top1 = evaluate_knn(
         encoder.to(device),
         bank,

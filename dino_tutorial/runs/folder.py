@@ -114,14 +114,7 @@ def new_encoder(config: Config) -> Encoder:
         overrides["img_size"] = size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_encoder(config.model.arch, **overrides)
-    patch, local = getattr(model, "patch_size", 1), config.views.local_size
-    if local % patch and config.views.local_crops:
-        raise UserError(
-            f"views.local_size = {local} is not a multiple of the patch size {patch}: use "
-            f"{local // patch * patch or patch} or another model.patch_size"
-        )
-    return model
+        return build_encoder(config.model.arch, **overrides)
 
 
 def find_folder(config: Config, resume: bool) -> Path:
@@ -135,6 +128,8 @@ def find_folder(config: Config, resume: bool) -> Path:
     stem = config.name or f"{config.method}-{source}-{config.preset}"
     first = root / stem
     if config.name:
+        if first.is_file():
+            raise UserError(f"{first} is a file: take another --name or --folder")
         if first.exists() and any(first.iterdir()) and not resume:
             raise UserError(f"{first} exists: continue it with --resume or take another --name")
         folder = first

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ class Images:
 
     Attributes:
         train: what is trained on, on the canvas that crops are cut from.
-        bank: the training split at the size of evaluation; only images with a label.
+        bank: the training split at the size of evaluation, with labels or without.
         test: the test split likewise.
     """
 
@@ -36,12 +36,21 @@ class Images:
         train = opened("train", image_size=data.image_size)
         same = train.image_size == size
         bank = train if same else opened("train", image_size=size)
-        test = opened("test", image_size=size)
-        return cls(train, labelled_subset(bank), labelled_subset(test))
+        return cls(train, bank, opened("test", image_size=size))
 
-    @property
-    def labelled(self) -> bool:
-        return len(self.bank.classes) > 1 and min(len(self.bank), len(self.test)) > 0
+    @cached_property
+    def labelled_bank(self) -> ImageDataset:
+        return labelled_subset(self.bank)
+
+    @cached_property
+    def labelled_test(self) -> ImageDataset:
+        return labelled_subset(self.test)
+
+    def missing_labels(self) -> str | None:
+        """Why no score can be had; None when there is one."""
+        if len(self.bank.classes) < 2 or len(self.labelled_bank) == 0:
+            return "no labelled training images of two classes"
+        return None if len(self.labelled_test) else "no labelled test images"
 
     def watch(
         self, encoder: nn.Module, config: Config, device: torch.device
@@ -50,11 +59,12 @@ class Images:
 
         The test split stays unseen until the end, so watching it cannot tune anything.
         """
-        if not self.labelled:
+        bank = self.labelled_bank
+        n_bank = min(config.knn.watch_bank, len(bank) * 4 // 5)
+        if len(bank.classes) < 2 or n_bank < 1:
             return None
-        n_bank = min(config.knn.watch_bank, len(self.bank) * 4 // 5)
         seed = mix(config.seed, Stream.WATCHED)
-        few = random_subset(self.bank, n_bank + config.knn.watch_queries, seed)
+        few = random_subset(bank, n_bank + config.knn.watch_queries, seed)
         k, temperature = min(config.knn.k, n_bank), config.knn.temperature
 
         def measure() -> dict[str, float]:

@@ -48,12 +48,13 @@ def nearest_pictures(
     """The k pictures of the bank that lie nearest to each query in feature space.
 
     Returns:
-        pictures (q, k, 3, H, W), nearest first, and their labels (q, k).
+        pictures (q, k, 3, H, W), nearest first, and their labels (q, k); of a bank of fewer than
+        k pictures, all.
     """
     device = torch.device("cpu")
     bank_features, bank_labels = extract_features(encoder, bank, device=device)
     features, _ = extract_features(encoder, queries, device=device)
-    nearest = nearest_neighbours(bank_features, features, k)  # (q, k)
+    nearest = nearest_neighbours(bank_features, features, min(k, len(bank)))  # (q, k)
     return bank.images(nearest.flatten()).unflatten(0, nearest.shape), bank_labels[nearest]
 
 

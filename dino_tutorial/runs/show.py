@@ -109,13 +109,13 @@ def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> 
     config = run.config
     own = config.data.image_size if what == "crops" else config.views.global_size
     return View(run.folder.name, run.encoder, data or config.source, config.data.root, n,
-                size=size or own, seed=config.seed, run=run)
+                size=own if size is None else size, seed=config.seed, run=run)
 
 
 def _of(released: str, data: str | None, n: int, size: int | None) -> View:
     if data is None:
         raise UserError(f"{released} comes without pictures: name some with --data")
-    return View(released, lambda: pretrained(released), data, None, n, size or RELEASED_SIZE,
+    return View(released, lambda: pretrained(released), data, None, n, RELEASED_SIZE if size is None else size,
                 seed=0, run=None)
 
 

@@ -1,15 +1,18 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dino_tutorial.datasets import ImageDataset
+from dino_tutorial.datasets.subset import labelled_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import process_group
 from dino_tutorial.runs.build import build_method, start_from
-from dino_tutorial.runs.checks import check_accumulation
+from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches, check_run
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
 from dino_tutorial.runs.evaluate import measure_knn
@@ -46,11 +49,18 @@ def train(config: Config, resume: bool = False) -> Run:
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
         folder = find_folder(config, resume)
+        resumes = resume and (folder / CURRENT).exists()
+        cut = None if resumes else check_lengths(config)
+        check_learning_rate(config)
+        check_patches(config)
+        check_batch(config, processes.world)
         images = Images.open(config)
         n_classes = len(images.train.classes)
         method = build_method(config, n_classes)
-        check_accumulation(config, method, device.type, processes.world)
-        resumes = resume and (folder / CURRENT).exists()
+        learned = images.train
+        if method.needs_labels:
+            learned = _labelled(learned, config.method)
+        check_run(config, method, len(learned), device.type, processes.world)
         if config.train.init is not None and not resumes:
             start_from(method, config.train.init, n_classes)
         method.to(device)
@@ -58,7 +68,7 @@ def train(config: Config, resume: bool = False) -> Run:
         trainer = Trainer(
             method=method,
             augment=augment,
-            dataset=images.train,
+            dataset=learned,
             optim=config.optim,
             train=replace_options(
                 config.train, {"precision": choose_precision(config.train.precision, device)}
@@ -71,6 +81,8 @@ def train(config: Config, resume: bool = False) -> Run:
         )
         if processes.is_main:
             _prepare(folder, config, device, resume)
+            if cut is not None:
+                print(f"note: {cut}", file=sys.stderr)
         if resumes:
             trainer.restore(load_checkpoint(folder, warn=trainer.warn))
         if trainer.step < trainer.total_steps:
@@ -79,6 +91,21 @@ def train(config: Config, resume: bool = False) -> Run:
         if processes.is_main:
             _finish(folder, config, trainer, images, weights)
     return load_run(folder)
+
+
+def _labelled(images: ImageDataset, method: str) -> ImageDataset:
+    """The images that a method with labels can learn from.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = labelled_subset(images)
+    if len(known) == 0:
+        raise UserError(
+            f"{method} needs labels, and {images.name} has no labelled training images: put them "
+            "in one folder a class, or choose a method without labels"
+        )
+    return known
 
 
 def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -> None:
@@ -128,11 +155,14 @@ def _finish(
         "knn_color_histogram": None,
         "warnings": trainer.warnings,
     }
-    if images.labelled:
-        k = min(config.knn.k, len(images.bank))
+    bank, test = images.labelled_bank, images.labelled_test
+    missing = images.missing_labels()
+    if missing is None:
         summary |= measure_knn(
-            encoder, new_encoder(config), images.bank, images.test,
-            k, config.knn.temperature, trainer.device,
+            encoder, new_encoder(config), bank, test,
+            min(config.knn.k, len(bank)), config.knn.temperature, trainer.device,
         )
+    elif len(images.bank.classes) > 1:  # nobody expects a score of images without classes
+        trainer.warn(f"{images.test.name}: {missing}, so k-NN accuracy is not measured.")
     write_json(folder / "summary.json", summary)
     report_on(Run(folder), encoder.cpu(), trainer.augment, images.train, images.bank, images.test)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dino_tutorial.datasets.base import ImageDataset, identity
-from dino_tutorial.errors import UserError
 from dino_tutorial.seeds import Stream, mix
 
 
@@ -31,6 +30,10 @@ class BatchOrder(Sampler[list[int]]):
         batch_size: of the *global* batch, over all processes.
         total_steps: where iteration ends.
         start_step: where it begins.
+
+    Raises:
+        ValueError: the batch is larger than the data set, or does not divide among the processes;
+            :mod:`dino_tutorial.runs.checks` says so before, in terms of settings.
     """
 
     def __init__(
@@ -43,13 +46,10 @@ class BatchOrder(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size > n_images:
-            raise UserError(
-                f"the batch of {batch_size} is larger than the data set of {n_images} images: "
-                f"use a smaller train.batch_size or more images"
+        if batch_size > n_images or batch_size % world:
+            raise ValueError(
+                f"{world} processes cannot share batches of {batch_size} out of {n_images} images"
             )
-        if batch_size % world:
-            raise UserError(f"the batch of {batch_size} does not divide among {world} processes")
         self.n_images, self.batch_size, self.seed = n_images, batch_size, seed
         self.start_step, self.total_steps = start_step, total_steps
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)

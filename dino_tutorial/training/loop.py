@@ -26,11 +26,11 @@ from dino_tutorial.training.checkpoint import save_checkpoint
 from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
 from dino_tutorial.training.log import Clock, RowLog
 from dino_tutorial.training.optim import (
-    LR_SCALINGS,
     build_optimizer,
     clip_gradients,
     clip_modules,
     param_groups,
+    peak_learning_rate,
     set_learning_rate,
     split_by_module,
 )
@@ -249,7 +249,7 @@ class Trainer:
 
     def _schedules(self, per_epoch: int) -> dict[str, list[float]]:
         o, total = self.optim, self.total_steps
-        lr = o.lr * (self.train.batch_size / 256) ** LR_SCALINGS[o.lr_scaling]
+        lr = peak_learning_rate(o.lr, self.train.batch_size, o.lr_scaling)
         warmup = min(round(o.warmup_epochs * per_epoch), total)
         tables = {
             "lr": cosine_schedule(lr, min(o.lr_final, lr), total, warmup),

@@ -58,6 +58,17 @@ def param_groups(
     return list(groups.values())
 
 
+def peak_learning_rate(lr: float, batch_size: int, scaling: str) -> float:
+    """The learning rate after warm-up, from that for 256 images.
+
+    Args:
+        lr: for a batch of 256 images.
+        batch_size: images a step, over all processes.
+        scaling: a key of ``LR_SCALINGS``.
+    """
+    return lr * (batch_size / 256) ** LR_SCALINGS[scaling]
+
+
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:

@@ -135,6 +135,7 @@ def test_shares_are_described():
         (["--pool", "scenes", "--weights", "dino_vits99"], "dino_vits99"),
         (["--pool", "scenes", "--set", "sise=3"], "did you mean 'size'"),
         (["--pool", "scenes", "--set", "similarity=2"], "out of range"),
+        (["--pool", "scenes", "--set", "seed=2147483648"], "seed = 2147483648 is out of range"),
         (["--pool", "scenes", "--limit", "0"], "limit"),
         (["--pool", "scenes", "--limit", "20", "--seeds", "no/such"], "no/such"),
     ],

@@ -3,6 +3,8 @@
 import io
 import os
 import pickle
+import struct
+import zlib
 from hashlib import blake2b
 
 import numpy as np
@@ -14,6 +16,7 @@ from torchvision.transforms import functional as tvf
 
 from dino_tutorial.datasets import decode
 from dino_tutorial.datasets.base import identity
+from dino_tutorial.datasets.files import ImageFiles
 from dino_tutorial.datasets.folder import find_images, open_folder
 from dino_tutorial.errors import UserError
 
@@ -100,6 +103,91 @@ def test_every_mode_becomes_rgb():
     palette.putpalette([0, 0, 0, 10, 20, 30])
     assert decode.to_canvas(image_file(palette), 8)[0, 0].tolist() == [10, 20, 30]
     assert decode.to_canvas(image_file(palette, transparency=1), 8)[0, 0].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind"),
+    [
+        ("12 bits in 16", np.uint16),
+        ("10 bits in 16", np.uint16),
+        ("14 bits in 16", np.uint16),
+        ("16 bits in 16", np.uint16),
+        ("8 bits in 32", np.int32),
+        ("12 bits in 32", np.int32),
+        ("float to 1", np.float32),
+        ("float from -1 to 1", np.float32),
+        ("float to 255", np.float32),
+        ("float to 4095", np.float32),
+        ("float to 65535", np.float32),
+        ("below 0", np.int32),
+        ("24 bits in 32", np.int32),
+        ("float below 0", np.float32),
+    ],
+)
+def test_every_depth_of_grey_keeps_its_brightness(stored, kind, tmp_path):
+    """The same ramp in every depth; black, white and the middle are where they were."""
+    ramp = np.tile(np.arange(256) / 255, (256, 1))
+    ranges = {"float to 1": (0, 1), "float from -1 to 1": (-1, 1), "below 0": (-1000, 3000)}
+    ranges |= {"float to 255": (0, 255), "float to 4095": (0, 4095), "float to 65535": (0, 65535)}
+    ranges |= {"float below 0": (-1000, 3000)}
+    low, high = ranges.get(stored) or (0, 2 ** int(stored.split()[0]) - 1)
+    values = low + ramp * (high - low)
+    Image.fromarray((values if kind is np.float32 else values.round()).astype(kind)).save(
+        tmp_path / "0.tiff"
+    )
+    canvas = open_folder(tmp_path, image_size=256).images()[0]
+    assert np.abs(canvas[0, 0].numpy().astype(int) - np.arange(256)).max() <= 1
+
+
+def test_grey_at_the_edges_of_its_range(tmp_path):
+    black = np.zeros((8, 8), np.uint16)
+    assert decode.grey_to_bytes(black).max() == 0
+    assert decode.grey_to_bytes(black.astype(np.float32)).max() == 0
+    over = np.array([[-0.05, 0.0, 0.5, 1.0, 1.05]], np.float32)  # as bicubic resizing leaves it
+    assert decode.grey_to_bytes(over).tolist() == [[0, 0, 128, 255, 255]]
+    holed = np.array([[np.nan, 0.0, 4095.0, np.inf]], np.float32)
+    assert decode.grey_to_bytes(holed).tolist() == [[0, 0, 255, 0]]
+    with pytest.raises(ValueError, match="no finite number"):
+        decode.grey_to_bytes(np.full((2, 2), np.nan, np.float32))
+
+
+def test_a_portable_graymap_says_its_own_depth(tmp_path):
+    """Pillow scales it to 16 bits by the header, so a dark one must stay dark."""
+    values = np.full((8, 8), 100, ">u2")
+    (tmp_path / "0.pgm").write_bytes(b"P5 8 8 4095\n" + values.tobytes())
+    canvas = open_folder(tmp_path, image_size=8).images()
+    assert canvas.unique().tolist() == [100 * 256 // 4096]
+
+
+def test_deep_colour_that_would_come_out_black_is_left_out_and_named(tmp_path, capsys):
+    """Pillow keeps the upper 8 of 16 bits a colour: of 12 bits in 16 nothing would be left."""
+
+    def chunk(kind, content):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    for name, largest in (("12", 4095), ("16", 65535)):
+        rows = np.random.default_rng(0).integers(0, largest, (8, 8, 3)).astype(">u2")
+        lines = b"".join(b"\0" + row.tobytes() for row in rows)
+        header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+        parts = {b"IHDR": header, b"IDAT": zlib.compress(lines), b"IEND": b""}
+        content = b"".join(chunk(*part) for part in parts.items())
+        (tmp_path / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    files = ImageFiles(tmp_path, image_size=8)
+    shallow, deep = files.images().amax(dim=(1, 2, 3)).tolist()
+    assert shallow == 0 and deep > 250
+    assert "12.png (its 16 bits a colour use 12 or fewer" in capsys.readouterr().err
+
+
+def test_a_tiff_is_turned_once(tmp_path):
+    """Pillow turns a TIFF while it loads it, and the others not."""
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = image_file(smooth(60, 60), "TIFF", exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(stored))
+        actual = decode.to_canvas(image_file(smooth(60, 60), "TIFF", exif=exif), 60)
+        assert np.array_equal(actual, expected)
 
 
 def test_native_size_only_for_small_equal_squares(tmp_path):

@@ -130,6 +130,16 @@ def test_all_that_learns_gets_a_gradient_and_nothing_else():
     assert not method.student.backbone.mask_token.requires_grad
 
 
+def test_the_trained_network_guides_the_student_and_the_average_guides_dinov2():
+    large = make_teacher()
+    method = make(large)
+    assert method.guide is method.frozen and method.guide.network is large.teacher.network
+    assert method.networks == [method.student, large.teacher.network]
+    assert large.guide is large.teacher and large.student.backbone.mask_token.requires_grad
+    kept = {name.split(".")[0] for name in method.state_dict()}
+    assert kept == {"student", "teacher", "loss", "patch_loss", "teacher_fingerprint"}
+
+
 def test_heads_and_temperature_come_from_the_teacher():
     method = make(make_teacher(teacher_temp=0.06, student_temp=0.2, centering="sinkhorn"))
     assert method.constants["ln_k"] == pytest.approx(torch.tensor(24.0).log().item())

@@ -8,6 +8,8 @@ import pytest
 
 from dino_tutorial import configure, load_run
 from dino_tutorial.options import flatten, parse_assignments
+from dino_tutorial.runs import Config
+from dino_tutorial.runs.checks import check_batch, check_lengths
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 RECORDS = sorted(path.parent for path in DATA.glob("*/*/config.yaml"))
@@ -15,14 +17,14 @@ CHECKPOINTS = sorted((DATA / "checkpoints").iterdir())
 LARGEST = 12 * 2**20  # bytes
 
 
-def settings_of(command: str) -> dict:
+def config_of(command: str) -> Config:
     """What a ``dino-tutorial train`` command asks for, in full."""
     program, verb, method, *words = shlex.split(command)
     assert (program, verb) == ("dino-tutorial", "train")
     pairs = list(zip(words[::2], words[1::2], strict=True))
     options, changes = dict(pairs), [value for flag, value in pairs if flag == "--set"]
-    config = configure(method, options["--data"], options["--preset"], parse_assignments(changes))
-    return flatten(config) | {"seed": int(options["--seed"])}
+    own = parse_assignments(changes) | {"seed": int(options["--seed"])}
+    return configure(method, options["--data"], options["--preset"], own)
 
 
 def test_there_are_records():
@@ -32,11 +34,19 @@ def test_there_are_records():
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
 def test_a_records_command_makes_its_settings(folder):
     stored = flatten(load_run(folder).config)
-    asked = settings_of((folder / "command.txt").read_text())
+    asked = flatten(config_of((folder / "command.txt").read_text()))
     own = {"name", "device", "folder"}  # of one run, not of its result
     assert {k: v for k, v in asked.items() if k not in own} == {
         k: v for k, v in stored.items() if k not in own
     }
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_a_records_command_is_not_refused(folder):
+    config = config_of((folder / "command.txt").read_text())
+    assert config.named > {"seed"} or "--set" not in (folder / "command.txt").read_text()
+    assert check_lengths(config) is None
+    check_batch(config)
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
@@ -53,3 +63,22 @@ def test_a_checkpoint_is_small_has_a_card_and_loads(folder):
     run = load_run(folder)
     assert f"{run.summary['knn_top1']:.1%}" in card
     assert sum(p.numel() for p in run.encoder().parameters()) == run.summary["parameters"]
+
+
+def test_the_readme_and_the_card_quote_the_records():
+    summaries = {
+        seed: load_run(DATA / "results" / f"dino-patterns-laptop-s{seed}").summary
+        for seed in range(3)
+    }
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    card = (DATA / "cards" / "patterns.md").read_text(encoding="utf-8")
+    for key in ("knn_top1", "knn_raw_pixels", "knn_random_init", "knn_color_histogram"):
+        quoted = f"| {100 * summaries[0][key]:.1f} % |"
+        assert quoted in readme and quoted in card, key
+    seeds = [f"{100 * summary['knn_top1']:.1f}" for summary in summaries.values()]
+    assert f"{seeds[0]}, {seeds[1]} and {seeds[2]} %" in card
+    # What these scenes are for: form and pattern are learned, and colours tell nothing.
+    for summary in summaries.values():
+        assert summary["knn_top1"] > summary["knn_raw_pixels"] + 0.15
+        assert summary["knn_top1"] > summary["knn_color_histogram"] + 0.25
+        assert summary["knn_top1"] > summary["knn_random_init"] + 0.35

@@ -246,19 +246,27 @@ def test_verdict_says_it_in_one_sentence(summary, sentence):
 @pytest.mark.parametrize(
     ("summary", "last", "word"),
     [
-        ({"ln_k": LN_K}, {"loss": LN_K, "teacher_entropy": LN_K}, "uniform collapse"),
-        ({"ln_k": LN_K}, {"loss": LN_K, "teacher_entropy": 2.0}, "not begun"),
-        ({"ln_k": LN_K}, {"loss": 0.1, "batch_entropy": 0.05}, "same prototype"),
+        ({}, {"loss": LN_K, "teacher_entropy": LN_K}, "The teacher's output is uniform"),
+        ({}, {"loss": LN_K, "teacher_entropy": 2.0}, "not begun"),
+        ({}, {"loss": 3 * LN_K, "dino_loss": LN_K}, "not begun"),
+        ({}, {"loss": 0.1, "batch_entropy": 0.05}, "Every image gets the same prototype"),
         ({}, {"loss": math.nan}, "diverged"),
-        ({}, {"feature_spread": 0.001}, "look alike"),
+        ({}, {"feature_spread": 0.001}, "The features are the same"),
         ({"knn_top1": 0.3, "knn_random_init": 0.4}, {}, "nothing useful"),
     ],
 )
 def test_failed_runs_are_pointed_out(summary, last, word):
-    first = {"step": 0, "loss": 6.0, "feature_spread": 0.1}
-    found = warnings(summary, [first, {"step": 9, **last}])
-    assert len(found) == 1 and word in found[0]
+    rows = [{"step": s, "ln_k": LN_K, "loss": 3.0, "feature_spread": 0.1} for s in range(10)]
+    found = warnings(summary, rows[:7] + [row | last for row in rows[7:]])
+    assert len(found) == 1 and word in found[0] and found[0].endswith(".")
+    assert warnings(summary | {"knn_random_init": 0.1}, rows) == []
     assert warnings(full_data().summary, full_data().metrics) == []
+
+
+def test_a_sum_of_several_losses_is_not_compared_with_ln_k():
+    """DINOv2 adds iBOT's and KoLeo's: the sum stays above ln K while DINO's part comes down."""
+    row = {"ln_k": LN_K, "loss": 1.3 * LN_K, "dino_loss": 0.85 * LN_K}
+    assert warnings({}, [{"step": step} | row for step in range(10)]) == []
 
 
 def test_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

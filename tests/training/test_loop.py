@@ -249,9 +249,11 @@ def test_every_image_once_an_epoch_and_ranks_share_the_batch():
     assert [a + b for a, b in zip(*halves, strict=True)] == whole
 
 
-def test_batch_larger_than_the_data_is_refused():
-    with pytest.raises(UserError, match="batch of 64 is larger than the data set of 50 images"):
+def test_batches_that_cannot_be_filled_or_shared_are_refused():
+    with pytest.raises(ValueError, match="batches of 64 out of 50 images"):
         BatchOrder(50, 64, 1, 0)
+    with pytest.raises(ValueError, match="3 processes cannot share batches of 8"):
+        BatchOrder(50, 8, 1, 0, world=3)
 
 
 HEALTHY = {

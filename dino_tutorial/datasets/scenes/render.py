@@ -259,6 +259,11 @@ def check_look(look: str) -> None:
         raise UserError(f"scenes have no look {look!r}; choose one of {', '.join(LOOKS)}")
 
 
+def check_size(size: int) -> None:
+    if not 16 <= size <= 512:
+        raise UserError(f"scenes are drawn at 16 to 512 pixels, not at {size}")
+
+
 def render(factors: Factors, size: int, look: str = "colour") -> RenderedScenes:
     """Draw scenes.
 
@@ -271,8 +276,7 @@ def render(factors: Factors, size: int, look: str = "colour") -> RenderedScenes:
     Raises:
         UserError: the size is out of range, or there is no such look.
     """
-    if not 16 <= size <= 512:
-        raise UserError(f"scenes are drawn at 16 to 512 pixels, not at {size}")
+    check_size(size)
     check_look(look)
     oversampling = 2 if size < 64 else 1
     side = size * oversampling

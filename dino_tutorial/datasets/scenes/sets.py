@@ -17,7 +17,7 @@ from dino_tutorial.datasets.scenes.factors import (
     Factors,
     sample_factors,
 )
-from dino_tutorial.datasets.scenes.render import RenderedScenes, check_look, render
+from dino_tutorial.datasets.scenes.render import RenderedScenes, check_look, check_size, render
 from dino_tutorial.errors import UserError
 
 
@@ -60,6 +60,7 @@ class SceneDataset(ImageDataset):
     ) -> None:
         if n < 1:
             raise UserError(f"A set of scenes needs at least one scene, not {n}")
+        check_size(size)
         check_look(look)
         self.name = "patterns" if look == "pattern" else "scenes"
         self.look = look
