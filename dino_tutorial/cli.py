@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except UserError as error:
-        print(f"dino-tutorial: {error}", file=sys.stderr)
+        print(f"dino-tutorial: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dino-tutorial: stopped", file=sys.stderr)
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
     evaluate.add_argument("--data", help="another data set or folder (default: the run's)")
-    evaluate.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
+    evaluate.add_argument("--k", type=int, help="neighbours (default: 20, or all of fewer)")
     evaluate.add_argument("--temperature", type=float, default=0.07)
     evaluate.add_argument("--linear", action="store_true", help="also train a linear probe")
     evaluate.add_argument("--dense", action="store_true", help="also segmentation and depth")

@@ -27,6 +27,9 @@ from dino_tutorial.runs.config import configure
 from dino_tutorial.training.optim import clip_gradients, param_groups
 from dino_tutorial.views import Augment
 
+__all__ = ["SAFEGUARDS", "observe", "prepare"]
+
+#: What each method of the clinic can be asked to do without.
 SAFEGUARDS = {
     "dino": ("centering", "sharpening", "average", "copy"),
     "byol": ("predictor", "stop-gradient", "average"),

@@ -33,7 +33,7 @@ from dino_tutorial.options import flatten
 from dino_tutorial.parallel import process_group
 from dino_tutorial.plots.curation import CurationReport, write_curation_report
 from dino_tutorial.runs.environment import choose_device, describe_environment
-from dino_tutorial.runs.folder import load_run, write_json, write_text
+from dino_tutorial.runs.folder import load_run, write_json
 
 SCENE_POOL, SCENE_SIZE, PHOTO_SIZE = 20_000, 32, 64  # images; px, when no network wants others
 RELEASED_SIZE = 224  # px that released weights were trained with
@@ -78,14 +78,14 @@ def curate_pool(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 image, not {limit}")
     out, options = Path(out), options or CurationSettings()
+    pool, weights = os.fspath(pool), os.fspath(weights)
+    seeds, evaluation = seeds and os.fspath(seeds), evaluation and os.fspath(evaluation)
     torch_device = choose_device(device)
     with process_group(torch_device.type) as processes:
         torch_device = choose_device(device, processes.local_rank)
         features, size, identity = open_weights(weights, torch_device)
         images, true_groups = open_pool(pool, size, limit)
-        identity |= {"pool": images.name, "images": len(images), "image_size": images.image_size}
-        if isinstance(images, ImageFiles):
-            identity["names"] = sha256("\n".join(images.paths).encode()).hexdigest()[:16]
+        identity |= {"pool": images.name, "image_size": images.image_size, **images.fingerprint()}
         curated = seeds and open_seeds(seeds, images.image_size)
         excluded = evaluation and open_excluded(evaluation, images.image_size)
         functions = describers(features)
@@ -108,7 +108,7 @@ def curate_pool(
     summary = {"pool": images.name, "weights": Path(weights).name, **summary}
     write_json(out / "summary.json", summary)
     names = images.paths if isinstance(images, ImageFiles) else np.arange(len(images)).astype(str)
-    write_text(out / "selected.txt", "".join(f"{names[i]}\n" for i in result.selected))
+    _write_names(out / "selected.txt", [str(names[i]) for i in result.selected])
     if shards:
         chosen = Subset(images, torch.from_numpy(result.selected))
         for old in (out / "curated" / "train").glob("*.tar"):
@@ -122,6 +122,18 @@ def curate_pool(
     _add_balance(report, result, images)
     write_curation_report(out / "report.html", report)
     return summary
+
+
+def _write_names(path: Path, names: list[str]) -> None:
+    """A name a line, each with the bytes that it has on the disk, which need not be UTF-8."""
+    aside = path.with_suffix(".tmp")
+    try:
+        aside.write_bytes(b"".join(os.fsencode(name) + b"\n" for name in names))
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror}): make room or choose another --out"
+        ) from error
 
 
 def open_weights(

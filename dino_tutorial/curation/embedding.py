@@ -99,9 +99,12 @@ def _check_identity(folder: Path, identity: dict) -> None:
     changed = [key for key in identity if before.get(key) != identity[key]]
     if changed:
         key = changed[0]
+        what = {
+            "contents": "names, sizes or labels of the images have changed",
+            "times": "image files were written again since (their times have changed)",
+        }.get(key, f"{key} was {before.get(key)!r} and is now {identity[key]!r}")
         raise UserError(
-            f"{folder} describes other images: {key} was {before.get(key)!r} and is now "
-            f"{identity[key]!r}; choose another --out or delete it"
+            f"{folder} describes other images: {what}; choose another --out or delete it"
         )
 
 

@@ -89,7 +89,8 @@ class Curation(NamedTuple):
     Attributes:
         whitened: (N, d), the copy descriptors that were compared.
         duplicates: what was removed and why.
-        nearest, clustered: what the two kinds of retrieval found; empty if not asked for.
+        nearest: what retrieval of single images found; empty if not asked for.
+        clustered: what retrieval of clusters found; empty if not asked for.
         retrieved: int64 (m,), both together; all that were kept if there are no seeds.
         hierarchy: clusters of the retrieved images.
         selected: int64 (n,), the images in the end, ascending.

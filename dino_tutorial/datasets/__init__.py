@@ -25,6 +25,7 @@ __all__ = [
     "write_shards",
 ]
 
+#: What :func:`open_dataset` opens by name: a sentence on each.
 DATASETS = {
     "patterns": "scenes drawn by code, kinds told by form and pattern: 10,000 + 2,000, 10 classes, "
     "any size, no download",

@@ -8,7 +8,8 @@ the renderer and the augmentation work on batches; a `DataLoader` gets them thro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from hashlib import blake2b
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int, UInt8
@@ -18,6 +19,15 @@ from torch.utils.data import Dataset
 from dino_tutorial.errors import UserError
 
 T = TypeVar("T")
+
+
+def digest(*parts: object) -> str:
+    """A hash of bytes, and of anything else by its text."""
+    total = blake2b(digest_size=16)
+    for part in parts:
+        piece = part if isinstance(part, bytes) else repr(part).encode("utf-8", "backslashreplace")
+        total.update(len(piece).to_bytes(8, "big") + piece)
+    return total.hexdigest()
 
 
 def identity(batch: T) -> T:
@@ -51,6 +61,25 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """The pictures at `indices` (all of them if None), uint8 (n, 3, S, S)."""
         raise NotImplementedError
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells whether these are the images of another day; JSON values.
+
+        Returns:
+            ``images``, their number; ``contents``, a hash of what they are (for files, of their
+            names and sizes) and of their labels; ``times``, a hash of when files were changed
+            last, which copying them changes too, empty for what is no file.
+        """
+        contents, times = self._contents()
+        return {
+            "images": len(self),
+            "contents": digest(contents, self.image_size, self.labels.numpy().tobytes()),
+            "times": times,
+        }
+
+    def _contents(self) -> tuple[str, str]:
+        """Hashes of what the images come from, and of times; a set drawn by code has its name."""
+        return self.name, ""
+
     def __getitems__(
         self, indices: Sequence[int]
     ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, " n"]]:
@@ -70,10 +99,12 @@ class ArrayDataset(ImageDataset):
     """Pictures that are already in memory.
 
     Args:
-        images: uint8 (N, 3, S, S).
-        labels: int64 (N,), -1 for unlabelled; None labels nothing.
+        images: uint8 (N, 3, S, S), a tensor or an array.
+        labels: whole numbers (N,), -1 for unlabelled; None labels nothing.
         classes: names of the classes, indexed by label.
         name: a short name, used in reports.
+        origin: hashes of the files that they come from and of their times, see
+            :meth:`ImageDataset.fingerprint`; None hashes the pixels.
 
     Raises:
         UserError: the shapes or the type do not fit together.
@@ -87,7 +118,9 @@ class ArrayDataset(ImageDataset):
         labels: Int[Tensor, " N"] | None = None,
         classes: Sequence[str] = (),
         name: str = "array",
+        origin: tuple[str, str] | None = None,
     ) -> None:
+        images = torch.as_tensor(images)  # an array will do
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UserError(
                 f"{name}: pictures must be uint8 of shape (N, 3, S, S), "
@@ -95,8 +128,9 @@ class ArrayDataset(ImageDataset):
             )
         if images.shape[2] != images.shape[3]:
             raise UserError(f"{name}: pictures must be square, not {tuple(images.shape[2:])}")
-        if labels is None:
-            labels = torch.full((len(images),), -1)
+        labels = torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)
+        if labels.is_floating_point() and not (labels == labels.round()).all():
+            raise UserError(f"{name}: labels have to be whole numbers, and some are not")
         if labels.shape != (len(images),):
             raise UserError(
                 f"{name}: {len(images)} pictures need {len(images)} labels, "
@@ -107,6 +141,10 @@ class ArrayDataset(ImageDataset):
         self.labels = labels.to(torch.int64)
         self.image_size = images.shape[-1]
         self._images = images
+        self._origin = origin
+
+    def _contents(self) -> tuple[str, str]:
+        return self._origin or (digest(self._images.contiguous().numpy().tobytes()), "")
 
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         return self._images if indices is None else self._images[indices]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from dino_tutorial.datasets.base import ArrayDataset, ImageDataset
-from dino_tutorial.errors import UserError
+from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, digest
+from dino_tutorial.errors import UserError, printable
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of uint8 pixels that are decoded once and kept
 LARGEST_NATIVE = 64  # px; small pictures of one size keep it
@@ -59,6 +59,21 @@ class Source:
     def take(self, indices: Tensor) -> Source:
         """The source of these pictures only, in this order."""
         raise NotImplementedError
+
+    def contents(self) -> tuple[str, str]:
+        """Hashes of what the pictures are, and of when their files were changed last."""
+        return digest(*map(self.name, range(len(self)))), ""
+
+    @staticmethod
+    def hash_files(paths: Iterable[str]) -> tuple[str, str]:
+        """Hashes of the sizes, and of the times of the last change, of files."""
+        sizes, times = [], []
+        for path in paths:
+            with contextlib.suppress(OSError):  # what cannot be read is told when it is decoded
+                known = os.stat(path)
+                sizes.append(known.st_size)
+                times.append(known.st_mtime_ns)
+        return digest(sizes), digest(times)
 
 
 class ArraySource(Source):
@@ -322,7 +337,8 @@ def decode_all(
             if to != index:
                 canvas[to] = canvas[index]
         canvas, labels = canvas[: len(good)], labels[good]
-    return ArrayDataset(torch.from_numpy(canvas), labels, classes, name)
+    origin = None if isinstance(source, ArraySource) else source.contents()
+    return ArrayDataset(torch.from_numpy(canvas), labels, classes, name, origin)
 
 
 def nothing_readable(name: str, count: int, first: str, reason: str) -> UserError:
@@ -335,7 +351,7 @@ def nothing_readable(name: str, count: int, first: str, reason: str) -> UserErro
 def report(what: str, names: Sequence[str]) -> None:
     """One line on stderr: what happened, and the first few names."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    print(f"{what}: {', '.join(names[:3])}{more}.", file=sys.stderr)
+    print(printable(f"{what}: {', '.join(names[:3])}{more}."), file=sys.stderr)
 
 
 class OnDemandDataset(ImageDataset):
@@ -368,6 +384,9 @@ class OnDemandDataset(ImageDataset):
                 return
             first_reason = first_reason or problems[0]
         raise nothing_readable(name, len(source), source.name(0), str(first_reason))
+
+    def _contents(self) -> tuple[str, str]:
+        return self._source.contents()
 
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         chosen = list(range(len(self))) if indices is None else indices.tolist()

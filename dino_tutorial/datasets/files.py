@@ -16,6 +16,7 @@ from dino_tutorial.datasets.folder import (
     find_layout,
     label_paths,
 )
+from dino_tutorial.errors import printable
 
 
 class ImageFiles(ImageDataset):
@@ -51,14 +52,17 @@ class ImageFiles(ImageDataset):
         chosen = seeded_subset(len(self.paths), limit, seed)
         if chosen is not None:
             self.paths = [self.paths[index] for index in chosen.tolist()]
-        self.name = folder.resolve().name
+        self.name = printable(folder.resolve().name)
         classes = class_names(self.paths, level)
         kept, labels = label_paths(self.paths, classes, level)
         labelled = len(kept) == len(self.paths)
-        self.classes = classes if labelled else ()
+        self.classes = tuple(map(printable, classes)) if labelled else ()
         self.labels = labels if labelled else torch.full((len(self.paths),), -1)
         self._source = FileSource(folder, self.paths)
         self.image_size = image_size or native_size(self._source)
+
+    def _contents(self) -> tuple[str, str]:
+        return self._source.contents()
 
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         chosen = list(range(len(self))) if indices is None else indices.tolist()

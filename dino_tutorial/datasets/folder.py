@@ -16,9 +16,9 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.base import ImageDataset, digest
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"),
@@ -71,7 +71,7 @@ def open_folder(
         UserError: the folder is missing, empty, or has no readable image in this split.
     """
     folder = Path(folder).expanduser()
-    name = name or folder.resolve().name
+    name = name or printable(folder.resolve().name)
     paths, links = find_files(folder)
     layout = find_layout(paths)
     splits = split_paths(layout, links, folder, name)
@@ -89,7 +89,7 @@ def open_folder(
     return open_source(
         FileSource(folder, kept),
         labels,
-        classes,
+        tuple(map(printable, classes)),
         name,
         image_size=image_size or native_size(FileSource(folder, paths)),
         limit=limit,
@@ -119,6 +119,11 @@ class FileSource(Source):
 
     def take(self, indices: Tensor) -> FileSource:
         return FileSource(self._folder, self._paths[indices.numpy()])
+
+    def contents(self) -> tuple[str, str]:
+        places = (os.path.join(self._folder, self.name(n)) for n in range(len(self)))
+        sizes, times = self.hash_files(places)
+        return digest(self._paths.tobytes(), sizes), times
 
 
 def find_images(folder: Path) -> list[str]:

@@ -26,10 +26,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.base import ImageDataset, digest
 from dino_tutorial.datasets.decode import Source, native_size, open_source, report
 from dino_tutorial.datasets.folder import TEST_FOLDERS, TRAIN_FOLDERS, hold_out, walk_images
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LARGEST_LABEL = 1_000_000  # beyond this an integer is an identifier, not a class
@@ -81,7 +81,7 @@ def open_shards(
         UserError: there is no such shard, or no readable image in this split.
     """
     pattern = os.path.expanduser(os.fspath(pattern))
-    name = Path(pattern).resolve().name.removesuffix(".tar")
+    name = printable(Path(pattern).resolve().name.removesuffix(".tar"))
     paths = find_shards(pattern)
     by_split = shards_by_split(paths)
     if by_split is not None:
@@ -103,7 +103,7 @@ def open_shards(
     return open_source(
         source.take(torch.tensor(chosen)),
         labels[chosen],
-        classes,
+        tuple(map(printable, classes)),
         name,
         image_size=image_size or native_size(source),
         limit=limit,
@@ -132,6 +132,10 @@ class ShardSource(Source):
     def name(self, index: int) -> str:
         shard = self._paths[self._place[index, 0]]
         return f"{os.path.basename(shard)}:{os.fsdecode(self._keys[index])}"
+
+    def contents(self) -> tuple[str, str]:
+        sizes, times = self.hash_files(self._paths)
+        return digest(self._keys.tobytes(), self._place.tobytes(), sizes), times
 
     def take(self, indices: Tensor) -> ShardSource:
         part = ShardSource(self._paths, [])

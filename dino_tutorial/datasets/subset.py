@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.base import ImageDataset, digest
 
 
 class Subset(ImageDataset):
@@ -20,6 +20,10 @@ class Subset(ImageDataset):
         self.name, self.classes = dataset.name, dataset.classes
         self.image_size, self.in_memory = dataset.image_size, dataset.in_memory
         self.labels = dataset.labels[indices]
+
+    def _contents(self) -> tuple[str, str]:
+        known = self.dataset.fingerprint()
+        return digest(known["contents"], self.indices.numpy().tobytes()), known["times"]
 
     def images(self, indices: Int[Tensor, " m"] | None = None) -> UInt8[Tensor, "m 3 S S"]:
         """uint8 (n, 3, S, S)."""

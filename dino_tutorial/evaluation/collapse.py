@@ -32,7 +32,7 @@ def feature_spread(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
 
     Source: SimSiam (Chen and He 2021), section 4.1 and figure 2.
     """
-    unit = F.normalize(features, dim=-1)
+    unit = F.normalize(features.float(), dim=-1)
     return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
 
 

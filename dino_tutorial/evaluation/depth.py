@@ -39,9 +39,11 @@ class LinearDepth:
         ridges: (R,), the penalties that were tried.
         validation_rmse: (R,), over all pixels of the training images that were held out.
         chosen: the index of the best of them.
-        rmse, delta1: on the test images, see :func:`depth_scores`; of the chosen penalty, fitted
-            again on all training images.
-        mean_rmse, mean_delta1: of the training images' mean depth in place of a prediction.
+        rmse: on the test images, see :func:`depth_scores`; of the chosen penalty, fitted again
+            on all training images.
+        delta1: likewise.
+        mean_rmse: of the training images' mean depth in place of a prediction.
+        mean_delta1: likewise.
     """
 
     weight: Float[Tensor, " D"]

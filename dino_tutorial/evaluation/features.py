@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Real, UInt8
@@ -59,30 +59,54 @@ def extract_features(
         raise UserError("there are no images to extract features from: the data set is empty")
     if device is None:
         device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    # Weights in half or double precision want their images so.
+    precision = next(
+        (p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32
+    )
     features = None
     batches = torch.arange(len(dataset)).split(batch_size)
     with evaluating(encoder):
         for indices in tqdm(batches, desc="features", unit="batch", disable=not progress):
             pixels = dataset.images(indices).to(device, non_blocking=True)
             with torch.inference_mode():
-                batch = encoder(normalize(pixels, mean, std))
-            if batch.ndim != 2 or len(batch) != len(indices):
-                raise UserError(
-                    f"the encoder must return features (B, D), but {len(indices)} images gave "
-                    f"{tuple(batch.shape)}"
-                )
+                batch = encoder(normalize(pixels, mean, std).to(precision))
+            _check_output(batch, len(indices))
             if features is None:  # an ordinary tensor, unlike the batches: a probe may train on it
                 features = torch.empty(len(dataset), batch.shape[1])
             features[indices[0] : indices[-1] + 1] = batch
     return features, dataset.labels.cpu()
 
 
+def _check_output(batch: Any, images: int) -> None:
+    if not isinstance(batch, Tensor):
+        raise UserError(
+            f"the encoder must return features (B, D), but it returned a {type(batch).__name__}: "
+            "wrap it so that it returns one tensor, such as its class tokens"
+        )
+    if batch.ndim != 2 or len(batch) != images or not batch.is_floating_point():
+        raise UserError(
+            f"the encoder must return features (B, D), but {images} images gave "
+            f"{tuple(batch.shape)} of {batch.dtype}"
+        )
+
+
 def normalize(
-    pixels: Real[Tensor, "B 3 H W"],
+    pixels: Real[Tensor, "*B 3 H W"],
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-) -> Float[Tensor, "B 3 H W"]:
-    """uint8 (B, 3, H, W), or float in [0, 1], to float32 with the given mean and std removed."""
+) -> Float[Tensor, "*B 3 H W"]:
+    """uint8 (B, 3, H, W), or float in [0, 1], to float32 with the given mean and std removed.
+
+    Raises:
+        UserError: pixels of another type, or of another number of channels than means.
+    """
+    if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
+        raise UserError(f"pixels have to be uint8, or floats in [0, 1], not {pixels.dtype}")
+    if pixels.ndim < 3 or pixels.shape[-3] != len(mean):
+        raise UserError(
+            f"images have to be (B, {len(mean)}, H, W), not {tuple(pixels.shape)}: repeat a gray "
+            "channel, leave an alpha channel out"
+        )
     unit = 255.0 if pixels.dtype == torch.uint8 else 1.0
     mean_, std_ = (torch.tensor(v, device=pixels.device)[:, None, None] * unit for v in (mean, std))
     return (pixels.float() - mean_) / std_

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.inputs import as_features, as_labels
 
 CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
 
@@ -46,6 +47,7 @@ def knn_classify(
         UserError: if k is not in 1..N, the temperature is not positive, a label lies outside
             0..C−1, or shapes or values do not fit.
     """
+    train_x, train_y = as_features(train_x, "training features"), as_labels(train_y)
     n_classes = _check_labels(train_x, train_y, n_classes)
     similarity, index = top_neighbours(train_x, test_x, k)
     return vote(similarity, train_y.to(index.device)[index], temperature, n_classes)
@@ -60,6 +62,7 @@ def knn_accuracies(
     temperature: float = 0.07,
 ) -> dict[int, float]:
     """Top-1 accuracy of :func:`knn_classify` for several k, looking for neighbours only once."""
+    train_x, train_y = as_features(train_x, "training features"), as_labels(train_y)
     n_classes = _check_labels(train_x, train_y, None)
     similarity, index = top_neighbours(train_x, test_x, max(ks))
     classes = train_y.to(index.device)[index]
@@ -86,15 +89,18 @@ def vote(
 def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int = 1) -> float:
     """The fraction of rows whose label is among the ``topk`` classes with most votes.
 
+    A class without a single vote is not among them, even where fewer than ``topk`` have some.
+
     Args:
-        votes: (n, C), or logits or probabilities.
+        votes: (n, C), or logits (any of which is below 0) or probabilities.
         labels: (n,) int64 from 0.
         topk: 1 for top-1 accuracy; at most C.
     """
-    if len(votes) != len(labels) or len(labels) == 0:
+    votes, labels = as_features(votes, "votes"), as_labels(labels)
+    if votes.ndim != 2 or labels.shape != votes.shape[:1] or len(labels) == 0:
         raise UserError(
-            f"accuracy needs one label a row, and a row: got {len(votes)} rows of votes and "
-            f"{len(labels)} labels"
+            f"accuracy needs votes (n, C) with one label a row, and a row: got votes "
+            f"{tuple(votes.shape)} and labels {tuple(labels.shape)}"
         )
     if not 1 <= topk <= votes.shape[1]:
         raise UserError(f"topk is {topk}, but there are {votes.shape[1]} classes: use 1 to that")
@@ -103,7 +109,10 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
             "some test images have no label (−1), so no answer is right: leave them out"
         )
     best = votes.topk(topk, dim=1).indices
-    hits = (best == labels.to(best.device)[:, None]).any(dim=1)
+    right = best == labels.to(best.device)[:, None]
+    if (votes >= 0).all():
+        right &= votes.gather(1, best) > 0
+    hits = right.any(dim=1)
     return hits.double().mean().item()
 
 
@@ -132,6 +141,7 @@ def top_neighbours(
     The similarity matrix is never held whole: queries are taken in chunks, so memory stays at
     64 MiB beside the features for any number of queries, and two queries work as well as 10,000.
     """
+    features, queries = as_features(features), as_features(queries, "queries")
     check_features(features, queries)
     if not 1 <= k <= len(features):
         raise UserError(

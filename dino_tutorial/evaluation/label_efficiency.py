@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.evaluation.knn import accuracy, knn_classify
 from dino_tutorial.evaluation.linear import check_split
 
@@ -69,6 +70,8 @@ def label_efficiency(
     Raises:
         UserError: if a class has too few images, or shapes or values do not fit.
     """
+    train_x, test_x = as_features(train_x, "training features"), as_features(test_x)
+    train_y, test_y = as_labels(train_y), as_labels(test_y)
     n_classes = check_split(train_x, train_y, test_x, test_y)
     device = train_x.device
     train_x, train_y = train_x.float(), train_y.to(device)
@@ -107,6 +110,7 @@ def nested_subsets(
     Raises:
         UserError: if a class has fewer images than asked for.
     """
+    labels = as_labels(labels)
     known = labels[labels >= 0]
     counts = torch.bincount(known)
     present = counts[counts > 0]

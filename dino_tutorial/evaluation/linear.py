@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.evaluation.knn import accuracy
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -86,6 +87,8 @@ def linear_probe(
         UserError: if labels are missing, shapes do not fit, or the training set is too small to
             give up a validation part.
     """
+    train_x, test_x = as_features(train_x, "training features"), as_features(test_x)
+    train_y, test_y = as_labels(train_y), as_labels(test_y)
     n_classes = check_split(train_x, train_y, test_x, test_y)
     n_validation = round(validation_fraction * len(train_x))
     if not 1 <= n_validation < len(train_x):

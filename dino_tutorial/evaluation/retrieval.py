@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.evaluation.knn import check_features
 
 CHUNK_ENTRIES = 2**22  # similarities sorted at once
@@ -190,6 +191,11 @@ def _similarities(
     A query that is itself in the gallery has the similarity −∞ to itself and is not right.
     """
     itself = gallery is None
+    queries = as_features(queries, "queries")
+    query_labels = None if query_labels is None else as_labels(query_labels)
+    if not itself:
+        gallery = as_features(gallery, "features of the gallery")
+        gallery_labels = None if gallery_labels is None else as_labels(gallery_labels)
     if itself:
         gallery, gallery_labels = queries, query_labels
     check_features(gallery, queries)

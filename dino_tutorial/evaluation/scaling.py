@@ -1,5 +1,7 @@
 """Scaling laws: how an error falls with model, data or compute, fitted by least squares."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -38,7 +38,8 @@ class LinearSegmentation:
         weight: (D, C), acts on patch tokens as they came out of the encoder.
         bias: (C,).
         grid: rows and columns of patches.
-        learning_rates, weight_decays: (L,), of each head of the sweep.
+        learning_rates: (L,), of each head of the sweep.
+        weight_decays: (L,), of each head of the sweep.
         validation_miou: (L,), in 0..1, on the training images that were held out.
         chosen: the index of the best of them.
         confusion: (C, C) int64, test pixels by true class (row) and predicted class (column).

@@ -145,7 +145,7 @@ class Method(nn.Module, ABC):
 
     @property
     def encoder(self) -> Encoder:
-        """The backbone that is kept and evaluated: the teacher's, if there is one."""
+        """The backbone that is kept and evaluated, the teacher's if there is one."""
         network = self.student if self.teacher is None else self.teacher.network
         return network.backbone
 
@@ -162,6 +162,15 @@ def accuracy(logits: Float[Tensor, "*n K"], targets: Int[Tensor, "*n"]) -> Float
 
 
 def spread_of(features: Float[Tensor, "V B D"]) -> Float[Tensor, ""]:
-    """Feature spread of (V, B, D) features: 1 when they fill the sphere, 0 when constant."""
+    """Feature spread of (V, B, D) features: 1 when they fill the sphere, 0 when constant.
+
+    The V views have to be of one kind: features that tell sizes or places apart, and no images,
+    would seem to be spread. See :func:`spread_within` for others.
+    """
     with torch.no_grad():
         return feature_spread(features.flatten(0, 1).float())
+
+
+def spread_within(features: Float[Tensor, "V B D"]) -> Float[Tensor, ""]:
+    """The feature spread over the images of each of V views by itself, averaged over views."""
+    return torch.stack([spread_of(view[None]) for view in features]).mean()

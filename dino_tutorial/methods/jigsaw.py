@@ -15,7 +15,7 @@ from dino_tutorial.methods.base import (
     Network,
     accuracy,
     refuse_local_crops,
-    spread_of,
+    spread_within,
 )
 from dino_tutorial.models import Encoder
 from dino_tutorial.options import option
@@ -108,7 +108,7 @@ class Jigsaw(Method):
         return {
             "loss": loss,
             "accuracy": accuracy(logits, answers),
-            "feature_spread": spread_of(features),
+            "feature_spread": spread_within(features),  # of one place: images, not answers
         }
 
     @property

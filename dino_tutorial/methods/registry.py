@@ -13,6 +13,7 @@ from dino_tutorial.methods.simclr import SimCLR
 from dino_tutorial.methods.supervised import Supervised
 from dino_tutorial.methods.swav import SwAV
 
+#: The classes of all methods by name, those of :func:`register` included.
 METHODS: dict[str, type[Method]] = {
     "rotation": Rotation,
     "jigsaw": Jigsaw,

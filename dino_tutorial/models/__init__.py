@@ -20,6 +20,7 @@ from dino_tutorial.models.vit import (
     vit_tiny,
 )
 
+#: What :func:`build_encoder` builds, by name: ``model.arch`` is one of these.
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "vit_tiny": vit_tiny,
     "vit_small": vit_small,

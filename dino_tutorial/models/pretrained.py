@@ -36,17 +36,16 @@ RELEASED = {
     "dinov2_vitg14_reg": "vit_giant_patch14_reg4_dinov2.lvd142m",
 }
 
-# What training code wraps around an encoder's state, the teacher first: it is the one released.
+# What training code wraps around an encoder's state. Averages of the student come first: where
+# there is one, it is what was evaluated and released.
 WRAPPERS = (
-    "method",
-    "model",
-    "state_dict",
-    "teacher",
-    "student",
-    "module",
-    "_orig_mod",
-    "backbone",
+    *("method", "state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+    *("teacher", "teacher_backbone", "momentum_backbone", "network"),
+    *("model", "state_dict", "model_state_dict", "student", "student_backbone", "module"),
+    *("backbone", "base_encoder", "encoder_q", "encoder", "vit", "dinov2", "dinov2_with_registers"),
 )
+# What compiling, sharding and checkpointing put into the names of single blocks.
+INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -57,8 +56,11 @@ def load_weights(
 ) -> AnyModule:
     """Load an encoder's weights, whoever wrote them.
 
-    Wrappers such as ``teacher``, ``module.`` and ``backbone.`` are taken off, heads are left out,
-    and position embeddings are from then on interpolated as the source does.
+    Wrappers such as ``teacher``, ``module.`` and ``backbone.`` are taken off, heads and whatever is
+    no tensor are left out, and position embeddings are from then on interpolated as the source
+    does. Where a file holds a student and an average of it (``teacher``, ``state_dict_ema``,
+    ``momentum_backbone``), the average is taken. This package's own ``checkpoint.pt`` gives the
+    encoder that its method keeps; names of Hugging Face's transformers are translated.
 
     Args:
         model: the encoder to fill, built as the weights need it.
@@ -81,7 +83,7 @@ def load_weights(
         where = str(state_dict_or_path)
         state_dict_or_path = _read(Path(state_dict_or_path))
     state = _unwrap(state_dict_or_path)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state:
         raise UserError(f"{where} holds no state dict: names with a tensor each were expected")
     own = model.state_dict()
     state = CONVERTERS[source](state, own)
@@ -207,15 +209,68 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Take off each wrapper, be it a nested dict or a prefix of names."""
-    for name in WRAPPERS:
+    """Take off each wrapper, be it a nested dict or a prefix of names, and what is no weight."""
+    state = {_without_infixes(str(name)): value for name, value in state.items()}
+    if any(name.startswith(HUGGING_FACE) for name in state):
+        return _from_hugging_face(state)
+    for name in _own_student(state) or WRAPPERS:
         inner = state.get(name)
         if not isinstance(inner, Mapping):
             prefix = name + "."
             inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         if inner:
             return _unwrap(inner)
-    return dict(state)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _without_infixes(name: str) -> str:
+    for infix in INFIXES:
+        name = name.replace(infix, "")
+    return name
+
+
+def _own_student(state: Mapping[str, Any]) -> tuple[str, ...]:
+    """The wrapper of MoCo's student, in a checkpoint of this package: there the teacher only
+    makes keys, and the student is the encoder that is kept."""
+    moco = "queue.entries" in state and any(name.startswith("teacher.") for name in state)
+    return ("student",) if moco else ()
+
+
+HUGGING_FACE = "embeddings.patch_embeddings."  # how transformers' vision transformers begin
+FROM_HUGGING_FACE = (  # parts of names there and here, replaced one after the other
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+    ("embeddings.", ""),
+    ("encoder.layer.", "blocks."),
+    ("attention.output.dense.", "attn.proj."),
+    ("attention.attention.", "attn."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+    ("layernorm_before.", "norm1."),
+    ("layernorm_after.", "norm2."),
+    ("layer_scale1.lambda1", "ls1.gamma"),
+    ("layer_scale2.lambda1", "ls2.gamma"),
+    ("mlp.weights_in.", "mlp.w12."),
+    ("mlp.weights_out.", "mlp.w3."),
+    ("layernorm.", "norm."),
+)
+
+
+def _from_hugging_face(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of transformers' ViTModel and Dinov2Model; queries, keys and values become one."""
+    renamed: dict[str, Any] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or name.startswith(("pooler.", "classifier.")):
+            continue
+        for old, new in FROM_HUGGING_FACE:
+            name = name.replace(old, new, 1)
+        renamed[name] = value
+    for name in [name for name in renamed if ".attn.query." in name]:
+        parts = [renamed.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        renamed[name.replace("query", "qkv")] = torch.cat(parts)
+    if "mask_token" in renamed:
+        renamed["mask_token"] = renamed["mask_token"].flatten(0, -2)
+    return renamed
 
 
 def _from_native(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -269,6 +269,11 @@ class VisionTransformer(Encoder):
         self, x: Float[Tensor, "B C H W"], masks: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise UserError(
+                f"images have to be (B, {self.in_chans}, H, W), not {tuple(x.shape)}: repeat a "
+                "gray channel, leave an alpha channel out, or build the model with in_chans"
+            )
         height, width = self._grid(*x.shape[-2:])
         if masks is None:
             x = self.patch_embed(x)
@@ -303,6 +308,8 @@ class VisionTransformer(Encoder):
             return self.pos_embed
         rows, columns = self.grid_size
         grid = self.pos_embed[:, 1:].unflatten(1, self.grid_size).permute(0, 3, 1, 2)
+        if grid.dtype in (torch.float16, torch.bfloat16):  # interpolated in full: few kernels know
+            grid = grid.float()
         if self.pos_embed_mode == "offset":
             # A tenth of a patch too much, once meant against rounding; weights that were trained
             # with it have to be used with it.
@@ -310,7 +317,8 @@ class VisionTransformer(Encoder):
             grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
         else:
             grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+        grid = grid.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        return torch.cat([self.pos_embed[:, :1], grid], dim=1)
 
     @staticmethod
     def _check_masks(masks: Tensor, batch: int, patches: int) -> None:

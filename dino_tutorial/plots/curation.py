@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
+from dino_tutorial.errors import printable
 from dino_tutorial.plots.images import cluster_rows, neighbour_rows, removed_pairs
 from dino_tutorial.plots.report import Card, flatten_settings, render_page, write_page
 from dino_tutorial.plots.style import (
@@ -227,7 +228,13 @@ def share_curves(
         labels.append((shares[-1], name, "ink" if stage == "selected" else "muted"))
         told.append(f"{name}, {percent(shares.min())} to {percent(shares.max())}")
     if names:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_xticks(
+            range(len(names)),
+            list(map(printable, names)),
+            rotation=45,
+            ha="right",
+            rotation_mode="anchor",
+        )
     else:
         axes.set_xlabel(f"{what}s, largest first")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -210,7 +210,7 @@ def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> Descr
 def schedule_curves(rows: Rows, keys: Sequence[str] | None = None) -> DescribedFigure:
     """The schedules that the run followed, one small panel each above a common time axis.
 
-    ``keys`` are names in the rows; by default those of :data:`SCHEDULES` that the rows have.
+    ``keys`` are names in the rows; by default all schedules that the rows have.
     """
     keys = [key for key in (keys or SCHEDULES) if has(rows, key)]
     figure = new_figure(max(1.2, 0.35 + 0.85 * len(keys)))

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from dino_tutorial.errors import printable
 from dino_tutorial.evaluation.pca import component_colors
 from dino_tutorial.plots.style import (
     WIDTH,
@@ -57,7 +58,7 @@ def image_grid(
         axes = panels[index // columns][index % columns]
         _show(axes, picture)
         if titles is not None:
-            axes.set_title(titles[index], fontsize=9, loc="center", pad=3)
+            axes.set_title(printable(titles[index]), fontsize=9, loc="center", pad=3)
     figure.alt_text = f"{description or 'Grid of images'}: {counted(len(pictures), 'image')}"
     if titles is not None:
         figure.alt_text += " (" + _tally(titles) + ")"
@@ -539,9 +540,10 @@ def _class_name(label: int, classes: Sequence[str]) -> str:
 
 
 def _shorten(name: str, longest: int = 9) -> str:
+    name = printable(name)
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _tally(names: Sequence[str]) -> str:
-    counts = Counter(names)
+    counts = Counter(map(printable, names))
     return ", ".join(name if n == 1 else f"{name} x {n}" for name, n in counts.items())

@@ -127,7 +127,8 @@ def render_page(**content: object) -> str:
     prefixes = (f"f{index}" for index in range(100))
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     environment.filters["svg"] = lambda figure: Markup(to_svg(figure, next(prefixes)))
-    return environment.get_template("report.html").render(colours=COLOURS, **content)
+    page = environment.get_template("report.html").render(colours=COLOURS, **content)
+    return page.encode("utf-8", "backslashreplace").decode()  # a path may hold what is no UTF-8
 
 
 def verdict(summary: Mapping[str, object]) -> str:

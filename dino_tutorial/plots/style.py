@@ -26,7 +26,8 @@ from dino_tutorial.errors import UserError
 WIDTH = 4.6  # inches, of every figure
 P = ParamSpec("P")
 
-# name: (on a light card, on a dark card). The "-text" shades are for words: contrast >= 4.5.
+#: Colours by name: on a light card, on a dark one. Those that end in ``-text`` are for words, with
+#: a contrast of 4.5 or more.
 COLOURS = {
     "card": ("#fefefd", "#191d23"),
     "ink": ("#1f2428", "#e9ebee"),
@@ -44,6 +45,7 @@ COLOURS = {
     "green-text": ("#006e50", "#5ed6b0"),
     "purple-text": ("#9a3f70", "#e9aecf"),
 }
+#: The colours of curves, in the order in which they are used.
 PALETTE = ("blue", "vermillion", "green", "purple", "orange", "sky", "yellow")
 
 
@@ -52,6 +54,7 @@ def colour(name: str) -> str:
     return COLOURS[name][0]
 
 
+#: Matplotlib's settings (``rcParams``) for every figure of the book and the report.
 STYLE = {
     "figure.facecolor": colour("card"),
     "figure.dpi": 110,
@@ -127,7 +130,8 @@ def styled(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> DescribedFigure:
-        with matplotlib.rc_context(STYLE):
+        # Names of classes and data are shown as they are, dollars included.
+        with matplotlib.rc_context(STYLE | {"text.parse_math": False}):
             figure = draw(*args, **kwargs)
             if figure.get_layout_engine() is not None:
                 figure.draw_without_rendering()
@@ -172,7 +176,8 @@ def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure"
     if path.suffix == ".html":
         alt, name = html.escape(figure.alt_text), html.escape(title)
         picture = base64.b64encode(to_png(figure)).decode()
-        content = PAGE.format(title=name, alt=alt, picture=picture).encode()
+        page = PAGE.format(title=name, alt=alt, picture=picture)
+        content = page.encode("utf-8", "backslashreplace")
     elif path.suffix == ".png":
         content = to_png(figure)
     else:

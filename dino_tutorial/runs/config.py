@@ -26,6 +26,7 @@ from dino_tutorial.options import flatten, note, option, replace_options
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.views.settings import ViewSettings
 
+#: The names of the presets, from the smallest machine to the published recipe.
 PRESETS = ("smoke", "laptop", "gpu", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

@@ -20,6 +20,7 @@ from dino_tutorial.evaluation.dense import DenseImages
 from dino_tutorial.runs.environment import choose_device
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 
+K = 20  # neighbours that vote when nobody says
 DENSE_IMAGES = 2000  # that linear segmentation and depth are fitted to
 
 
@@ -27,7 +28,7 @@ def evaluate(
     run_or_weights: Run | str | Path | nn.Module,
     data: str | Path | None = None,
     *,
-    k: int = 20,
+    k: int | None = None,
     temperature: float = 0.07,
     probe: bool = False,
     dense: bool = False,
@@ -42,7 +43,8 @@ def evaluate(
     Args:
         run_or_weights: a run, its folder, or any encoder with ``forward(x) -> (B, D)``.
         data: a data set's name or folder; by default the one that the run was trained on.
-        k, temperature: of the k-NN classifier (Wu et al. 2018; DINO: 20, 0.07).
+        k, temperature: of the k-NN classifier (Wu et al. 2018; DINO: 20, 0.07). Without a k it is
+            20, or all images of a bank that has fewer.
         probe: also train a linear classifier on the training split's features.
         dense: also measure patches, by linear segmentation and linear depth, see
             :func:`dino_tutorial.evaluation.evaluate_dense`; fitted to at most 2,000 images. The
@@ -77,6 +79,7 @@ def evaluate(
     if dense:
         with_pixels(bank)  # before the work on the rest
     results = {"data": bank.name, "image_size": bank.image_size}
+    k = min(K, max(1, len(bank))) if k is None else k
     results |= measure_knn(encoder, untrained, bank, queries, k, temperature, torch_device)
     if probe:
         train_x, train_y = extract_features(encoder, bank, device=torch_device)

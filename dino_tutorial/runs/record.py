@@ -90,5 +90,5 @@ def card(name: str, summary: dict[str, Any], command: str) -> str:
         summary: the run's ``summary.json``; without labels it has no k-NN to show.
         command: the command that trains them again.
     """
-    measured = MEASURED.format(**summary) if "knn_top1" in summary else ""
+    measured = MEASURED.format(**summary) if summary.get("knn_top1") is not None else ""
     return CARD.format(name=name, command=command, measured=measured, **summary)

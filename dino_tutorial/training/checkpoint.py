@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.training.health import first_not_finite
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
@@ -44,7 +45,8 @@ def load_checkpoint(folder: Path, warn: Callable[[str], object] = print) -> dict
 
     Args:
         folder: a run's folder.
-        warn: called with one sentence when the newest is damaged and the one before is used.
+        warn: called with one sentence when the newest is damaged, or holds weights that are no
+            numbers, and the one before is used.
 
     Raises:
         UserError: if there is none, or none that can be read.
@@ -61,6 +63,10 @@ def load_checkpoint(folder: Path, warn: Callable[[str], object] = print) -> dict
         except pickle.UnpicklingError:
             problems.append(f"{path.name} is damaged or holds code, which is never run")
         else:
+            broken = first_not_finite(state)
+            if broken:
+                problems.append(f"{path.name} holds NaN or infinity in {broken}")
+                continue
             if isinstance(state, dict) and "step" in state:
                 if problems:
                     warn(f"{problems[0]}; going on from {path.name}, step {state['step']}")

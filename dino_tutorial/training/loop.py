@@ -22,8 +22,14 @@ from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
-from dino_tutorial.training.checkpoint import save_checkpoint
-from dino_tutorial.training.health import check_finite, check_teacher_is_a_copy, diagnose
+from dino_tutorial.training.checkpoint import CURRENT, save_checkpoint
+from dino_tutorial.training.health import (
+    check_finite,
+    check_teacher_is_a_copy,
+    diagnose,
+    first_not_finite,
+    weights_diverged,
+)
 from dino_tutorial.training.log import Clock, RowLog
 from dino_tutorial.training.optim import (
     build_optimizer,
@@ -161,9 +167,25 @@ class Trainer:
         )
 
     def _save(self, metrics_size: int, timings_size: int) -> None:
+        self._check_weights(self.step)
         state = self.state(metrics_size, timings_size)
         if self.processes.is_main:
             save_checkpoint(self.folder, state)
+
+    def _check_weights(self, steps: int) -> None:
+        """Never let weights that are no numbers replace a checkpoint, or be measured.
+
+        All processes have to call it together; each looks at its own part.
+
+        Raises:
+            TrainingDiverged: some are, after so many steps.
+        """
+        parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
+        name = first_not_finite(parts)
+        bad = torch.tensor(float(name is not None), device=self.device)
+        if mean_over_processes(bad).item() > 0:
+            kept = (self.folder / CURRENT).exists()
+            raise weights_diverged(name or "another process's weights", steps - 1, kept)
 
     def _step(
         self,
@@ -216,12 +238,18 @@ class Trainer:
             "seconds": self.clock.seconds,
             "log_sizes": [metrics_size, timings_size],
             "warnings": self.warnings,
+            "data": self.dataset.fingerprint(),
             "method": whole(self.method.state_dict(), keep),
             "optimizer": whole(self.optimizer.state_dict(), keep),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`, as if nothing had happened in between."""
+        """Continue from :meth:`state`, as if nothing had happened in between.
+
+        Raises:
+            UserError: the state is of another architecture, or of other images.
+        """
+        self._check_images(state.get("data"))
         try:
             self._load_method(state["method"])
             self._load_optimizer(state["optimizer"])
@@ -235,6 +263,24 @@ class Trainer:
             ) from None
         self.step, self.clock = state["step"], Clock(state["seconds"])
         self.log_sizes, self.warnings = state["log_sizes"], state["warnings"]
+
+    def _check_images(self, before: dict[str, Any] | None) -> None:
+        """Other images would be drawn in another order, or be others at the same places."""
+        now = self.dataset.fingerprint()
+        if before is None or before == now:  # None: the state of an older version
+            return
+        if any(before.get(key) != now[key] for key in ("images", "contents")):
+            raise UserError(
+                f"the images of {self.dataset.name} have changed since {self.folder} was started "
+                f"({before.get('images')} then, {now['images']} now; their names, sizes and labels "
+                f"are compared): bring the old ones back, or start a new run"
+            )
+        if not self.processes.is_main:
+            return
+        self.warn(
+            f"the image files of {self.dataset.name} have other times than when {self.folder} was "
+            f"started, but the same names and sizes: if they were replaced, start a new run"
+        )
 
     def _load_method(self, state: dict[str, Any]) -> None:
         ours = self.method.state_dict()
@@ -323,8 +369,9 @@ class Trainer:
         row = {"step": self.step, "epoch": round(self.step / self.order.steps_per_epoch, 4)}
         row |= dict(zip(names, numbers, strict=True)) | values
         row |= self.method.constants
-        check_finite(row)
+        check_finite(row, kept=(self.folder / CURRENT).exists())
         if self._due(self.train.eval_every) and self.evaluate is not None:
+            self._check_weights(self.step + 1)
             row |= self.evaluate()
         self.rows.append(row)
         self._report_health()

@@ -157,3 +157,14 @@ def test_accuracy_names_mistakes():
         accuracy(torch.zeros(2, 3), torch.zeros(3))
     with pytest.raises(UserError, match="topk is 4"):
         accuracy(torch.zeros(2, 3), torch.zeros(2), topk=4)
+
+
+def test_a_class_without_votes_is_not_among_the_best():
+    """With k = 2 two classes at most have votes; the other of the top 3 is only the next number."""
+    bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]])
+    votes = knn_classify(bank, torch.tensor([3, 4, 0, 1]), torch.tensor([[1.0, 0.05]]), k=2)
+    assert (votes > 0).sum() == 2
+    for label, right in ((3, 1.0), (4, 1.0), (0, 0.0), (1, 0.0), (2, 0.0)):
+        assert accuracy(votes, torch.tensor([label]), topk=5) == right
+    logits = torch.tensor([[0.0, -1.0, 2.0]])  # 0 is a value like any other
+    assert accuracy(logits, torch.tensor([0]), topk=2) == 1.0

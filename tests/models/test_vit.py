@@ -411,3 +411,25 @@ def test_build_encoder_names_what_it_does_not_know():
         build_encoder("vit_huge")
     with pytest.raises(UserError, match="no argument layers.*depth"):
         build_encoder("vit_tiny", layers=3)
+
+
+@pytest.mark.parametrize("mode", ["antialias", "offset"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_at_another_size(dtype, mode):
+    """Positions are interpolated in float32, whatever the weights are kept in."""
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2).eval()
+    model.pos_embed_mode = mode
+    expected = model.positions(6, 3)
+    x = torch.randn(2, 3, 48, 24)
+    full = model(x)
+    low = model.to(dtype)
+    found = low.positions(6, 3)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=1e-3, rtol=1e-2)
+    assert low(x.to(dtype)).dtype == dtype
+    torch.testing.assert_close(low(x.to(dtype)).float(), full, atol=0.1, rtol=0.1)
+    assert low.forward_features(x.to(dtype)).patches.shape == (2, 18, 32)
+    assert low.get_attention(x.to(dtype)).isfinite().all()
+    double = model.double()
+    assert double.positions(6, 3).dtype == torch.float64

@@ -1,6 +1,7 @@
 """Every chapter opens and closes alike: what it asks, needs, does not show, and what to do next."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -24,6 +25,7 @@ OPENING = {
     "no time": r"\*\*Time[.:]\*\* [^\n]*\d minutes to read",
     "nothing about what is needed before": r"\*\*(Needed before\.|Before:)\*\* \S",
     "no link to the symbols": r"\{doc\}`notation`",
+    "no place in the package": r"(?m)^In the package: (\{py:\w+\}`dino_tutorial[.\w]+`(, |\.$))+$",
 }
 EXERCISE = re.compile(r"^`{3,}\{exercise(?:-start)?\}.*\n:label: (\S+)$", re.MULTILINE)
 TASK = re.compile(
@@ -78,6 +80,15 @@ def test_a_chapter_has_all_its_parts(path):
     assert faults(markdown(path)) == []
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_where_its_idea_is_in_the_package_is_a_function_or_a_class(path):
+    (line,) = re.findall(r"^In the package: .*$", markdown(path), re.MULTILINE)
+    for role, name in re.findall(r"\{py:(\w+)\}`([.\w]+)`", line):
+        module, _, attribute = name.rpartition(".")
+        thing = getattr(import_module(module), attribute)
+        assert role == ("class" if isinstance(thing, type) else "func"), name
+
+
 def exercise(kind: str) -> str:
     return f"""
 ```{{exercise}} A question
@@ -105,6 +116,8 @@ GOOD = f"""# A chapter
 
 **Needed before.** Python; {{doc}}`notation`.
 ```
+
+In the package: {{py:func}}`dino_tutorial.train`, {{py:class}}`dino_tutorial.losses.DINOLoss`.
 
 ## The idea
 
@@ -136,6 +149,8 @@ def test_a_complete_chapter_has_no_faults():
         ("**Time.** 30 minutes to read.", "no time"),
         ("**Needed before.** Python;", "nothing about what is needed before"),
         ("{doc}`notation`", "no link to the symbols"),
+        ("In the package: ", "no place in the package"),
+        ("`dino_tutorial.losses", "no place in the package"),
         ("## What this does not show", "its last sections are not"),
         ("- Two.", "fewer than three limits"),
         ("*Break. Easy, 10 minutes.*", "ex-Break has no kind"),

@@ -7,16 +7,27 @@ build one, which takes seconds because the notebooks are stored with their outpu
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from test_chapters import CHAPTERS
+
+from dino_tutorial.curation import CurationSettings
+from dino_tutorial.methods import METHODS
+from dino_tutorial.options import describe
+from dino_tutorial.runs import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "dino_tutorial"
 pytestmark = pytest.mark.site
 
 
@@ -41,9 +52,16 @@ def pages(site) -> dict[Path, BeautifulSoup]:
     return {file.resolve(): BeautifulSoup(file.read_text("utf-8"), "html.parser") for file in files}
 
 
-def test_every_chapter_has_a_page(pages):
+@pytest.fixture(scope="module")
+def reference(pages, site) -> Callable[[str], BeautifulSoup]:
+    """The page of a room."""
+    return lambda room: pages[(site / "book" / "reference" / f"{room}.html").resolve()]
+
+
+def test_every_chapter_has_a_page(pages, site):
     listed = [word for word in (ROOT / "_toc.yml").read_text().split() if word.startswith("book/")]
-    assert sorted(f"book/{page.stem}" for page in pages) == sorted(listed)
+    built = [str(page.relative_to(site.resolve()).with_suffix("")) for page in pages]
+    assert sorted(built) == sorted(listed)
 
 
 def test_every_link_inside_the_site_arrives(pages):
@@ -142,13 +160,61 @@ def test_each_figure_of_a_notebook_is_on_its_page(pages):
         assert shown[path.stem] >= stored, path.name
 
 
-def test_the_package_page_documents_the_public_names(pages):
-    (api,) = [soup for page, soup in pages.items() if page.stem == "api"]
-    documented = {tag["id"] for tag in api.select("dt[id]")}
-    public = {"losses.DINOLoss", "losses.byol_loss", "models.VisionTransformer", "models.DINOHead"}
-    public |= {"training.cosine_schedule", "evaluation.knn_classify", "datasets.open_dataset"}
-    public |= {"evaluation.retrieval_map", "evaluation.propagate_labels", "datasets.Davis"}
-    assert {f"dino_tutorial.{name}" for name in public} <= documented
+ROOMS = ["dino_tutorial", "dino_tutorial.clinic", "dino_tutorial.datasets.scenes"]
+ROOMS += sorted(f"dino_tutorial.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_of_a_room_has_an_entry(pages, room):
+    entries = {tag["id"] for soup in pages.values() for tag in soup.select("dl.py > dt[id]")}
+    assert {f"{room}.{name}" for name in import_module(room).__all__} - entries == set()
+
+
+def test_every_command_has_its_help(reference):
+    page = reference("command-line")
+    titles = {heading.get_text().rstrip("#") for heading in page.select("h2")}
+    commands = {"train", "distill", "eval", "record", "report", "show", "export", "grade"}
+    assert commands | {"curate", "settings", "methods", "doctor"} <= titles
+    assert "--preset PRESET" in page.select_one("#train pre").get_text()
+
+
+def test_shapes_in_signatures_read_as_in_the_code(reference):
+    signature = reference("losses").find(id="dino_tutorial.losses.dino_loss").get_text()
+    assert 'student_logits: Float[Tensor, "V B K"],' in signature
+    assert 'targets: Float[Tensor, "2 B K"],' in signature and "jaxtyping" not in signature
+
+
+def rows_of(options: Any, prefix: str = "") -> set[tuple[str, ...]]:
+    """What a table of settings has to say, from their declaration."""
+    return {
+        (one.key, json.dumps(one.value), one.bounds, one.help) for one in describe(options, prefix)
+    }
+
+
+def shown(part: Any) -> set[tuple[str, ...]]:
+    """The rows of the tables in a part of a page, without their headings."""
+    straight = str.maketrans("’“”", '\'""')  # as the declarations have them
+    rows = [
+        tuple(cell.get_text().strip().translate(straight) for cell in row.select("td"))
+        for row in part.select("tr")
+    ]
+    return {row for row in rows if row}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_of_a_method_is_on_its_page(reference, method):
+    settings = METHODS[method].Settings
+    entry = reference("settings").find(id=f"{settings.__module__}.{settings.__name__}").parent
+    assert shown(entry) == rows_of(settings(), "objective.")
+
+
+def test_every_setting_of_all_runs_is_on_the_page(reference):
+    assert shown(reference("settings").select_one("#of-every-run")) == rows_of(Config())
+
+
+def test_every_setting_of_a_curation_is_on_the_page(reference):
+    section = reference("settings").select_one("#of-a-curation")
+    assert shown(section) == rows_of(CurationSettings())
 
 
 NAMES_OF_CHAPTERS = {  # in their code, each leads to its entry in the reference
@@ -171,13 +237,22 @@ def test_names_in_code_lead_to_the_reference(pages, site, chapter):
 
 
 def test_the_reference_leads_to_the_source(pages, site):
-    reference = (site / "book" / "api.html").resolve()
     sources = {
-        link["href"].partition("#")[0]
-        for link in pages[reference].select('a[href*="_modules/dino_tutorial"]')
+        (page.parent / link["href"].partition("#")[0]).resolve()
+        for page, soup in pages.items()
+        if page.parent.name == "reference"
+        for link in soup.select('a[href*="_modules/dino_tutorial"]')
     }
     assert len(sources) > 40
-    for source in sources:
-        assert (reference.parent / source).resolve().exists()
+    assert all(source.exists() for source in sources)
     loss = site / "_modules" / "dino_tutorial" / "losses" / "dino.html"
     assert "log_softmax" in loss.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_leads_to_its_place_in_the_package(pages, site, path):
+    page = pages[(site / "book" / f"{path.stem}.html").resolve()]
+    (line,) = [p for p in page.select("article p") if p.get_text().startswith("In the package: ")]
+    links = [link["href"] for link in line.select("a[href]")]
+    assert len(links) == line.get_text().count("dino_tutorial.")
+    assert all(re.match(r"(reference/[\w-]+|api)\.html#dino_tutorial\.", link) for link in links)

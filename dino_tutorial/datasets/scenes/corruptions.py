@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 
+#: How severe a corruption can be, from mild to hardly recognisable.
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -86,6 +87,7 @@ def _occlude(x: Tensor, severity: int, rng: torch.Generator) -> Tensor:
     return torch.where(square[:, None], 0.5, x)
 
 
+#: What :func:`corrupt` can do to images, by name: noise, blur, weather of light, occlusion.
 CORRUPTIONS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "gaussian_noise": _gaussian_noise,
     "impulse_noise": _impulse_noise,

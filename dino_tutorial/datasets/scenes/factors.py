@@ -17,6 +17,7 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.seeds import splitmix64
 
+#: The ten kinds of object; a label is an index into them.
 CLASSES = (
     "ladybird",
     "starfish",
@@ -29,6 +30,7 @@ CLASSES = (
     "fish",
     "button",
 )
+#: What a table can be made of; the factor ``surface`` is an index into them.
 SURFACES = ("sand", "wood", "cloth", "tiles", "stone")
 CLUTTER = 3  # small plain objects in a scene: the last one lies on top, the others below
 PATCHES = 4  # parts of the table, each in its own colour
