@@ -6,11 +6,12 @@ the clusters below it.
 """
 
 import numpy as np
+from jaxtyping import Int
 
 from dino_tutorial.curation.clusters import Hierarchy
 
 
-def balanced_sample(hierarchy: Hierarchy, size: int, seed: int = 0) -> np.ndarray:
+def balanced_sample(hierarchy: Hierarchy, size: int, seed: int = 0) -> Int[np.ndarray, " size"]:
     """Positions of ``size`` images (of all, if there are not so many), ascending.
 
     Args:
@@ -28,12 +29,12 @@ def balanced_sample(hierarchy: Hierarchy, size: int, seed: int = 0) -> np.ndarra
         shares = np.zeros_like(below)
         for cluster in range(len(share)):
             children = parent == cluster
-            shares[children] = even_shares(below[children], share[cluster])
+            shares[children] = even_shares(below[children], int(share[cluster]))
         share = shares
     return sample_of_each(hierarchy.assignment, share, seed)
 
 
-def even_shares(sizes: np.ndarray, total: int) -> np.ndarray:
+def even_shares(sizes: Int[np.ndarray, " G"], total: int) -> Int[np.ndarray, " G"]:
     """Divide a total as evenly as the sizes allow: min(size, limit), of one limit for all.
 
     What the whole limit leaves over goes one each to the largest groups, which have room.
@@ -62,7 +63,9 @@ def even_shares(sizes: np.ndarray, total: int) -> np.ndarray:
     return spread
 
 
-def sample_of_each(groups: np.ndarray, amounts: np.ndarray, seed: int) -> np.ndarray:
+def sample_of_each(
+    groups: Int[np.ndarray, " n"], amounts: Int[np.ndarray, " G"], seed: int
+) -> Int[np.ndarray, " m"]:
     """Positions drawn at random, of group g at most ``amounts[g]``; ascending.
 
     Args:

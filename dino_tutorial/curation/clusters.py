@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from dino_tutorial.curation.neighbours import kmeans, nearest_centroid, train_centroids
 from dino_tutorial.curation.storage import StoredArray
@@ -22,10 +23,10 @@ class Hierarchy(NamedTuple):
         parents: for each level but the last, int (k,): the cluster above each cluster.
     """
 
-    assignment: np.ndarray
-    parents: list[np.ndarray]
+    assignment: Int[np.ndarray, " n"]
+    parents: list[Int[np.ndarray, " _"]]
 
-    def level(self, number: int) -> np.ndarray:
+    def level(self, number: int) -> Int[np.ndarray, " n"]:
         """The cluster (n,) of each image, ``number`` levels above the finest."""
         clusters = self.assignment
         for parent in self.parents[:number]:
@@ -34,8 +35,11 @@ class Hierarchy(NamedTuple):
 
 
 def assign(
-    vectors: StoredArray, centroids: np.ndarray, block: int, ids: np.ndarray | None = None
-) -> np.ndarray:
+    vectors: StoredArray,
+    centroids: Float[np.ndarray, "c D"],
+    block: int,
+    ids: Int[np.ndarray, " n"] | None = None,
+) -> Int[np.ndarray, " m"]:
     """The most similar centroid of each image: int32 (N,), or (n,) of the ``ids`` given."""
     rows = _chosen(vectors, block, ids)
     return np.concatenate([nearest_centroid(some, centroids) for some in rows]).astype(np.int32)
@@ -46,7 +50,7 @@ def cluster_hierarchy(
     counts: Sequence[int],
     block: int = 8192,
     seed: int = 0,
-    ids: np.ndarray | None = None,
+    ids: Int[np.ndarray, " n"] | None = None,
 ) -> Hierarchy:
     """Cluster images, then the clusters' centroids, as often as there are counts.
 

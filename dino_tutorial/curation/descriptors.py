@@ -9,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 SIDE = 16  # px of the small image that describes an image
@@ -16,7 +17,7 @@ GRAY = (0.299, 0.587, 0.114)
 HASH_CANVAS, HASH_SIDE = 32, 8  # px; lowest frequencies kept each way
 
 
-def perceptual_hash(images: Tensor) -> Tensor:
+def perceptual_hash(images: Real[Tensor, "B 3 H W"]) -> Int[Tensor, " B"]:
     """64 bits that stay the same when an image is scaled, recompressed or saved again.
 
     The image is made gray and 32 x 32 px; of its discrete cosine transform, the 8 x 8 lowest
@@ -47,7 +48,7 @@ def perceptual_hash(images: Tensor) -> Tensor:
     return (bits * weights).sum(1)
 
 
-def copy_descriptors(images: Tensor) -> Tensor:
+def copy_descriptors(images: Real[Tensor, "B 3 H W"]) -> Float[Tensor, "B 768"]:
     """An image reduced to 16 x 16 px, each colour channel with mean 0 and variance 1, flattened.
 
     Brightness and contrast of the channels drop out; what lies where stays.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -80,17 +81,17 @@ class Deduplication(NamedTuple):
         kept: bool (N,), one image of each component that is neither blank nor evaluated.
     """
 
-    labels: np.ndarray
-    hashed: np.ndarray
-    blank: np.ndarray
-    evaluated: np.ndarray
-    kept: np.ndarray
+    labels: Int[np.ndarray, " N"]
+    hashed: Int[np.ndarray, " N"]
+    blank: Bool[np.ndarray, " N"]
+    evaluated: Bool[np.ndarray, " N"]
+    kept: Bool[np.ndarray, " N"]
 
 
 def deduplicate(
     copies: StoredArray,
     hashes: StoredArray | None = None,
-    evaluation: np.ndarray | None = None,
+    evaluation: Float[np.ndarray, "M D"] | None = None,
     *,
     similarity: float = SIMILARITY,
     evaluation_similarity: float = EVALUATION_SIMILARITY,
@@ -132,8 +133,8 @@ def deduplicate(
 
 
 def equal_hashes(
-    hashes: StoredArray, blank: np.ndarray, block: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    hashes: StoredArray, blank: Bool[np.ndarray, " N"], block: int
+) -> Iterator[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]]:
     """Pairs that connect all images of one hash, blank ones left out: int64 (m,) twice.
 
     Equal hashes have equal remainders, so one remainder after the other is looked at.

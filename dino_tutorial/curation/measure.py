@@ -1,9 +1,12 @@
 """What a curation got right, against a pool whose duplicates and classes are known."""
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 
-def duplicate_scores(found: np.ndarray, true: np.ndarray, kept: np.ndarray) -> dict[str, float]:
+def duplicate_scores(
+    found: Int[np.ndarray, " N"], true: Int[np.ndarray, " N"], kept: Bool[np.ndarray, " N"]
+) -> dict[str, float]:
     """Precision and recall of pairs of copies, and of the images removed.
 
     Args:
@@ -30,7 +33,7 @@ def duplicate_scores(found: np.ndarray, true: np.ndarray, kept: np.ndarray) -> d
     }
 
 
-def purity(labels: np.ndarray, seed_labels: np.ndarray) -> float:
+def purity(labels: Int[np.ndarray, " m"], seed_labels: Int[np.ndarray, " m"]) -> float:
     """How many of the retrieved images are of the class of the seed they were found for.
 
     Args:
@@ -40,7 +43,7 @@ def purity(labels: np.ndarray, seed_labels: np.ndarray) -> float:
     return _share(((labels == seed_labels) & (labels >= 0)).sum(), len(labels))
 
 
-def class_balance(labels: np.ndarray, n_classes: int) -> float:
+def class_balance(labels: Int[np.ndarray, " n"], n_classes: int) -> float:
     """Entropy of the class frequencies divided by ln C: 1 if all are equal, 0 if one has all.
 
     Args:
@@ -58,5 +61,5 @@ def _pairs(groups: np.ndarray) -> int:
     return int((sizes * (sizes - 1) // 2).sum())
 
 
-def _share(part: float, whole: float) -> float:
+def _share(part: float | np.integer, whole: float | np.integer) -> float:
     return float(part / whole) if whole else 1.0

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from dino_tutorial.curation.storage import StoredArray, scratch_array
@@ -25,18 +26,18 @@ SAMPLE = 1 << 15  # images for all centroids together, so that the sample fits i
 class Pairs(NamedTuple):
     """Pairs of similar images: int64 (m,), int64 (m,), float32 (m,)."""
 
-    first: np.ndarray
-    second: np.ndarray
-    similarity: np.ndarray
+    first: Int[np.ndarray, " m"]
+    second: Int[np.ndarray, " m"]
+    similarity: Float[np.ndarray, " m"]
 
 
 def nearest(
     pool: StoredArray,
-    queries: np.ndarray,
+    queries: Float[np.ndarray, "q D"],
     k: int,
     block: int,
-    allowed: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    allowed: Bool[np.ndarray, " N"] | None = None,
+) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """The k images of the pool that are most similar to each query: exact, in one pass.
 
     Args:
@@ -145,8 +146,8 @@ class _Lists:
 
 
 def train_centroids(
-    vectors: StoredArray, count: int, seed: int, allowed: np.ndarray | None = None
-) -> np.ndarray:
+    vectors: StoredArray, count: int, seed: int, allowed: Int[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, "count D"]:
     """Spherical k-means on a sample of :func:`training_size` vectors, float32 (count, D).
 
     Args:
@@ -159,7 +160,9 @@ def train_centroids(
     return kmeans(vectors.take(chosen if allowed is None else allowed[chosen]), count, seed)
 
 
-def nearest_centroid(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+def nearest_centroid(
+    rows: Float[np.ndarray, "n D"], centroids: Float[np.ndarray, "c D"]
+) -> Int[np.ndarray, " n"]:
     """The most similar centroid of each row: (n, D), (c, D) to int64 (n,)."""
     return faiss.knn(rows, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
 
@@ -169,7 +172,9 @@ def training_size(count: int) -> int:
     return max(count, min(TRAINED_ON * count, SAMPLE))
 
 
-def kmeans(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+def kmeans(
+    vectors: Float[np.ndarray, "n D"], count: int, seed: int
+) -> Float[np.ndarray, "count D"]:
     """Spherical k-means (Dhillon and Modha 2001) of vectors in memory: (n, D) to (count, D)."""
     clustering = faiss.Kmeans(
         vectors.shape[1],

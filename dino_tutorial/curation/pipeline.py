@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
 
 from dino_tutorial.curation.balance import balanced_sample
 from dino_tutorial.curation.clusters import Hierarchy, cluster_hierarchy
@@ -76,7 +77,7 @@ def describers(features: Describe) -> dict[str, Describe]:
 
 
 @torch.inference_mode()
-def describe_all(images: LabelledImages, describe: Describe, device) -> np.ndarray:
+def describe_all(images: LabelledImages, describe: Describe, device) -> Shaped[np.ndarray, "n ..."]:
     """What one function says of a set that is small enough for memory, (n, D)."""
     batches = torch.arange(len(images)).split(BATCH)
     return torch.cat([describe(images.images(b).to(device)).cpu() for b in batches]).numpy()
@@ -99,17 +100,17 @@ class Curation(NamedTuple):
     duplicates: Deduplication
     nearest: Retrieved
     clustered: Retrieved
-    retrieved: np.ndarray
+    retrieved: Int[np.ndarray, " m"]
     hierarchy: Hierarchy
-    selected: np.ndarray
+    selected: Int[np.ndarray, " n"]
 
 
 def curate(
     stored: dict[str, StoredArray],
     folder: Path,
     options: CurationSettings,
-    seeds: np.ndarray | None = None,
-    evaluation: np.ndarray | None = None,
+    seeds: Float[np.ndarray, "q D"] | None = None,
+    evaluation: Float[np.ndarray, "M D2"] | None = None,
 ) -> Curation:
     """Choose images of a pool by their descriptions alone.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from dino_tutorial.curation.neighbours import kmeans, nearest, nearest_centroid, training_size
 from dino_tutorial.curation.storage import StoredArray
@@ -26,17 +27,17 @@ class Retrieved(NamedTuple):
             cluster when clusters were searched.
     """
 
-    ids: np.ndarray
-    seeds: np.ndarray
+    ids: Int[np.ndarray, " m"]
+    seeds: Int[np.ndarray, " m"]
 
 
 def retrieve_nearest(
     pool: StoredArray,
-    seeds: np.ndarray,
+    seeds: Float[np.ndarray, "q D"],
     k: int = 4,
     *,
     block: int = 8192,
-    allowed: np.ndarray | None = None,
+    allowed: Bool[np.ndarray, " N"] | None = None,
 ) -> Retrieved:
     """The k nearest images of each seed; an image near several seeds belongs to the nearest.
 
@@ -57,13 +58,13 @@ def retrieve_nearest(
 
 def retrieve_clusters(
     pool: StoredArray,
-    seeds: np.ndarray,
+    seeds: Float[np.ndarray, "q D"],
     clusters: int,
     per_cluster: int,
     *,
     more_than: int = 3,
     block: int = 8192,
-    allowed: np.ndarray | None = None,
+    allowed: Bool[np.ndarray, " N"] | None = None,
     seed: int = 0,
 ) -> Retrieved:
     """Images at random from each cluster of the pool that enough seeds fall in.
@@ -123,7 +124,9 @@ class _Drawn:
         return self._kept[:2]
 
 
-def true_places(allowed: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+def true_places(
+    allowed: Bool[np.ndarray, " N"], ranks: Int[np.ndarray, " m"]
+) -> Int[np.ndarray, " m"]:
     """Where the true entries of the given ranks are: bool (N,), int64 (m,) to int64 (m,).
 
     Ranks count from 0 and ascend. The result is ``np.flatnonzero(allowed)[ranks]``, without an

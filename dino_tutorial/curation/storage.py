@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import make_folder, replacing
@@ -73,7 +74,7 @@ class StoredArray:
                 stop = min(start + size, span.stop)
                 yield start, np.array(self._open(file)[start - span.start : stop - span.start])
 
-    def take(self, ids: np.ndarray) -> np.ndarray:
+    def take(self, ids: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
         """The rows at ``ids`` (n,), in that order, copied into memory."""
         first = self._open(0)
         taken = np.empty((len(ids), *first.shape[1:]), first.dtype)
@@ -108,7 +109,7 @@ def scratch_array(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarr
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
-def store(folder: Path, values: np.ndarray, rows: int = ROWS) -> StoredArray:
+def store(folder: Path, values: Shaped[np.ndarray, "N ..."], rows: int = ROWS) -> StoredArray:
     """Write an array that is in memory."""
     stored = StoredArray(folder, len(values), rows)
     for file in range(stored.files):

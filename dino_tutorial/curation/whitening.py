@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from dino_tutorial.curation.descriptors import SIDE, cosines
 from dino_tutorial.curation.storage import StoredArray
@@ -30,10 +31,10 @@ class Whitening(NamedTuple):
             the added mean keeps directions of little variance, mostly noise, from growing large.
     """
 
-    mean: np.ndarray
-    directions: np.ndarray
+    mean: Float[np.ndarray, " D"]
+    directions: Float[np.ndarray, "D d"]
 
-    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+    def __call__(self, vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n d"]:
         """float32 (n, D) to unit rows (n, d); a row of zeros stays one."""
         projected = (vectors - self.mean) @ self.directions
         projected[~vectors.any(axis=1)] = 0
@@ -105,13 +106,13 @@ def whiten(vectors: StoredArray, whitening: Whitening, folder: Path, block: int)
     return whitened
 
 
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
+def unit_rows(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
     """Rows of length 1; a row of zeros stays one."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
 
 
-def random_ids(n: int, most: int, seed: int) -> np.ndarray:
+def random_ids(n: int, most: int, seed: int) -> Int[np.ndarray, " n"]:
     """At most so many of ``0 … n − 1``, ascending, without drawing a permutation of them all."""
     if n <= most:
         return np.arange(n)

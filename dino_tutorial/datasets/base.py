@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -49,14 +50,14 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     name: str
     classes: tuple[str, ...]
-    labels: Tensor
+    labels: Int[Tensor, " N"]
     image_size: int
     in_memory: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         """The images at `indices` (all of them if None), uint8 (n, 3, S, S)."""
         raise NotImplementedError
 
@@ -79,12 +80,14 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Hashes of what the images come from, and of times; a set drawn by code has its name."""
         return self.name, ""
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(
+        self, indices: Sequence[int]
+    ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, " n"]]:
         """A batch for `DataLoader`: images uint8 (n, 3, S, S) and labels int64 (n,)."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return self.images(chosen), self.labels[chosen]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 S S"], int]:
         """One image, uint8 (3, S, S), and its label."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is outside a data set of {len(self)} images")
@@ -111,8 +114,8 @@ class ArrayDataset(ImageDataset):
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor | None = None,
+        images: UInt8[Tensor, "N 3 S S"],
+        labels: Int[Tensor, " N"] | None = None,
         classes: Sequence[str] = (),
         name: str = "array",
         origin: tuple[str, str] | None = None,
@@ -143,5 +146,5 @@ class ArrayDataset(ImageDataset):
     def _contents(self) -> tuple[str, str]:
         return self._origin or (digest(self._images.contiguous().numpy().tobytes()), "")
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         return self._images if indices is None else self._images[indices]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -30,8 +31,8 @@ class Video(NamedTuple):
     """
 
     name: str
-    frames: Tensor
-    masks: Tensor
+    frames: UInt8[Tensor, "T 3 h w"]
+    masks: Bool[Tensor, "T H W"]
 
 
 class Davis:

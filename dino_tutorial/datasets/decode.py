@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
@@ -143,7 +144,7 @@ class ArraySource(Source):
 
 def open_source(
     source: Source,
-    labels: Tensor,
+    labels: Int[Tensor, " N"],
     classes: Sequence[str],
     name: str,
     *,
@@ -176,7 +177,7 @@ def open_source(
     return decode_all(source, labels, classes, name, image_size)
 
 
-def seeded_subset(n: int, limit: int | None, seed: int) -> Tensor | None:
+def seeded_subset(n: int, limit: int | None, seed: int) -> Int[Tensor, " n"] | None:
     """`limit` of n indices, ascending; None when all are kept.
 
     They are the start of a permutation seeded with `seed`, so a smaller subset lies inside a
@@ -368,7 +369,7 @@ def _reason(error: Exception) -> str:
 
 
 def decode_all(
-    source: Source, labels: Tensor, classes: Sequence[str], name: str, size: int
+    source: Source, labels: Int[Tensor, " N"], classes: Sequence[str], name: str, size: int
 ) -> ArrayDataset:
     """Decode a whole source into memory; unreadable images are listed and left out."""
     canvas, problems = decode_many(source, range(len(source)), size, progress=f"decode {name}")
@@ -422,7 +423,12 @@ class OnDemandDataset(ImageDataset):
     """
 
     def __init__(
-        self, source: Source, labels: Tensor, classes: Sequence[str], name: str, image_size: int
+        self,
+        source: Source,
+        labels: Int[Tensor, " N"],
+        classes: Sequence[str],
+        name: str,
+        image_size: int,
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
@@ -442,7 +448,7 @@ class OnDemandDataset(ImageDataset):
     def _contents(self) -> tuple[str, str]:
         return self._source.contents()
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         chosen = list(range(len(self))) if indices is None else indices.tolist()
         canvas, problems = decode_many(self._source, chosen, self.image_size)
         for position, reason in problems.items():

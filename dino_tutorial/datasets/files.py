@@ -3,6 +3,7 @@
 import os
 
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
@@ -63,7 +64,7 @@ class ImageFiles(ImageDataset):
     def _contents(self) -> tuple[str, str]:
         return self._source.contents()
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         chosen = list(range(len(self))) if indices is None else indices.tolist()
         canvas, problems = decode_many(self._source, chosen, self.image_size)
         for position, reason in problems.items():

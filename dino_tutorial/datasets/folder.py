@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
@@ -367,7 +368,7 @@ def class_names(paths: Sequence[str], level: int) -> tuple[str, ...]:
 
 def label_paths(
     paths: Sequence[str], classes: Sequence[str], level: int
-) -> tuple[list[str], Tensor]:
+) -> tuple[list[str], Int[Tensor, " N"]]:
     """The paths that lie in a class folder and their labels; all paths and -1 if none does."""
     index = {name: label for label, name in enumerate(classes)}
     labels = [index.get(_folder_of(path, level), -1) for path in paths]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -280,7 +281,7 @@ def _add_member(
             sample.class_name = value
 
 
-def _label_values(content: bytes, extension: str) -> list[int | str]:
+def _label_values(content: bytes, extension: str) -> list[object]:
     """What a `.cls` or `.json` member says: integers are indices, other text is a name."""
     try:
         text = content.decode("utf-8").strip()
@@ -292,7 +293,9 @@ def _label_values(content: bytes, extension: str) -> list[int | str]:
     return [values.get("label"), values.get("class")] if isinstance(values, dict) else []
 
 
-def label_samples(samples: Sequence[Sample], where: str) -> tuple[tuple[str, ...], Tensor]:
+def label_samples(
+    samples: Sequence[Sample], where: str
+) -> tuple[tuple[str, ...], Int[Tensor, " N"]]:
     """Class names and labels (N,) of all samples.
 
     Raises:

@@ -1,6 +1,7 @@
 """Some images of another data set."""
 
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset, digest
@@ -14,7 +15,7 @@ class Subset(ImageDataset):
         indices: (n,) int64.
     """
 
-    def __init__(self, dataset: ImageDataset, indices: Tensor):
+    def __init__(self, dataset: ImageDataset, indices: Int[Tensor, " n"]):
         self.dataset, self.indices = dataset, indices
         self.name, self.classes = dataset.name, dataset.classes
         self.image_size, self.in_memory = dataset.image_size, dataset.in_memory
@@ -24,7 +25,7 @@ class Subset(ImageDataset):
         known = self.dataset.fingerprint()
         return digest(known["contents"], self.indices.numpy().tobytes()), known["times"]
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " m"] | None = None) -> UInt8[Tensor, "m 3 S S"]:
         """uint8 (n, 3, S, S)."""
         return self.dataset.images(self.indices if indices is None else self.indices[indices])
 

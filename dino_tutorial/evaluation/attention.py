@@ -15,13 +15,16 @@ through the same functions), a box in the middle, and the whole image.
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.options import number, takes, tensor
 
 
-def cls_attention(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+def cls_attention(
+    attention: Float[Tensor, "B heads T T"] | Float[Tensor, "B heads N"], grid: tuple[int, int]
+) -> Float[Tensor, "B heads N"]:
     """How the class token divides its attention among the patches, summing to 1: (B, heads, N).
 
     Args:
@@ -42,11 +45,11 @@ def cls_attention(attention: Tensor, grid: tuple[int, int]) -> Tensor:
 
 @takes(attention=tensor("..."), mass=number(-1e9, 1e9))
 def attention_masks(
-    attention: Tensor,
+    attention: Float[Tensor, "B heads T T"] | Float[Tensor, "B heads N"],
     grid: tuple[int, int],
     mass: float = 0.6,
     size: tuple[int, int] | None = None,
-) -> Tensor:
+) -> Bool[Tensor, "B heads H W"]:
     """For each head, the fewest patches that hold ``mass`` of the class token's attention.
 
     Args:
@@ -72,7 +75,7 @@ def attention_masks(
     return F.interpolate(masks.float(), size=size, mode="nearest-exact").bool()
 
 
-def jaccard(masks: Tensor, truth: Tensor) -> Tensor:
+def jaccard(masks: Bool[Tensor, "*m H W"], truth: Bool[Tensor, "*n H W"]) -> Float[Tensor, "*b"]:
     """Intersection over union of boolean masks, broadcast over leading dimensions.
 
     Args:
@@ -89,7 +92,10 @@ def jaccard(masks: Tensor, truth: Tensor) -> Tensor:
 
 
 def attention_jaccard(
-    attention: Tensor, grid: tuple[int, int], truth: Tensor, mass: float = 0.6
+    attention: Float[Tensor, "B heads T T"] | Float[Tensor, "B heads N"],
+    grid: tuple[int, int],
+    truth: Bool[Tensor, "B H W"],
+    mass: float = 0.6,
 ) -> dict[str, Tensor]:
     """Score the attention of a batch against true masks, with the baselines that need no encoder.
 
@@ -117,7 +123,7 @@ def attention_jaccard(
     }
 
 
-def center_box(size: tuple[int, int], area: float = 0.25) -> Tensor:
+def center_box(size: tuple[int, int], area: float = 0.25) -> Bool[Tensor, "H W"]:
     """Boolean (H, W): a box in the middle, shaped like the image, with this part of its area."""
     sides = [max(1, round(side * area**0.5)) for side in size]
     box = torch.zeros(size, dtype=torch.bool)

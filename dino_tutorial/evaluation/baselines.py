@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
@@ -30,7 +31,7 @@ def pixel_features(
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
     max_size: int = 64,
-) -> Tensor:
+) -> Float[Tensor, "N D"]:
     """The normalised pixels themselves, flattened: (N, 3·h·w) float32.
 
     Args:
@@ -54,7 +55,7 @@ def pixel_features(
     return _in_chunks(dataset, describe)
 
 
-def color_histogram(dataset: LabelledImages, bins: int = 8) -> Tensor:
+def color_histogram(dataset: LabelledImages, bins: int = 8) -> Float[Tensor, "N bins"]:
     """Joint RGB histogram of each image: (N, bins³) float32, each row of unit length.
 
     Red, green and blue are cut into ``bins`` equal parts each, so that a cell counts the pixels
@@ -74,12 +75,12 @@ def color_histogram(dataset: LabelledImages, bins: int = 8) -> Tensor:
 
 
 def patch_pixels(
-    images: Tensor,
+    images: UInt8[Tensor, "B 3 H W"],
     patch_size: int,
     *,
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
-) -> Tensor:
+) -> Float[Tensor, "B N D"]:
     """The normalised pixels of every patch, in place of a transformer's patch features.
 
     Args:

@@ -12,10 +12,11 @@ from numbers import Real
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 
-def feature_spread(features: Tensor) -> Tensor:
+def feature_spread(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """How far apart the directions of a batch's features are: 0 collapsed, about 1 even.
 
     Features are L2-normalised; the standard deviation over the batch is taken in each of the D
@@ -35,7 +36,7 @@ def feature_spread(features: Tensor) -> Tensor:
     return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
 
 
-def effective_rank(features: Tensor) -> Tensor:
+def effective_rank(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """How many dimensions the features really use: between 1 and min(B, D).
 
     exp of the entropy of the singular values divided by their sum. The features are not centred:
@@ -53,7 +54,7 @@ def effective_rank(features: Tensor) -> Tensor:
     return entropy(values / total).exp()
 
 
-def entropy(probabilities: Tensor) -> Tensor:
+def entropy(probabilities: Float[Tensor, "*n K"]) -> Float[Tensor, "*n"]:
     """Entropy in nats of distributions (..., K), over the last dimension: (...,).
 
     ln K for a uniform distribution, 0 when one entry has all the mass; 0 · ln 0 counts as 0.

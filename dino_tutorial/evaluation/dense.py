@@ -3,6 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dino_tutorial.evaluation.baselines import patch_pixels
@@ -16,11 +17,11 @@ from dino_tutorial.evaluation.segmentation import class_maps, linear_segmentatio
 class DenseImages(LabelledImages, Protocol):
     """A data set that knows its pixels, such as the scenes."""
 
-    def masks(self, indices: Tensor | None = None) -> Tensor:
+    def masks(self, indices: Int[Tensor, " n"] | None = None) -> Bool[Tensor, "n H W"]:
         """Where the labelled object is seen, bool (n, H, W)."""
         ...
 
-    def depth(self, indices: Tensor | None = None) -> Tensor:
+    def depth(self, indices: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n H W"]:
         """float32 (n, H, W), positive."""
         ...
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -45,11 +46,11 @@ class LinearDepth:
         mean_delta1: likewise.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Float[Tensor, " D"]
+    bias: Float[Tensor, ""]
     grid: tuple[int, int]
-    ridges: Tensor
-    validation_rmse: Tensor
+    ridges: Float[Tensor, " R"]
+    validation_rmse: Float[Tensor, " R"]
     chosen: int
     rmse: float
     delta1: float
@@ -72,7 +73,9 @@ class DepthScores(NamedTuple):
     delta1: float
 
 
-def depth_scores(predicted: Tensor, truth: Tensor, factor: float = 1.25) -> DepthScores:
+def depth_scores(
+    predicted: Float[Tensor, "n H W"], truth: Float[Tensor, "n H W"], factor: float = 1.25
+) -> DepthScores:
     """Scores of each image, averaged over the images (Eigen et al. 2014).
 
     Args:
@@ -94,7 +97,9 @@ def depth_scores(predicted: Tensor, truth: Tensor, factor: float = 1.25) -> Dept
     return DepthScores(float(rmse.mean()), float(right.double().mean()))
 
 
-def align_depth(predicted: Tensor, truth: Tensor) -> Tensor:
+def align_depth(
+    predicted: Float[Tensor, "n H W"], truth: Float[Tensor, "n H W"]
+) -> Float[Tensor, "n H W"]:
     """``predicted`` with the scale and the shift that fit each image best, by least squares.
 
     What is left is relative depth: what lies before what (Ranftl et al. 2020, section 5).
@@ -112,10 +117,10 @@ def align_depth(predicted: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def linear_depth(
-    train_x: Tensor,
-    train_y: Tensor,
-    test_x: Tensor,
-    test_y: Tensor,
+    train_x: Float[Tensor, "n N D"],
+    train_y: Float[Tensor, "n H W"],
+    test_x: Float[Tensor, "m N D"],
+    test_y: Float[Tensor, "m H2 W2"],
     grid: tuple[int, int],
     *,
     relative: bool = False,

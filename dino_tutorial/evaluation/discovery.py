@@ -13,6 +13,7 @@ What needs no learning has to be beaten: :func:`color_masks`, a box in the middl
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Real
 from scipy import ndimage
 from torch import Tensor
 
@@ -26,7 +27,9 @@ CROSS[1] = ndimage.generate_binary_structure(2, 1)
 
 
 @torch.no_grad()
-def lost_masks(patches: Tensor, grid: tuple[int, int], k: int = 100) -> Tensor:
+def lost_masks(
+    patches: Float[Tensor, "B N D"], grid: tuple[int, int], k: int = 100
+) -> Bool[Tensor, "B h w"]:
     """Objects by seed and expansion.
 
     Two patches are alike if their dot product is positive. The seed is the patch that is like
@@ -70,7 +73,9 @@ def lost_masks(patches: Tensor, grid: tuple[int, int], k: int = 100) -> Tensor:
 
 
 @torch.no_grad()
-def token_cut_masks(patches: Tensor, grid: tuple[int, int], threshold: float = 0.2) -> Tensor:
+def token_cut_masks(
+    patches: Float[Tensor, "B N D"], grid: tuple[int, int], threshold: float = 0.2
+) -> Bool[Tensor, "B h w"]:
     """Objects by the normalised cut of the graph of patches.
 
     Two patches are connected with weight 1 if their cosine exceeds the threshold, else with
@@ -109,7 +114,7 @@ def token_cut_masks(patches: Tensor, grid: tuple[int, int], threshold: float = 0
 
 
 @torch.no_grad()
-def color_masks(images: Tensor, steps: int = 10) -> Tensor:
+def color_masks(images: Real[Tensor, "B 3 H W"], steps: int = 10) -> Bool[Tensor, "B H W"]:
     """Objects by colour alone: pixels in two clusters, one of which begins as the border.
 
     k-means with k = 2 in RGB, for every image by itself. One cluster starts with the pixels whose
@@ -148,7 +153,9 @@ def _against_the_border(images: Tensor, steps: int) -> Tensor:
     return inside.unflatten(1, images.shape[-2:])
 
 
-def discovery_scores(masks: Tensor, truth: Tensor) -> dict[str, float]:
+def discovery_scores(
+    masks: Bool[Tensor, "B h w"], truth: Bool[Tensor, "B H W"]
+) -> dict[str, float]:
     """How well objects were found.
 
     Args:
@@ -171,7 +178,11 @@ def discovery_scores(masks: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
-def corloc(boxes: Tensor, truth: Tensor, threshold: float = 0.5) -> float:
+def corloc(
+    boxes: Real[Tensor, "B 4"],
+    truth: Real[Tensor, "B M 4"] | Real[Tensor, "B 4"],
+    threshold: float = 0.5,
+) -> float:
     """Correct localisation: the share of images whose one box fits one of the true boxes.
 
     Args:
@@ -187,7 +198,7 @@ def corloc(boxes: Tensor, truth: Tensor, threshold: float = 0.5) -> float:
     return float(fits.any(dim=1).float().mean())
 
 
-def box_iou(first: Tensor, second: Tensor) -> Tensor:
+def box_iou(first: Real[Tensor, "*m 4"], second: Real[Tensor, "*n 4"]) -> Float[Tensor, "*b"]:
     """IoU (...) of boxes (..., 4), (x0, y0, x1, y1) with ends exclusive; 0 if one is empty."""
     low = torch.maximum(first[..., :2], second[..., :2])
     high = torch.minimum(first[..., 2:], second[..., 2:])
@@ -196,7 +207,7 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     return overlap / (areas[0] + areas[1] - overlap).clamp_min(1e-12)
 
 
-def mask_boxes(masks: Tensor) -> Tensor:
+def mask_boxes(masks: Bool[Tensor, "B H W"]) -> Int[Tensor, "B 4"]:
     """The smallest boxes around masks: (B, H, W) -> int64 (B, 4), (x0, y0, x1, y1).
 
     Ends are exclusive, so that x1 − x0 is the width; an empty mask gives zeros.
@@ -211,14 +222,14 @@ def mask_boxes(masks: Tensor) -> Tensor:
     return torch.stack([left, top, right, bottom], dim=1)
 
 
-def piece_with(masks: Tensor, seeds: Tensor) -> Tensor:
+def piece_with(masks: Bool[Tensor, "B h w"], seeds: Int[Tensor, " B"]) -> Bool[Tensor, "B h w"]:
     """The connected piece (4 neighbours) of each mask (B, h, w) around a pixel, (B,) flat index."""
     pieces = _pieces(masks)
     chosen = pieces.flatten(1).gather(1, seeds[:, None])
     return masks & (pieces == chosen[..., None])
 
 
-def largest_piece(masks: Tensor) -> Tensor:
+def largest_piece(masks: Bool[Tensor, "B H W"]) -> Bool[Tensor, "B H W"]:
     """The largest connected piece (4 neighbours) of each mask (B, H, W)."""
     pieces = _pieces(masks)
     sizes = torch.bincount(pieces.flatten())

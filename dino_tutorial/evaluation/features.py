@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -12,14 +13,15 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 
+@runtime_checkable
 class LabelledImages(Protocol):
     """What evaluation asks of a data set."""
 
-    labels: Tensor  # (N,) int64
+    labels: Int[Tensor, " N"]  # (N,) int64
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 H W"]:
         """uint8 (n, 3, H, W)."""
         ...
 
@@ -33,7 +35,7 @@ def extract_features(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     progress: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
     """Features of every image, in the order of the data set.
 
     The encoder runs in evaluation mode without gradients; afterwards each of its modules is back
@@ -89,10 +91,10 @@ def _check_output(batch: Any, images: int) -> None:
 
 
 def normalize(
-    pixels: Tensor,
+    pixels: Real[Tensor, "*B 3 H W"],
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-) -> Tensor:
+) -> Float[Tensor, "*B 3 H W"]:
     """uint8 (B, 3, H, W), or float in [0, 1], to float32 with the given mean and std removed.
 
     Raises:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -28,15 +29,15 @@ class LabelEfficiency:
     """
 
     per_class: tuple[int, ...]
-    knn: Tensor
-    linear: Tensor
+    knn: Float[Tensor, "S n"]
+    linear: Float[Tensor, "S n"]
 
 
 def label_efficiency(
-    train_x: Tensor,
-    train_y: Tensor,
-    test_x: Tensor,
-    test_y: Tensor,
+    train_x: Float[Tensor, "N D"],
+    train_y: Int[Tensor, " N"],
+    test_x: Float[Tensor, "m D"],
+    test_y: Int[Tensor, " m"],
     per_class: Sequence[int] = PER_CLASS,
     *,
     n_subsets: int = 5,
@@ -93,7 +94,9 @@ def label_efficiency(
     return LabelEfficiency(tuple(per_class), torch.tensor(knn).T, torch.tensor(linear).T)
 
 
-def nested_subsets(labels: Tensor, per_class: Sequence[int], seed: int = 0) -> list[Tensor]:
+def nested_subsets(
+    labels: Int[Tensor, " N"], per_class: Sequence[int], seed: int = 0
+) -> list[Int[Tensor, " _"]]:
     """For each number of labels per class, which images are labelled; few ⊂ many.
 
     Args:
@@ -127,8 +130,8 @@ def nested_subsets(labels: Tensor, per_class: Sequence[int], seed: int = 0) -> l
 
 
 def logistic_regression(
-    x: Tensor, y: Tensor, n_classes: int, strength: float = 1.0
-) -> tuple[Tensor, Tensor]:
+    x: Float[Tensor, "S N D"], y: Int[Tensor, "S N"], n_classes: int, strength: float = 1.0
+) -> tuple[Float[Tensor, "S D C"], Float[Tensor, "S C"]]:
     """S logistic regressions at once: minimise Σ cross-entropy + ½ · strength · ‖weight‖².
 
     The problems are small and convex, so L-BFGS runs to convergence in double precision and no

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -28,13 +29,13 @@ CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
 )
 @torch.no_grad()
 def knn_classify(
-    train_x: Tensor,
-    train_y: Tensor,
-    test_x: Tensor,
+    train_x: Float[Tensor, "N D"],
+    train_y: Int[Tensor, " N"],
+    test_x: Float[Tensor, "n D"],
     k: int = 20,
     temperature: float = 0.07,
     n_classes: int | None = None,
-) -> Tensor:
+) -> Float[Tensor, "n C"]:
     """Let the k most similar training features vote on the class of each test feature.
 
     A neighbour with cosine similarity s votes with weight exp(s / temperature). The votes of a
@@ -69,10 +70,10 @@ def knn_classify(
     temperature=number(0, 1e6, above=True),
 )
 def knn_accuracies(
-    train_x: Tensor,
-    train_y: Tensor,
-    test_x: Tensor,
-    test_y: Tensor,
+    train_x: Float[Tensor, "N D"],
+    train_y: Int[Tensor, " N"],
+    test_x: Float[Tensor, "n D"],
+    test_y: Int[Tensor, " n"],
     ks: Sequence[int],
     temperature: float = 0.07,
 ) -> dict[int, float]:
@@ -87,7 +88,12 @@ def knn_accuracies(
     }
 
 
-def vote(similarity: Tensor, classes: Tensor, temperature: float, n_classes: int) -> Tensor:
+def vote(
+    similarity: Float[Tensor, "n k"],
+    classes: Int[Tensor, "n k"],
+    temperature: float,
+    n_classes: int,
+) -> Float[Tensor, "n C"]:
     """Votes (n, C) from the similarities (n, k) and classes (n, k) of each one's neighbours."""
     if not temperature > 0:
         raise UserError(f"temperature is {temperature}: use a positive one, such as 0.07")
@@ -97,7 +103,7 @@ def vote(similarity: Tensor, classes: Tensor, temperature: float, n_classes: int
 
 
 @takes(votes=tensor("n C"), labels=tensor("n"), topk=whole(low=-(2**31)))
-def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
+def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int = 1) -> float:
     """The fraction of rows whose label is among the ``topk`` classes with most votes.
 
     A class without a single vote is not among them, even where fewer than ``topk`` have some.
@@ -128,7 +134,9 @@ def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
 
 
 @takes(features=tensor("N D"), queries=tensor("q D"), k=whole(low=-(2**31)))
-def nearest_neighbours(features: Tensor, queries: Tensor, k: int) -> Tensor:
+def nearest_neighbours(
+    features: Float[Tensor, "N D"], queries: Float[Tensor, "q D"], k: int
+) -> Int[Tensor, "q k"]:
     """The k features most similar to each query by cosine, most similar first.
 
     Args:
@@ -143,7 +151,9 @@ def nearest_neighbours(features: Tensor, queries: Tensor, k: int) -> Tensor:
 
 
 @torch.no_grad()
-def top_neighbours(features: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_neighbours(
+    features: Float[Tensor, "N D"], queries: Float[Tensor, "q D"], k: int
+) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     """Cosine similarities and indices, both (q, k), of each query's nearest features.
 
     The similarity matrix is never held whole: queries are taken in chunks, so memory stays at

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -37,11 +38,11 @@ class LinearProbe:
         test_accuracy: in 0..1, of the chosen setting trained again on the whole training set.
     """
 
-    weight: Tensor
-    bias: Tensor
-    learning_rates: Tensor
-    weight_decays: Tensor
-    validation_accuracy: Tensor
+    weight: Float[Tensor, "D C"]
+    bias: Float[Tensor, " C"]
+    learning_rates: Float[Tensor, " L"]
+    weight_decays: Float[Tensor, " L"]
+    validation_accuracy: Float[Tensor, " L"]
     chosen: int
     test_accuracy: float
 
@@ -62,10 +63,10 @@ class LinearProbe:
 )
 @torch.no_grad()
 def linear_probe(
-    train_x: Tensor,
-    train_y: Tensor,
-    test_x: Tensor,
-    test_y: Tensor,
+    train_x: Float[Tensor, "N D"],
+    train_y: Int[Tensor, " N"],
+    test_x: Float[Tensor, "n D"],
+    test_y: Int[Tensor, " n"],
     *,
     learning_rates: Sequence[float] = LEARNING_RATES,
     weight_decays: Sequence[float] = WEIGHT_DECAYS,
@@ -131,16 +132,16 @@ def linear_probe(
 
 @torch.no_grad()
 def train_heads(
-    x: Tensor,
-    y: Tensor,
+    x: Float[Tensor, "N D"],
+    y: Int[Tensor, " N"],
     n_classes: int,
-    learning_rates: Tensor,
-    weight_decays: Tensor,
+    learning_rates: Float[Tensor, " L"],
+    weight_decays: Float[Tensor, " L"],
     *,
     steps: int,
     batch_size: int,
     seed: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "L D C"], Float[Tensor, "L C"]]:
     """L linear classifiers on the same batches, each with its own rate and decay.
 
     The gradient of the cross-entropy of a linear classifier is short enough to write down:
@@ -181,7 +182,12 @@ def train_heads(
     return heads[:, :-1], heads[:, -1]
 
 
-def _score(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _score(
+    weight: Float[Tensor, "L D C"],
+    bias: Float[Tensor, "L C"],
+    x: Float[Tensor, "n D"],
+    y: Int[Tensor, " n"],
+) -> Float[Tensor, " L"]:
     """Accuracy (L,) of every head; a head that diverged has 0."""
     logits = torch.einsum("nd,ldc->lnc", x, weight) + bias[:, None]
     right = (logits.argmax(dim=-1) == y).float().mean(dim=1)

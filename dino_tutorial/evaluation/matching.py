@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -16,11 +17,11 @@ class Matches(NamedTuple):
         similarity: (B, N), the cosine to the nearest patch, mutual or not.
     """
 
-    partner: Tensor
-    similarity: Tensor
+    partner: Int[Tensor, "B N"]
+    similarity: Float[Tensor, "B N"]
 
 
-def mutual_matches(first: Tensor, second: Tensor) -> Matches:
+def mutual_matches(first: Float[Tensor, "B N D"], second: Float[Tensor, "B M D"]) -> Matches:
     """Pair patches that are each other's nearest by cosine similarity.
 
     Args:

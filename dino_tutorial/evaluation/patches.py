@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
@@ -10,7 +11,7 @@ from dino_tutorial.evaluation.features import LabelledImages, extract_features
 
 def extract_patches(
     encoder: nn.Module, dataset: LabelledImages, *, with_cls: bool = False, **options
-) -> Tensor:
+) -> Float[Tensor, "n N D"]:
     """The patch tokens of every image, in the order of the data set.
 
     Args:
@@ -57,14 +58,14 @@ class _FlatPatches(nn.Module):
         return patches.flatten(1)
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(maps: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B C H W"]:
     """Maps (B, C, h, w), one value a patch, to (B, C, H, W), one a pixel, bilinearly."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def upsampling_matrices(
     grid: tuple[int, int], size: tuple[int, int], like: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "H h"], Float[Tensor, "W w"]]:
     """:func:`upsample` as two matrices (H, h) and (W, w): ``rows @ map @ columns.T``."""
 
     def matrix(patches: int, pixels: int) -> Tensor:
@@ -74,13 +75,17 @@ def upsampling_matrices(
     return matrix(grid[0], size[0]), matrix(grid[1], size[1])
 
 
-def standardisation(patches: Tensor) -> tuple[Tensor, Tensor]:
+def standardisation(
+    patches: Float[Tensor, "n N D"],
+) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
     """Mean and standard deviation (D,) of each dimension over all patches (n, N, D)."""
     std, mean = torch.std_mean(patches.flatten(0, 1), dim=0, correction=0)
     return mean, std.clamp_min(1e-6 * std.max().clamp_min(1e-6))  # a constant says nothing
 
 
-def split_images(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_images(
+    n: int, fraction: float, seed: int
+) -> tuple[Int[Tensor, " chosen"], Int[Tensor, " rest"]]:
     """Indices of the images that choose and of those that train: a random, fixed split."""
     n_chosen = round(fraction * n)
     if not 1 <= n_chosen < n:

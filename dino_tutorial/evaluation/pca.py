@@ -4,6 +4,7 @@ Equal colours in two images mean similar features, because the basis and the sca
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -11,7 +12,9 @@ from dino_tutorial.options import takes, tensor, whole
 
 
 @takes(patches=tensor("..."), n_components=whole(low=-(2**31)))
-def patch_pca(patches: Tensor, n_components: int = 3, foreground: bool = True) -> Tensor:
+def patch_pca(
+    patches: Float[Tensor, "B N D"], n_components: int = 3, foreground: bool = True
+) -> Float[Tensor, "B N n"]:
     """Principal components of patch features, in one basis common to all images.
 
     With ``foreground`` a first analysis of all patches splits them by the sign of its first
@@ -44,7 +47,7 @@ def patch_pca(patches: Tensor, n_components: int = 3, foreground: bool = True) -
     return result.unflatten(0, patches.shape[:2]).float()
 
 
-def component_colors(components: Tensor) -> Tensor:
+def component_colors(components: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     """Components as colours: each channel from its 1st to its 99th percentile to 0..1.
 
     The percentiles are those of all foreground patches of all images together, so a few extreme
@@ -67,7 +70,7 @@ def component_colors(components: Tensor) -> Tensor:
     return colors
 
 
-def _principal_components(points: Tensor, n: int) -> Tensor:
+def _principal_components(points: Float[Tensor, "M D"], n: int) -> Float[Tensor, "M n"]:
     """Coordinates (M, n) of centred points (M, D) along their directions of largest variance."""
     centred = points - points.mean(dim=0)
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -n:].flip(1)  # (D, n)

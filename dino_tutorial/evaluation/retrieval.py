@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -25,10 +26,10 @@ CHUNK_ENTRIES = 2**22  # similarities sorted at once
 @takes(queries=tensor("Q D"), gallery=tensor("N D", none=True))
 @torch.no_grad()
 def retrieval_map(
-    queries: Tensor,
-    query_labels: Tensor,
-    gallery: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
+    queries: Float[Tensor, "Q D"],
+    query_labels: Int[Tensor, " Q"],
+    gallery: Float[Tensor, "N D"] | None = None,
+    gallery_labels: Int[Tensor, " N"] | None = None,
 ) -> float:
     """Mean average precision of ranking a gallery by its similarity to each query.
 
@@ -68,10 +69,10 @@ def retrieval_map(
 @takes(queries=tensor("Q D"), gallery=tensor("N D", none=True))
 @torch.no_grad()
 def recall_at(
-    queries: Tensor,
-    query_labels: Tensor,
-    gallery: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
+    queries: Float[Tensor, "Q D"],
+    query_labels: Int[Tensor, " Q"],
+    gallery: Float[Tensor, "N D"] | None = None,
+    gallery_labels: Int[Tensor, " N"] | None = None,
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[int, float]:
     """The share of queries with at least one right image among their k most similar.
@@ -101,10 +102,10 @@ def recall_at(
 
 @torch.no_grad()
 def copy_detection(
-    queries: Tensor,
-    query_sources: Tensor,
-    gallery: Tensor | None = None,
-    gallery_sources: Tensor | None = None,
+    queries: Float[Tensor, "Q D"],
+    query_sources: Int[Tensor, " Q"],
+    gallery: Float[Tensor, "N D"] | None = None,
+    gallery_sources: Int[Tensor, " N"] | None = None,
     precision: float = 0.9,
 ) -> dict[str, float]:
     """Can one threshold on the similarity tell pairs of copies from all other pairs?

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -31,7 +32,7 @@ class Robustness:
     kinds: tuple[str, ...]
     severities: tuple[int, ...]
     clean: float
-    accuracy: Tensor
+    accuracy: Float[Tensor, "c s"]
 
     @property
     def mean_error(self) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -46,15 +47,15 @@ class LinearSegmentation:
         miou: their mean, in 0..1, of the chosen setting trained again on all training images.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Float[Tensor, "D C"]
+    bias: Float[Tensor, " C"]
     grid: tuple[int, int]
-    learning_rates: Tensor
-    weight_decays: Tensor
-    validation_miou: Tensor
+    learning_rates: Float[Tensor, " L"]
+    weight_decays: Float[Tensor, " L"]
+    validation_miou: Float[Tensor, " L"]
     chosen: int
-    confusion: Tensor
-    class_iou: Tensor
+    confusion: Int[Tensor, "C C"]
+    class_iou: Float[Tensor, " C"]
     miou: float
 
     def __call__(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
@@ -63,7 +64,7 @@ class LinearSegmentation:
         return upsample(logits.transpose(1, 2).unflatten(2, self.grid), size)
 
 
-def class_maps(masks: Tensor, labels: Tensor) -> Tensor:
+def class_maps(masks: Bool[Tensor, "n H W"], labels: Int[Tensor, " n"]) -> Int[Tensor, "n H W"]:
     """Where which class is seen: int64 (n, H, W), 0 the background, 1 + label on the object.
 
     Args:
@@ -75,7 +76,9 @@ def class_maps(masks: Tensor, labels: Tensor) -> Tensor:
     return masks * torch.where(labels < 0, IGNORED, labels + 1)[:, None, None]
 
 
-def confusion_matrix(predicted: Tensor, truth: Tensor, n_classes: int) -> Tensor:
+def confusion_matrix(
+    predicted: Int[Tensor, "*n"], truth: Int[Tensor, "*n"], n_classes: int
+) -> Int[Tensor, "C C"]:
     """How many pixels of each class (row) were taken for which (column): (C, C) int64.
 
     Args:
@@ -97,7 +100,7 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, n_classes: int) -> Tensor
     return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
 
 
-def intersection_over_union(confusion: Tensor) -> Tensor:
+def intersection_over_union(confusion: Int[Tensor, "C C"]) -> Float[Tensor, " C"]:
     """IoU of each class, (C,) float64, from a confusion matrix (C, C).
 
     Pixels of a class that were found, over pixels that are of it or were taken for it; NaN where
@@ -108,10 +111,10 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
 
 
 def linear_segmentation(
-    train_x: Tensor,
-    train_y: Tensor,
-    test_x: Tensor,
-    test_y: Tensor,
+    train_x: Float[Tensor, "n N D"],
+    train_y: Int[Tensor, "n H W"],
+    test_x: Float[Tensor, "m N D"],
+    test_y: Int[Tensor, "m H2 W2"],
     grid: tuple[int, int],
     *,
     n_classes: int | None = None,
@@ -193,8 +196,8 @@ def linear_segmentation(
 
 
 def train_heads(
-    x: Tensor,
-    y: Tensor,
+    x: Float[Tensor, "n N D"],
+    y: Int[Tensor, "n H W"],
     grid: tuple[int, int],
     n_classes: int,
     learning_rates: list[float],
@@ -203,7 +206,7 @@ def train_heads(
     steps: int,
     batch_size: int,
     seed: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "L D C"], Float[Tensor, "L C"]]:
     """L linear segmenters on the same batches, each with its own rate and decay.
 
     Args:

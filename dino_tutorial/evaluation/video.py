@@ -12,6 +12,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -31,14 +32,14 @@ TOLERANCE = 0.008  # of the diagonal: how far boundaries may be apart, as DAVIS 
 )
 @torch.no_grad()
 def propagate_labels(
-    features: Tensor,
-    first_labels: Tensor,
+    features: Float[Tensor, "T N D"],
+    first_labels: Shaped[Tensor, "_ _"],
     grid: tuple[int, int],
     n_context: int = 7,
     neighbourhood: int | None = 12,
     topk: int = 5,
     temperature: float = 0.1,
-) -> Tensor:
+) -> Float[Tensor, "T N C"]:
     """Carry the labels of the first frame's patches through a video.
 
     A patch looks at the patches at most ``neighbourhood`` rows and columns away in the first
@@ -141,7 +142,9 @@ def _soft_labels(labels: Tensor, grid: tuple[int, int]) -> Tensor:
     )
 
 
-def label_masks(labels: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def label_masks(
+    labels: Float[Tensor, "T N C"], grid: tuple[int, int], size: tuple[int, int]
+) -> Int[Tensor, "T H W"]:
     """The most likely label of every pixel: (T, H, W) int64.
 
     Labels are enlarged bilinearly, and each class of each frame is stretched to 0..1 before the
@@ -162,8 +165,8 @@ def label_masks(labels: Tensor, grid: tuple[int, int], size: tuple[int, int]) ->
 
 @takes(predicted=tensor("...", "bool"), true=tensor("...", "bool"), tolerance=number(0, 1))
 def region_and_boundary(
-    predicted: Tensor, true: Tensor, tolerance: float = TOLERANCE
-) -> tuple[Tensor, Tensor]:
+    predicted: Bool[Tensor, "T H W"], true: Bool[Tensor, "T H W"], tolerance: float = TOLERANCE
+) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
     """DAVIS' two measures of each frame's mask: how much is covered, how good the outline is.
 
     J is the Jaccard index of the regions. F is the harmonic mean of precision and recall of
@@ -197,7 +200,7 @@ def region_and_boundary(
     return jaccard(predicted, true), harmonic
 
 
-def video_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
+def video_scores(predicted: Bool[Tensor, "T H W"], true: Bool[Tensor, "T H W"]) -> dict[str, float]:
     """The scores of one video as DAVIS reports them.
 
     Args:

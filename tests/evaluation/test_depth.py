@@ -67,6 +67,7 @@ def test_validation_errors_are_those_of_predictions(monkeypatch):
     assert result.chosen == 0 and result.validation_rmse[0] < result.validation_rmse[1]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_scores_by_hand_loops():
     g = generator(1)
     predicted, truth = 1 + torch.randn(4, 5, 6, generator=g), 0.5 + torch.rand(4, 5, 6, generator=g)
@@ -135,6 +136,7 @@ def test_a_dimension_that_says_nothing_and_one_said_twice_do_no_harm():
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_does_not_fit_is_one_sentence():
     x, y = problem()
     with pytest.raises(UserError, match="some test depths are not positive"):

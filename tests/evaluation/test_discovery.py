@@ -201,6 +201,7 @@ def test_colour_and_center_box_on_scenes_are_neither_empty_nor_solved():
         torch.full((1, 48, 3), torch.nan),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(find, patches):
     with pytest.raises(UserError):
         find(patches, GRID)

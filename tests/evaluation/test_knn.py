@@ -143,6 +143,7 @@ def test_accuracy_counts():
         ({"test_x": torch.full((3, 5), math.nan)}, "NaN"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(change, message):
     train_x, train_y, test_x = problem()
     arguments = {"train_x": train_x, "train_y": train_y, "test_x": test_x, "k": 5} | change
@@ -150,6 +151,7 @@ def test_mistakes_are_named(change, message):
         knn_classify(**arguments)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_accuracy_names_mistakes():
     with pytest.raises(UserError, match="2 rows of votes and 3 labels"):
         accuracy(torch.zeros(2, 3), torch.zeros(3))

@@ -167,6 +167,7 @@ def test_works_on_features_made_in_inference_mode():
         ({"validation_fraction": 1.0}, "validation part"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(change, message):
     x, y = blobs(50)
     arguments = {"train_x": x, "train_y": y, "test_x": x, "test_y": y} | change

@@ -32,6 +32,7 @@ def test_a_shuffled_image_is_put_together_again():
     torch.testing.assert_close(similarity, torch.ones(2, 16))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"\(2, 7, 5\) and \(2, 7, 4\)"):
         mutual_matches(randn(2, 7, 5), randn(2, 7, 4))

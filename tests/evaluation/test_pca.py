@@ -95,6 +95,7 @@ def test_colors_without_spread_or_without_foreground():
         lambda: patch_pca(torch.rand(4, 5)),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(call):
     with pytest.raises(UserError):
         call()

@@ -160,6 +160,7 @@ def test_pixels_tell_the_planted_duplicates_of_the_pool_from_other_pairs():
         (lambda x, y: copy_detection(x, y, precision=0.0), "precision is 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(call, message):
     with pytest.raises(UserError, match=message):
         call(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2)

@@ -70,6 +70,7 @@ def test_properties_of_the_confusion_matrix(n_classes, seed):
     assert (right[~right.isnan()] == 1).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_classes_out_of_range_and_shapes_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         confusion_matrix(torch.zeros(2, 3, dtype=int), torch.zeros(3, 2, dtype=int), 2)

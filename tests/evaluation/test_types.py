@@ -24,6 +24,8 @@ from dino_tutorial.evaluation import (
 )
 from dino_tutorial.models import VisionTransformer
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # what is handed over is of other types
+
 G = torch.Generator().manual_seed(0)
 Y = torch.arange(60) % 3
 X = torch.randn(60, 6, generator=G) + 3 * torch.eye(6)[Y]

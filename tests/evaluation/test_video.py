@@ -217,6 +217,7 @@ def test_patch_pixels_are_cut_row_by_row():
         lambda: patch_pixels(torch.zeros(1, 3, 10, 8, dtype=torch.uint8), 4),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(call):
     with pytest.raises(UserError):
         call()

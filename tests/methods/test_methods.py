@@ -15,7 +15,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.losses import DINOLoss, sinkhorn_knopp
 from dino_tutorial.methods import METHODS, MoCo
 from dino_tutorial.methods.queue import Queue
-from dino_tutorial.models import ConvNet
+from dino_tutorial.models import ConvNet, Encoder, SmallResNet
 from dino_tutorial.runs import build_method
 from dino_tutorial.training.checkpoint import load_checkpoint
 from dino_tutorial.training.loop import Interrupted
@@ -175,7 +175,7 @@ def test_labels_belong_to_their_images(tmp_path):
 
 def test_supervised_training_without_classes_is_refused():
     with pytest.raises(UserError, match="needs labels of two classes or more"):
-        METHODS["supervised"](nn.Identity(), n_classes=1)
+        METHODS["supervised"](SmallResNet(), n_classes=1)
 
 
 @pytest.mark.parametrize("method", ["rotation", "jigsaw", "simclr", "moco", "supervised"])
@@ -249,7 +249,7 @@ def test_moco_contrasts_with_earlier_batches_only(tmp_path):
 def test_mocos_keys_do_not_depend_on_their_company():
     """Statistics of the batch would give away which key belongs to a query."""
 
-    class Normed(nn.Sequential):
+    class Normed(nn.Sequential, Encoder):
         embed_dim = 6
 
         def forward(self, groups):

@@ -198,6 +198,7 @@ def test_a_spec_out_of_range_says_which_field(values, word):
         ViewSpec(**{"size": 8, "scale": (0.1, 1.0), **values})
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_told_in_a_sentence():
     views = Augment(byol_views(8))
     params = views.sample(4, 24, 24, generator())

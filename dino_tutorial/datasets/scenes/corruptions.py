@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import UInt8
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -100,7 +101,9 @@ CORRUPTIONS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 }
 
 
-def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
+def corrupt(
+    images: UInt8[Tensor, "n 3 S S"], kind: str, severity: int, seed: int = 0
+) -> UInt8[Tensor, "n 3 S S"]:
     """Corrupt images.
 
     Args:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from dino_tutorial.datasets.scenes.factors import CLUTTER, Factors, between, lattice_values
@@ -46,10 +47,10 @@ class RenderedScenes(NamedTuple):
         instances: uint8 (n, S, S): 0 the table, 1 the object, 2 and up the clutter.
     """
 
-    images: Tensor
-    mask: Tensor
-    depth: Tensor
-    instances: Tensor
+    images: UInt8[Tensor, "n 3 S S"]
+    mask: Bool[Tensor, "n S S"]
+    depth: Float[Tensor, "n S S"]
+    instances: UInt8[Tensor, "n S S"]
 
 
 class Pose(NamedTuple):

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
@@ -85,7 +86,9 @@ def _word(text: str) -> np.uint64:
     return np.uint64(zlib.crc32(text.encode()))
 
 
-def sample_factors(indices: Tensor, split: str = "train", seed: int = 0) -> dict[str, Tensor]:
+def sample_factors(
+    indices: Int[Tensor, " n"], split: str = "train", seed: int = 0
+) -> dict[str, Int[Tensor, " n"]]:
     """The factors of the scenes at `indices`.
 
     Args:
@@ -117,7 +120,7 @@ def between(factor: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * ((factor.to(torch.float32) + 0.5) / FULL)
 
 
-def lattice_values(lattice: Tensor) -> Tensor:
+def lattice_values(lattice: Int[Tensor, " n"]) -> Int[Tensor, "n side side"]:
     """The hashed values that a surface is interpolated from.
 
     Args:

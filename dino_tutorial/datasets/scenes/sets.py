@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
@@ -20,7 +21,7 @@ from dino_tutorial.datasets.scenes.factors import (
 from dino_tutorial.errors import UserError
 
 
-def boxes_of(masks: Tensor) -> Tensor:
+def boxes_of(masks: Bool[Tensor, "n H W"]) -> Int[Tensor, "n 4"]:
     """The smallest boxes around masks: bool (n, H, W) -> int64 (n, 4), (x0, y0, x1, y1).
 
     x1 and y1 are exclusive, so x1 - x0 is the width in pixels; an empty mask gives zeros.
@@ -73,17 +74,17 @@ class SceneDataset(ImageDataset):
         self._images: Tensor | None = None
         self._drawn = 0  # one by one, so far
 
-    def factors(self, indices: Tensor | None = None) -> Factors:
+    def factors(self, indices: Int[Tensor, " n"] | None = None) -> Factors:
         """The integers that the scenes are drawn from, int64 (n,) by name."""
         if indices is None:
             return dict(self._factors)
         return {name: values[indices] for name, values in self._factors.items()}
 
-    def scenes(self, indices: Tensor | None = None) -> RenderedScenes:
+    def scenes(self, indices: Int[Tensor, " n"] | None = None) -> RenderedScenes:
         """Images with all their ground truth, drawn anew."""
         return render(self.factors(indices), self.image_size, self.look)
 
-    def images(self, indices: Tensor | None = None) -> Tensor:
+    def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         if self._images is None:
             if indices is not None and self._drawn + len(indices) <= FEW:
                 self._drawn += len(indices)
@@ -91,15 +92,15 @@ class SceneDataset(ImageDataset):
             self._images = self.scenes().images
         return self._images if indices is None else self._images[indices]
 
-    def masks(self, indices: Tensor | None = None) -> Tensor:
+    def masks(self, indices: Int[Tensor, " n"] | None = None) -> Bool[Tensor, "n S S"]:
         """Where the labelled object is seen, bool (n, S, S)."""
         return self.scenes(indices).mask
 
-    def depth(self, indices: Tensor | None = None) -> Tensor:
+    def depth(self, indices: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n S S"]:
         """Distance from the camera, float32 (n, S, S), in units of half the canvas."""
         return self.scenes(indices).depth
 
-    def boxes(self, indices: Tensor | None = None) -> Tensor:
+    def boxes(self, indices: Int[Tensor, " n"] | None = None) -> Int[Tensor, "n 4"]:
         """Boxes around the masks, int64 (n, 4): x0, y0, x1, y1 in pixels, ends exclusive."""
         return boxes_of(self.masks(indices))
 
@@ -113,9 +114,9 @@ class Clips(NamedTuple):
         labels: int64 (n,).
     """
 
-    frames: Tensor
-    masks: Tensor
-    labels: Tensor
+    frames: UInt8[Tensor, "n T 3 S S"]
+    masks: Bool[Tensor, "n T S S"]
+    labels: Int[Tensor, " n"]
 
 
 def _speeds(n: int, name: str, most: int, seed: int) -> Tensor:
@@ -172,9 +173,9 @@ class Pool(NamedTuple):
         duplicate_of: int64 (n,), the earlier image that this one nearly repeats, or -1.
     """
 
-    images: Tensor
-    labels: Tensor
-    duplicate_of: Tensor
+    images: UInt8[Tensor, "n 3 S S"]
+    labels: Int[Tensor, " n"]
+    duplicate_of: Int[Tensor, " n"]
 
 
 JUNK_SHARE = 4  # one image of the pool in so many shows no object
@@ -218,7 +219,7 @@ def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0, look: str = "c
 
 def curated_seeds(
     per_class: int = 20, size: int = 32, seed: int = 0, look: str = "colour"
-) -> tuple[Tensor, Tensor]:
+) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, " n"]]:
     """A small balanced set to retrieve with: images uint8 (n, 3, S, S), labels int64 (n,)."""
     if per_class < 1:
         raise UserError(f"curated seeds need at least one image per class, not {per_class}")
