@@ -248,12 +248,14 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from dino_tutorial.models.released import RELEASED
+    from dino_tutorial.models.released import RELEASED, suggest
     from dino_tutorial.runs import load_run
     from dino_tutorial.runs.show import show
 
     path = options.out or Path(f"{options.what}.png")
     released = options.seen_by in RELEASED or options.seen_by in RELEASED.values()
+    if not released and not Path(options.seen_by).exists():
+        raise UserError(f"{options.seen_by} is not a run's folder{suggest(options.seen_by)}")
     run = options.seen_by if released else load_run(options.seen_by)
     figure = show(run, options.what, path, options.data, options.n, options.size)
     print(f"{figure.alt_text}\n{path}")

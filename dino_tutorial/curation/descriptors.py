@@ -36,7 +36,7 @@ def perceptual_hash(images: Tensor) -> Tensor:
         antialias=True,
         align_corners=False,
     )[:, 0]
-    basis = _cosines(HASH_CANVAS, HASH_SIDE).to(images.device)
+    basis = cosines(HASH_CANVAS, HASH_SIDE).to(images.device)
     low = (basis @ small @ basis.T).flatten(1)
     low[:, 0] = 0  # the mean
     # A flat image has only rounding errors left; their signs would be noise.
@@ -65,7 +65,7 @@ def copy_descriptors(images: Tensor) -> Tensor:
     return torch.where(spread > 0.5, centred / spread.clamp_min(0.5), 0).flatten(1)
 
 
-def _cosines(n: int, lowest: int) -> Tensor:
+def cosines(n: int, lowest: int) -> Tensor:
     """The first rows of the orthonormal discrete cosine transform (type II), (lowest, n)."""
     frequency, place = torch.arange(lowest)[:, None], torch.arange(n) + 0.5
     basis = torch.cos(math.pi / n * frequency * place) * math.sqrt(2 / n)

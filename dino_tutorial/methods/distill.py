@@ -116,7 +116,7 @@ class Distill(DINOv2):
 
     @property
     def guide(self) -> Frozen:
-        """The network that gives the targets: the trained one, not the student's average."""
+        """The network that gives the targets, the trained one and not the student's average."""
         return self.frozen
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:

@@ -1,6 +1,7 @@
 """Released weights in, and weights out to timm."""
 
 import argparse
+import difflib
 import hashlib
 import math
 import pickle
@@ -195,6 +196,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: check the path of the weights") from None
     except pickle.UnpicklingError:
+        if kind := _no_weights(path):
+            raise UserError(
+                f"{path} is {kind} and no file of weights: download it again, in full"
+            ) from None
         raise UserError(
             f"{path} is not a file of plain tensors; what else it holds could run code, so it was "
             f"not loaded: save its state dict with safetensors or torch.save first"
@@ -206,6 +211,26 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict")
     return content
+
+
+def _no_weights(path: Path) -> str | None:
+    """What a download that went wrong has left in place of weights; None if it is no text."""
+    with path.open("rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    if start.startswith((b"{", b"[")):
+        return "a text (JSON)"
+    return None
+
+
+def suggest(name: str) -> str:
+    """Which released model a name that is none could mean, as the end of a sentence; or nothing."""
+    known = [*RELEASED, *RELEASED.values()]
+    near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.75)
+    return f"; did you mean the released {' or '.join(near)}?" if near else ""
 
 
 def _unwrap(state: Mapping[str, Any]) -> dict[str, Any]:

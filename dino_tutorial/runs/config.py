@@ -75,7 +75,7 @@ class Config:
         """This configuration with a caller's changes over it.
 
         It remembers their keys in ``named``: some of the checks at the start of a run hold a
-        person to what a preset may leave (:mod:`dino_tutorial.runs.checks`).
+        person to what a preset may leave (``runs/checks.py``).
 
         A layer that names ``model.arch`` means that architecture, not what an earlier layer made
         of another one: the other ``model.*`` settings go back to its own. A transformer keeps what
@@ -87,7 +87,7 @@ class Config:
 
         Raises:
             UserError: for anything unknown or out of range, and for another method or preset, since
-            all other settings start from them.
+                all other settings start from them.
         """
         for key in ("method", "preset"):
             if changes.get(key, getattr(self, key)) != getattr(self, key):

@@ -1,7 +1,9 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
 import sys
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,12 +110,30 @@ def _labelled(images: ImageDataset, method: str) -> ImageDataset:
     return known
 
 
+# Settings that change where, how fast and how often, and not what is learned.
+NOT_OF_THE_RESULT = {
+    *("name", "folder", "device", "train.sharding", "train.workers", "train.log_every"),
+    *("train.checkpoint_every", "train.eval_every", "train.checkpoint_activations"),
+}
+PLACES = ("source", "data.root", "train.init", "objective.teacher")
+
+
+def _alike(key: str, before: Any, now: Any) -> bool:
+    """Whether a setting is what it was; a place may be spelled in another way."""
+    if before == now or key not in PLACES or before is None or now is None:
+        return bool(before == now)
+    return os.path.realpath(Path(before).expanduser()) == os.path.realpath(Path(now).expanduser())
+
+
 def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -> None:
     path = folder / "config.yaml"
     if resume and path.exists():
         before, now = flatten(read_config(path)), flatten(config)
-        free = {"name", "folder", "device", "train.sharding"}
-        changed = [key for key in now if now[key] != before.get(key) and key not in free]
+        changed = [
+            key
+            for key in now
+            if key not in NOT_OF_THE_RESULT and not _alike(key, before.get(key), now[key])
+        ]
         if changed:
             raise UserError(
                 f"{folder} was started with {changed[0]} = {before.get(changed[0])!r}, not "

@@ -35,6 +35,9 @@ def boxes_of(masks: Tensor) -> Tensor:
     return torch.stack((sides[0], sides[2], sides[1], sides[3]), 1)
 
 
+FEW = 64  # scenes that are drawn alone before all are drawn and kept
+
+
 class SceneDataset(ImageDataset):
     """Scenes of one split, drawn once and kept.
 
@@ -68,6 +71,7 @@ class SceneDataset(ImageDataset):
         self._factors = sample_factors(torch.arange(n), split, seed)
         self.labels = self._factors["class"]
         self._images: Tensor | None = None
+        self._drawn = 0  # one by one, so far
 
     def factors(self, indices: Tensor | None = None) -> Factors:
         """The integers that the scenes are drawn from, int64 (n,) by name."""
@@ -81,6 +85,9 @@ class SceneDataset(ImageDataset):
 
     def images(self, indices: Tensor | None = None) -> Tensor:
         if self._images is None:
+            if indices is not None and self._drawn + len(indices) <= FEW:
+                self._drawn += len(indices)
+                return self.scenes(indices).images  # a look at a few needs no others
             self._images = self.scenes().images
         return self._images if indices is None else self._images[indices]
 
