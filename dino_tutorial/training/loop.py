@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,6 +51,11 @@ ONE_SIGNAL = 0.5
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; a cluster or a container; a terminal that goes
 
 
+def warn_on_stderr(sentence: str) -> None:
+    """A sentence above the progress bar, on the stream that is there now."""
+    tqdm.write(sentence, file=sys.stderr)
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM; everything up to ``step`` is saved."""
 
@@ -83,7 +87,7 @@ class Trainer:
     folder: Path
     processes: Processes = Processes()
     evaluate: Callable[[], dict[str, float]] | None = None
-    warn: Callable[[str], None] = partial(tqdm.write, file=sys.stderr)
+    warn: Callable[[str], None] = warn_on_stderr
     step: int = 0
     clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
