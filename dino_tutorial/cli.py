@@ -1,6 +1,7 @@
 """The command line. It parses, calls one function, prints; every mistake is one sentence."""
 
 import argparse
+import contextlib
 import json
 import shlex
 import shutil
@@ -10,19 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from dino_tutorial.errors import UserError, printable
+from dino_tutorial.files.streams import (
+    Terminated,
+    ended_by_sigterm,
+    forget_stdout,
+    of_the_machine,
+    streams_that_hold,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0, 2 for a mistake of the user's, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    """Run one command; return 0, 2 for a mistake of the user's, 130 after Ctrl-C.
+
+    What is printed for people on a terminal that is gone is lost, and the command goes on; what
+    is printed as a result and cannot be, ends it: 141 where nobody reads on, as in a shell.
+    """
     try:
-        return options.run(options)
+        with streams_that_hold(), ended_by_sigterm():
+            options = _parser().parse_args(arguments)
+            code = options.run(options)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
     except UserError as error:
-        print(f"dino-tutorial: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return _say(printable(str(error)), 2)
     except KeyboardInterrupt:
-        print("dino-tutorial: stopped", file=sys.stderr)
-        return 130
+        return _say("stopped", 130)
+    except Terminated:
+        return _say("stopped", 143)
+    except BrokenPipeError:
+        forget_stdout()
+        return 141
+    except (OSError, MemoryError, RuntimeError) as error:
+        sentence = of_the_machine(error)
+        if sentence is None:
+            raise
+        forget_stdout()
+        return _say(sentence, 2)
+
+
+def _say(sentence: str, code: int) -> int:
+    """A sentence for the person at the terminal; returns the exit code."""
+    with contextlib.suppress(OSError):
+        print(f"dino-tutorial: {sentence}", file=sys.stderr, flush=True)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,20 +65,20 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train an encoder")
     train.add_argument("method", help="what trains it (dino-tutorial methods lists them)")
-    train.add_argument("--data", default="scenes", help="a data set's name or a folder of images")
+    train.add_argument("--data", help="a data set's name or a folder of images (default: scenes)")
     _add_training_options(train, "method-data-preset")
     train.set_defaults(run=_train)
 
     distill = commands.add_parser("distill", help="train a small student on a frozen teacher")
     distill.add_argument(
-        "teacher", metavar="RUN", type=Path, help="the folder of a finished run of dino or dinov2"
+        "teacher", metavar="RUN", help="the folder of a finished run of dino or dinov2"
     )
     distill.add_argument("--data", help="another data set or folder (default: the teacher's)")
     _add_training_options(distill, "distill-data-preset")
     distill.set_defaults(run=_distill)
 
     evaluate = commands.add_parser("eval", help="k-NN and a linear probe on frozen features")
-    evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
+    evaluate.add_argument("run_folder", metavar="RUN", help="the folder of a run")
     evaluate.add_argument("--data", help="another data set or folder (default: the run's)")
     evaluate.add_argument("--k", type=int, help="neighbours (default: 20, or all of fewer)")
     evaluate.add_argument("--temperature", type=float, default=0.07)
@@ -59,34 +91,34 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     record = commands.add_parser("record", help="keep a finished run's numbers in data/results")
-    record.add_argument("run_folder", metavar="RUN", type=Path)
-    record.add_argument("--into", type=Path, default=Path("data/results"))
+    record.add_argument("run_folder", metavar="RUN")
+    record.add_argument("--into", default="data/results")
     record.add_argument("--name", help="name of the record (default: the run's)")
     record.add_argument("--weights", action="store_true", help="with the backbone and its card")
     record.set_defaults(run=_record)
 
     report = commands.add_parser("report", help="write a finished run's report again")
-    report.add_argument("run_folder", metavar="RUN", type=Path)
+    report.add_argument("run_folder", metavar="RUN")
     report.set_defaults(run=_report)
 
     show = commands.add_parser("show", help="attention, components, crops or neighbours as a file")
     show.add_argument("seen_by", metavar="RUN", help="a run's folder, or a released model's name")
     show.add_argument("what", choices=("attention", "pca", "crops", "neighbours"))
     show.add_argument("--data", help="another data set or folder (default: the run's)")
-    show.add_argument("--n", type=int, default=4, help="number of pictures (default: 4)")
-    show.add_argument("--size", type=int, help="side of a picture in pixels (default: the run's)")
-    show.add_argument("--out", type=Path, help=".png, .svg, .pdf or .html (default: WHAT.png)")
+    show.add_argument("--n", type=int, default=4, help="number of images (default: 4)")
+    show.add_argument("--size", type=int, help="side of an image in pixels (default: the run's)")
+    show.add_argument("--out", help=".png, .svg, .pdf or .html (default: WHAT.png)")
     show.set_defaults(run=_show)
 
     export = commands.add_parser("export", help="the backbone for timm, safetensors or ONNX")
-    export.add_argument("run_folder", metavar="RUN", type=Path)
+    export.add_argument("run_folder", metavar="RUN")
     export.add_argument("--to", choices=("timm", "safetensors", "onnx"), default="safetensors")
-    export.add_argument("--out", type=Path, required=True, help="the file to write")
+    export.add_argument("--out", required=True, help="the file to write")
     export.set_defaults(run=_export)
 
     grade = commands.add_parser("grade", help="run submitted notebooks, grade their exercises")
-    grade.add_argument("folder", metavar="FOLDER", type=Path, help="searched for *.ipynb")
-    grade.add_argument("--out", type=Path, default=Path("grades.csv"), help="(default: grades.csv)")
+    grade.add_argument("folder", metavar="FOLDER", help="searched for *.ipynb")
+    grade.add_argument("--out", default="grades.csv", help="(default: grades.csv)")
     grade.add_argument("--timeout", type=float, default=120, help="seconds each (default: 120)")
     grade.add_argument("--memory", type=float, default=4, help="GiB each (default: 4)")
     grade.add_argument("--jobs", type=int, default=1, help="notebooks at once (default: 1)")
@@ -108,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         default="pixels",
         help="features to retrieve with: a run's folder, a released model, or pixels (default)",
     )
-    curate.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    curate.add_argument("--out", required=True, metavar="FOLDER")
     curate.add_argument("--limit", type=int, help="at most this many images of the pool")
     curate.add_argument("--shards", action="store_true", help="also write the images chosen")
     curate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -138,11 +170,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument("--preset", default="laptop", help="smoke, laptop, gpu or paper")
+    command.add_argument("--preset", help="smoke, laptop (default), gpu or paper")
     command.add_argument("--name", help=f"the run's name (default: {name})")
     command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--seed", type=int, help="of all randomness (default: 0)")
+    command.add_argument("--device", help="auto (default), cpu, cuda or mps")
     command.add_argument("--resume", action="store_true", help="continue the newest such run")
     command.add_argument(
         "--set",
@@ -159,17 +191,18 @@ def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from dino_tutorial.options import parse_assignments
-    from dino_tutorial.runs import configure, read_config, train
-    from dino_tutorial.runs.folder import find_folder
+    from dino_tutorial.runs import configure, train
+    from dino_tutorial.runs.resume import resumed_config
     from dino_tutorial.training.loop import Interrupted
 
-    own = {"folder": options.folder, "seed": options.seed, "device": options.device}
-    changes = parse_assignments(options.changes)
-    named = {"name": options.name} if options.name else {}
-    config = configure(options.method, options.data, options.preset, own | named | changes)
-    if options.resume:  # what is not named on the command line stays as the run was started
-        stored = find_folder(config, resume=True) / "config.yaml"
-        config = read_config(stored).changed(own | named | changes)
+    own = {key: getattr(options, key) for key in ("folder", "name", "seed", "device")}
+    own = {key: value for key, value in own.items() if value is not None}
+    changes = own | parse_assignments(options.changes)
+    data = "scenes" if options.data is None else options.data
+    preset = "laptop" if options.preset is None else options.preset
+    config = configure(options.method, data, preset, changes)
+    if options.resume:
+        config = resumed_config(config, options.data, options.preset, changes)
     try:
         run = train(config, resume=options.resume)
     except Interrupted as stop:
@@ -179,9 +212,9 @@ def _train(options: argparse.Namespace) -> int:
                 "train",
                 options.method,
                 "--data",
-                options.data,
+                data,
                 "--preset",
-                options.preset,
+                preset,
                 *_repeat(options),
                 "--resume",
             ]
@@ -197,7 +230,8 @@ def _train(options: argparse.Namespace) -> int:
 def _distill(options: argparse.Namespace) -> int:
     from dino_tutorial.runs.build import teacher_run
 
-    options.data = options.data or teacher_run(options.teacher).config.source
+    if options.data is None:
+        options.data = teacher_run(options.teacher).config.source
     options.changes.insert(0, f"objective.teacher={json.dumps(str(options.teacher))}")
     options.method = "distill"
     return _train(options)
@@ -209,8 +243,8 @@ def _repeat(options: argparse.Namespace) -> list[str]:
     for flag, value, default in (
         ("--name", options.name, None),
         ("--folder", options.folder, "runs"),
-        ("--seed", options.seed, 0),
-        ("--device", options.device, "auto"),
+        ("--seed", options.seed, None),
+        ("--device", options.device, None),
     ):
         words += [flag, str(value)] if value != default else []
     for change in options.changes:
@@ -256,12 +290,14 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from dino_tutorial.models.pretrained import RELEASED
+    from dino_tutorial.models.released import RELEASED, suggest
     from dino_tutorial.runs import load_run
     from dino_tutorial.runs.show import show
 
-    path = options.out or Path(f"{options.what}.png")
+    path = f"{options.what}.png" if options.out is None else options.out
     released = options.seen_by in RELEASED or options.seen_by in RELEASED.values()
+    if not released and not Path(options.seen_by).exists():
+        raise UserError(f"{options.seen_by} is not a run's folder{suggest(options.seen_by)}")
     run = options.seen_by if released else load_run(options.seen_by)
     figure = show(run, options.what, path, options.data, options.n, options.size)
     print(f"{figure.alt_text}\n{path}")
@@ -333,7 +369,8 @@ def _curate(options: argparse.Namespace) -> int:
         return 130
     if summary:
         print(describe_summary(summary))
-        print(f"chosen  {options.out / 'selected.txt'}\nreport  {options.out / 'report.html'}")
+        out = Path(options.out)
+        print(f"chosen  {out / 'selected.txt'}\nreport  {out / 'report.html'}")
     return 0
 
 

@@ -41,6 +41,15 @@ def process_group(device_type: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+def from_main(value: Any) -> Any:
+    """What the main process brings, for all of them; they have to call it together."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    carried = [value]
+    dist.broadcast_object_list(carried, src=0)
+    return carried[0]
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes; the tensor itself when there is one."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -90,7 +99,7 @@ def gather_over_processes(tensor: Tensor) -> Tensor:
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """The part of a tensor that lies here, sharing memory; the tensor itself if it is whole."""
+    """The part of a tensor that lies here, sharing memory; the tensor itself if it is full."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -18,8 +18,8 @@ _WORD = 2**64 - 1  # numbers are taken modulo 2⁶⁴
 class Stream(IntEnum):
     """What the random numbers of a run are for.
 
-    The numbers are part of every recorded run and stay as they are. ``MASKS`` and ``PICTURES``
-    share one without harm: masks are drawn from (seed, 6, step), pictures from (seed, 6).
+    The numbers are part of every recorded run and stay as they are. ``MASKS`` and ``SHOWN``
+    share one without harm: masks are drawn from (seed, 6, step), images from (seed, 6).
     """
 
     ORDER = 1  #: the images of each batch: (seed, ORDER, epoch)
@@ -28,9 +28,9 @@ class Stream(IntEnum):
     HEADS = 4  #: first weights of all but the encoder, which has the seed itself: (seed, HEADS)
     WATCHED = 5  #: the training images on which k-NN is measured meanwhile: (seed, WATCHED)
     MASKS = 6  #: hidden patches: (seed, MASKS, step)
-    PICTURES = 6  #: the pictures that are shown: (seed, PICTURES)
+    SHOWN = 6  #: the images that are shown: (seed, SHOWN)
     CROPS = 7  #: the crops of them that are shown: (seed, CROPS)
-    BANK = 8  #: the pictures among which their neighbours are sought: (seed, BANK)
+    BANK = 8  #: the images among which their neighbours are sought: (seed, BANK)
 
 
 def mix(*numbers: int) -> int:

@@ -56,7 +56,7 @@ def test_eval_prints_the_probe_and_the_baselines(capsys, run_folder):
 
 def test_eval_of_patches_prints_each_measure_with_its_baselines(capsys, run_folder, monkeypatch):
     few_steps = partial(evaluate_dense, steps=5)
-    monkeypatch.setattr(import_module("dino_tutorial.runs.evaluate"), "evaluate_dense", few_steps)
+    monkeypatch.setattr(import_module("dino_tutorial.runs.scores"), "evaluate_dense", few_steps)
     code, out, _ = say(capsys, "eval", run_folder, "--limit", 40, "--dense", "--k", 5)
     assert code == 0
     for words in ("mIoU, learned", "mIoU, untrained", "depth RMSE, pixels", "depth delta1, mean"):

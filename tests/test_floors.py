@@ -3,6 +3,7 @@ each other."""
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ FLOORS = (
     ("plots",),
     ("views", "losses", "models", "datasets", "evaluation"),
     ("seeds", "normalization", "parallel", "options"),
+    ("files",),
     ("errors", "__init__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -105,3 +107,15 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_the_loop_imports_what_it_runs():
     assert "dino_tutorial.methods" in GRAPH["dino_tutorial.training.loop"]
+
+
+def test_no_name_is_a_module_and_something_else():
+    """`from dino_tutorial.runs import train` gives the function, and nothing else is called so."""
+    faces = {module: path for module, path in MODULES.items() if path.name == "__init__.py"}
+    assert len(faces) > 10
+    twice = {}
+    for face in faces:
+        beside = {m.removeprefix(f"{face}.") for m in MODULES if m.startswith(f"{face}.")}
+        shown = getattr(import_module(face), "__all__", ())
+        twice |= {f"{face}.{name}": face for name in beside & set(shown)}
+    assert twice == {}

@@ -21,15 +21,22 @@ from dino_tutorial.curation.pipeline import (
     describers,
 )
 from dino_tutorial.curation.storage import StoredArray
-from dino_tutorial.datasets import ArrayDataset, ImageDataset, open_dataset, write_shards
+from dino_tutorial.datasets import (
+    LARGEST_LIMIT,
+    ArrayDataset,
+    ImageDataset,
+    open_dataset,
+    write_shards,
+)
 from dino_tutorial.datasets.files import ImageFiles
 from dino_tutorial.datasets.scenes.factors import CLASSES
 from dino_tutorial.datasets.scenes.sets import curated_seeds, uncurated_pool
 from dino_tutorial.datasets.subset import Subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import normalize
+from dino_tutorial.files import kind_of, user_path
 from dino_tutorial.models import pretrained
-from dino_tutorial.options import flatten
+from dino_tutorial.options import check_whole, flatten
 from dino_tutorial.parallel import process_group
 from dino_tutorial.plots.curation import CurationReport, write_curation_report
 from dino_tutorial.runs.environment import choose_device, describe_environment
@@ -75,9 +82,9 @@ def curate_pool(
     Raises:
         UserError: for anything that the caller can mend.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit must be at least 1 image, not {limit}")
-    out, options = Path(out), options or CurationSettings()
+    if limit is not None:
+        check_whole("limit", limit, 1, LARGEST_LIMIT, "images")
+    out, options = user_path(out), options or CurationSettings()
     pool, weights = os.fspath(pool), os.fspath(weights)
     seeds, evaluation = seeds and os.fspath(seeds), evaluation and os.fspath(evaluation)
     torch_device = choose_device(device)
@@ -142,7 +149,7 @@ def open_weights(
     """Features of pixels by weights; the image size that they want; what identifies them."""
     if name == "pixels":
         return copy_descriptors, None, {"weights": "pixels"}
-    if Path(name).is_dir():
+    if kind_of(user_path(name)) == "folder":
         run = load_run(name)
         encoder, size = run.encoder(), run.config.views.global_size
         digest = sha256((run.folder / "backbone.safetensors").read_bytes()).hexdigest()[:16]
@@ -183,7 +190,8 @@ def open_excluded(name: str, size: int) -> ImageDataset:
 
 
 def _is_image_folder(name: str) -> bool:
-    return Path(name).expanduser().is_dir() and not any(Path(name).expanduser().glob("*.tar"))
+    path = user_path(name)
+    return kind_of(path) == "folder" and not any(path.glob("*.tar"))
 
 
 def summarize(

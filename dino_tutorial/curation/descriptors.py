@@ -1,6 +1,6 @@
-"""What tells copies of a picture from other pictures: a perceptual hash and small pixels.
+"""What tells copies of an image from other images: a perceptual hash and small pixels.
 
-Networks like DINO's are trained to ignore what makes two pictures of one kind of thing differ, so
+Networks like DINO's are trained to ignore what makes two images of one kind of thing differ, so
 their features are poor at telling copies. DINOv2 takes the copy-detection network SSCD for it;
 here small standardised pixels, whitened over the pool (`whitening.py`), take its place.
 """
@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIDE = 16  # px of the small picture that describes an image
+SIDE = 16  # px of the small image that describes an image
 GRAY = (0.299, 0.587, 0.114)
 HASH_CANVAS, HASH_SIDE = 32, 8  # px; lowest frequencies kept each way
 
 
 def perceptual_hash(images: Tensor) -> Tensor:
-    """64 bits that stay the same when a picture is scaled, recompressed or saved again.
+    """64 bits that stay the same when an image is scaled, recompressed or saved again.
 
     The image is made gray and 32 x 32 px; of its discrete cosine transform, the 8 x 8 lowest
     frequencies are compared with their median, the mean brightness left out (pHash, Zauner 2010).
@@ -36,10 +36,10 @@ def perceptual_hash(images: Tensor) -> Tensor:
         antialias=True,
         align_corners=False,
     )[:, 0]
-    basis = _cosines(HASH_CANVAS, HASH_SIDE).to(images.device)
+    basis = cosines(HASH_CANVAS, HASH_SIDE).to(images.device)
     low = (basis @ small @ basis.T).flatten(1)
     low[:, 0] = 0  # the mean
-    # A flat picture has only rounding errors left; their signs would be noise.
+    # A flat image has only rounding errors left; their signs would be noise.
     bits = (low > low[:, 1:].median(dim=1, keepdim=True).values) & (low.abs() > 1e-2)
     weights = torch.ones(64, dtype=torch.int64, device=images.device) << torch.arange(
         64, device=images.device
@@ -56,7 +56,7 @@ def copy_descriptors(images: Tensor) -> Tensor:
         images: uint8 (B, 3, H, W).
 
     Returns:
-        float32 (B, 768); all zero for a picture of a single colour.
+        float32 (B, 768); all zero for an image of a single colour.
     """
     small = F.adaptive_avg_pool2d(images.float(), SIDE)
     centred = small - small.mean((2, 3), keepdim=True)
@@ -65,7 +65,7 @@ def copy_descriptors(images: Tensor) -> Tensor:
     return torch.where(spread > 0.5, centred / spread.clamp_min(0.5), 0).flatten(1)
 
 
-def _cosines(n: int, lowest: int) -> Tensor:
+def cosines(n: int, lowest: int) -> Tensor:
     """The first rows of the orthonormal discrete cosine transform (type II), (lowest, n)."""
     frequency, place = torch.arange(lowest)[:, None], torch.arange(n) + 0.5
     basis = torch.cos(math.pi / n * frequency * place) * math.sqrt(2 / n)

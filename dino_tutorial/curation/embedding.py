@@ -4,7 +4,6 @@ What is described is stored file by file. After an interruption the files that a
 and the same call makes the missing ones. Started by torchrun, each process describes its share.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from dino_tutorial.curation.storage import StoredArray
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages
+from dino_tutorial.files import make_folder, read_json, write_json
 from dino_tutorial.parallel import Processes
 
 ROWS = 4096  # images in a file: what an interruption can cost
@@ -87,15 +87,10 @@ def embed(
 def _check_identity(folder: Path, identity: dict) -> None:
     path = folder / "identity.json"
     if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror}): choose another --out"
-            ) from error
+        make_folder(folder)
+        write_json(path, identity)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path, f"choose another --out or delete {folder}")
     changed = [key for key in identity if before.get(key) != identity[key]]
     if changed:
         key = changed[0]

@@ -25,7 +25,7 @@ from dino_tutorial.curation.duplicates import (
 from dino_tutorial.curation.embedding import BATCH, Describe
 from dino_tutorial.curation.retrieve import Retrieved, retrieve_clusters, retrieve_nearest
 from dino_tutorial.curation.storage import StoredArray
-from dino_tutorial.curation.whitening import fit_whitening, whiten
+from dino_tutorial.curation.whitening import whiten, whitening_for
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages
 from dino_tutorial.options import option
@@ -125,7 +125,7 @@ def curate(
         UserError: if nothing is left, or nothing was retrieved.
     """
     block, seed = options.block, options.seed
-    whitening = fit_whitening(stored["copies"], seed=seed)
+    whitening = whitening_for(stored["copies"], seed)
     whitened = whiten(stored["copies"], whitening, folder, block)
     evaluation = None if evaluation is None else whitening(evaluation)
     duplicates = deduplicate(
@@ -140,7 +140,7 @@ def curate(
     )
     kept = np.flatnonzero(duplicates.kept)
     if not len(kept):
-        raise UserError("no image is left after removing duplicates: raise similarity")
+        raise UserError(_why_none_is_left(duplicates))
     features = stored["features"]
     nearest, clustered = _retrieve(features, seeds, duplicates.kept, options)
     retrieved = kept if seeds is None else np.union1d(nearest.ids, clustered.ids)
@@ -156,6 +156,22 @@ def curate(
     size = options.size or -(-len(retrieved) // 2)
     selected = retrieved[balanced_sample(hierarchy, size, seed)]
     return Curation(whitened, duplicates, nearest, clustered, retrieved, hierarchy, selected)
+
+
+def _why_none_is_left(duplicates: Deduplication) -> str:
+    blank, evaluated = int(duplicates.blank.sum()), int(duplicates.evaluated.sum())
+    n = len(duplicates.kept)
+    reasons = []
+    if blank:
+        reasons.append(f"{blank} are of a single colour or cannot be read")
+    if evaluated:
+        reasons.append(f"{evaluated} are like images of the evaluation set, or copies of such")
+    remedy = (
+        "give other images"
+        if blank == n
+        else ("give other images, or another --evaluation, or raise evaluation_similarity")
+    )
+    return f"no image of the pool is left: of {n}, {' and '.join(reasons)}; {remedy}"
 
 
 def _retrieve(

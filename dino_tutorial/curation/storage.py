@@ -4,7 +4,6 @@ A pool of images is larger than memory; what describes it need not be in memory 
 step of the curation reads blocks of rows and forgets them again.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import make_folder, replacing
 
 ROWS = 16384  # in one file
 
@@ -59,18 +59,11 @@ class StoredArray:
         """
         if len(values) != len(self.span(file)):
             raise ValueError(f"file {file} holds {len(self.span(file))} rows, not {len(values)}")
-        temporary = self._path(file).with_suffix(".tmp")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as opened:
-                np.save(opened, values)
-            os.replace(temporary, self._path(file))
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(
-                f"{self.folder} could not be written ({error.strerror}): make room or choose "
-                "another --out, then run the same command again"
-            ) from error
+        make_folder(self.folder)
+        path = self._path(file)
+        again = "run the same command again"
+        with replacing(path, again) as temporary, open(temporary, "wb") as opened:
+            np.save(opened, values)
 
     def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """All rows in order, at most ``size`` at a time: (first row, values)."""

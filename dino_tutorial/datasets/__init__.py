@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from pathlib import Path
 
 from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, identity
 from dino_tutorial.datasets.davis import Davis, Video
@@ -12,6 +11,8 @@ from dino_tutorial.datasets.folder import open_folder
 from dino_tutorial.datasets.shards import is_shards, open_shards, write_shards
 from dino_tutorial.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, user_path
+from dino_tutorial.options import check_whole
 
 __all__ = [
     "DATASETS",
@@ -36,6 +37,7 @@ LOOKS = {"patterns": "pattern", "scenes": "colour"}  # what tells the kinds of t
 SCENES = {"train": 10_000, "test": 2_000}  # how many are drawn when nobody says
 SCENE_SIZE = 32  # px
 LARGEST_CANVAS = 4096  # px
+LARGEST_LIMIT = 10**9  # images
 
 
 def open_dataset(
@@ -65,7 +67,7 @@ def open_dataset(
     Raises:
         UserError: the name, the split or a value makes no sense, or the set cannot be had.
     """
-    name = os.fspath(name)
+    name = os.fspath(user_path(name)) if str(name).startswith("~") else _text(name)
     _check(split, image_size, limit)
     if name in LOOKS:
         from dino_tutorial.datasets.scenes import SceneDataset  # the only set that needs a renderer
@@ -78,9 +80,22 @@ def open_dataset(
         )
     if is_shards(name):
         return open_shards(name, split, image_size=image_size, limit=limit, seed=seed)
-    if name and Path(name).expanduser().exists():
+    if name and kind_of(name):
         return open_folder(name, split, image_size=image_size, limit=limit, seed=seed)
     raise _unknown(name)
+
+
+def _text(name: str | os.PathLike[str]) -> str:
+    try:
+        text = os.fspath(name)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or "\0" in text:
+        raise UserError(
+            f"a data set's name or a path was expected, not {name!r:.80}: one of "
+            f"{', '.join(DATASETS)}, or a folder of images"
+        )
+    return text
 
 
 def describe(dataset: ImageDataset) -> str:
@@ -95,11 +110,11 @@ def describe(dataset: ImageDataset) -> str:
 
 def _check(split: str, image_size: int | None, limit: int | None) -> None:
     if split not in ("train", "test"):
-        raise UserError(f"there is no split {split!r}; choose train or test")
-    if image_size is not None and not 1 <= image_size <= LARGEST_CANVAS:
-        raise UserError(f"image_size must be 1 to {LARGEST_CANVAS} pixels, not {image_size}")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit must be at least 1 image, not {limit}")
+        raise UserError(f"there is no split {split!r:.40}; choose train or test")
+    if image_size is not None:
+        check_whole("image_size", image_size, 1, LARGEST_CANVAS, "pixels")
+    if limit is not None:
+        check_whole("limit", limit, 1, LARGEST_LIMIT, "images")
 
 
 def _unknown(name: str) -> UserError:

@@ -1,6 +1,6 @@
-"""What every data set of the package looks like: square uint8 pictures and integer labels.
+"""What every data set of the package looks like: square uint8 images and integer labels.
 
-The rest of the package asks for nothing more than this. Pictures come in batches, because both
+The rest of the package asks for nothing more than this. Images come in batches, because both
 the renderer and the augmentation work on batches; a `DataLoader` gets them through
 `__getitems__` with `collate_fn=identity`.
 """
@@ -35,12 +35,12 @@ def identity(batch: T) -> T:
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Pictures on a square canvas of S pixels, with a class label each.
+    """Images on a square canvas of S pixels, with a class label each.
 
     Attributes:
         name: a short name, used in reports.
-        classes: names of the classes; empty when the pictures have no labels.
-        labels: (N,) int64; -1 where a picture has no label.
+        classes: names of the classes; empty when the images have no labels.
+        labels: (N,) int64; -1 where an image has no label.
         image_size: S, the side of the canvas in pixels.
         in_memory: True if `images` only copies from memory, so that loading needs no workers.
 
@@ -57,7 +57,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def images(self, indices: Tensor | None = None) -> Tensor:
-        """The pictures at `indices` (all of them if None), uint8 (n, 3, S, S)."""
+        """The images at `indices` (all of them if None), uint8 (n, 3, S, S)."""
         raise NotImplementedError
 
     def fingerprint(self) -> dict[str, Any]:
@@ -80,20 +80,20 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return self.name, ""
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """A batch for `DataLoader`: pictures uint8 (n, 3, S, S) and labels int64 (n,)."""
+        """A batch for `DataLoader`: images uint8 (n, 3, S, S) and labels int64 (n,)."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return self.images(chosen), self.labels[chosen]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One picture, uint8 (3, S, S), and its label."""
+        """One image, uint8 (3, S, S), and its label."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is outside a data set of {len(self)} pictures")
+            raise IndexError(f"index {index} is outside a data set of {len(self)} images")
         images, labels = self.__getitems__([index % len(self)])
         return images[0], int(labels[0])
 
 
 class ArrayDataset(ImageDataset):
-    """Pictures that are already in memory.
+    """Images that are already in memory.
 
     Args:
         images: uint8 (N, 3, S, S), a tensor or an array.
@@ -120,17 +120,17 @@ class ArrayDataset(ImageDataset):
         images = torch.as_tensor(images)  # an array will do
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UserError(
-                f"{name}: pictures must be uint8 of shape (N, 3, S, S), "
+                f"{name}: images must be uint8 of shape (N, 3, S, S), "
                 f"not {images.dtype} of shape {tuple(images.shape)}"
             )
         if images.shape[2] != images.shape[3]:
-            raise UserError(f"{name}: pictures must be square, not {tuple(images.shape[2:])}")
+            raise UserError(f"{name}: images must be square, not {tuple(images.shape[2:])}")
         labels = torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)
         if labels.is_floating_point() and not (labels == labels.round()).all():
             raise UserError(f"{name}: labels have to be whole numbers, and some are not")
         if labels.shape != (len(images),):
             raise UserError(
-                f"{name}: {len(images)} pictures need {len(images)} labels, "
+                f"{name}: {len(images)} images need {len(images)} labels, "
                 f"not a tensor of shape {tuple(labels.shape)}"
             )
         self.name = name

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dino_tutorial.datasets.decode import open_image
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import describe_error, read_text, user_path
 
 # Where frames and masks lie: in the release, and in a plain copy of one split.
 LAYOUTS = (("JPEGImages/480p", "Annotations/480p"), ("frames", "masks"))
@@ -57,7 +59,7 @@ class Davis:
         short_side: int | None = None,
         multiple: int = 1,
     ) -> None:
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         layouts = [(folder / a, folder / b) for a, b in LAYOUTS]
         found = [pair for pair in layouts if all(part.is_dir() for part in pair)]
         if not found:
@@ -112,20 +114,21 @@ def _mask(path: Path) -> np.ndarray:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
             return image
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: each frame needs a mask of its name") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): copy it again") from error
+    except Exception as error:  # decoders raise whatever they like on a broken file
+        reason = describe_error(error)
+        raise UserError(f"{path} cannot be read as an image ({reason}): copy it again") from error
 
 
-def _stack(pictures: list[np.ndarray], name: str) -> Tensor:
-    shapes = {picture.shape[:2] for picture in pictures}
+def _stack(images: list[np.ndarray], name: str) -> Tensor:
+    shapes = {image.shape[:2] for image in images}
     if len(shapes) > 1:
-        raise UserError(f"sequence {name} has pictures of several sizes: {sorted(shapes)}")
-    return torch.from_numpy(np.stack(pictures))
+        raise UserError(f"sequence {name} has images of several sizes: {sorted(shapes)}")
+    return torch.from_numpy(np.stack(images))
 
 
 def _listed(folder: Path, split: str) -> tuple[str, ...]:
@@ -134,7 +137,7 @@ def _listed(folder: Path, split: str) -> tuple[str, ...]:
     found = [path for path in lists if path.is_file()]
     if not found:
         raise UserError(f"{folder} has no list of the split {split!r}: no {lists[0]}")
-    lines = found[0].read_text(encoding="utf-8").split("\n")
+    lines = read_text(found[0], "copy it again").split("\n")
     entries = [Path(line.split()[0]) for line in lines if line.strip()]
     names = [entry.parent.name if entry.suffix else entry.name for entry in entries]
     return tuple(dict.fromkeys(names))

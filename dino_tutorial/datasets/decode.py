@@ -1,4 +1,4 @@
-"""From encoded pictures of any shape and mode to one square uint8 canvas, in memory or on demand.
+"""From encoded images of any shape and mode to one square uint8 canvas, in memory or on demand.
 
 Folders, shards and downloaded sets differ only in where the bytes come from. Each of them makes a
 `Source`; `open_source` turns any source into an `ImageDataset`.
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,15 +27,15 @@ from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, digest
 from dino_tutorial.errors import UserError, printable
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of uint8 pixels that are decoded once and kept
-LARGEST_NATIVE = 64  # px; small pictures of one size keep it
+LARGEST_NATIVE = 64  # px; small images of one size keep it
 DEFAULT_SIZE = 256  # px; the canvas of everything else
 TINY = 128 * 128  # pixels; decoding so few is mostly Python, which does not run in parallel
-CHUNK = 64  # pictures a thread decodes before it asks for more work
+CHUNK = 64  # images a thread decodes before it asks for more work
 ORIENTATION = 0x0112  # the EXIF tag
 DEPTHS = (8, 10, 12, 14, 16)  # bits of grey that cameras and scanners use
 OVERSHOOT = 0.1  # by which resizing takes floating-point values out of their range
 FEW_LEVELS = 16.0  # floating-point values below are no levels of 8 bits
-UPRIGHT = {  # EXIF orientation -> what makes the picture upright
+UPRIGHT = {  # EXIF orientation -> what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,22 +46,64 @@ UPRIGHT = {  # EXIF orientation -> what makes the picture upright
 }
 
 
+# What a photograph or a drawing comes as. Pillow reads forty more, and starts other programs for
+# some of them: a PostScript file may be called photo.jpg.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+LARGEST_IMAGE = 2**27  # pixels; one of them needs half a gigabyte
+# Said in our own words, by open_image.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_LIST: ContextVar[Path | None] = ContextVar("where what cannot be read is listed", default=None)
+
+
+def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """An image as Pillow opens it, not yet decoded.
+
+    Args:
+        file: the path of a regular file, or an open one.
+
+    Raises:
+        OSError: there is no such file, it is none of `FORMATS`, or it is a pipe or a device.
+        ValueError: it has too many pixels.
+    """
+    if isinstance(file, str | os.PathLike) and not stat.S_ISREG(os.stat(file).st_mode):
+        raise OSError("it is not a regular file")  # a pipe would keep us waiting
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > LARGEST_IMAGE:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST_IMAGE:,}")
+    return image
+
+
+@contextlib.contextmanager
+def listing(path: Path | None) -> Iterator[None]:
+    """Have all names that `report` is given written to a file, which is made when there is one."""
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    token = _LIST.set(path)
+    try:
+        yield
+    finally:
+        _LIST.reset(token)
+
+
 class Source:
-    """N pictures that can be opened one by one. Picklable, so that loader workers can have it."""
+    """N images that can be opened one by one. Picklable, so that loader workers can have it."""
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def open(self, index: int) -> Image.Image:
-        """The picture as Pillow opens it, not yet decoded. Any exception means unreadable."""
+        """The image as Pillow opens it, not yet decoded. Any exception means unreadable."""
         raise NotImplementedError
 
     def name(self, index: int) -> str:
-        """What to call the picture when it is reported as unreadable."""
+        """What to call the image when it is reported as unreadable."""
         raise NotImplementedError
 
     def take(self, indices: Tensor) -> Source:
-        """The source of these pictures only, in this order."""
+        """The source of these images only, in this order."""
         raise NotImplementedError
 
     def contents(self) -> tuple[str, str]:
@@ -76,7 +123,7 @@ class Source:
 
 
 class ArraySource(Source):
-    """Pictures that are already decoded, uint8 (N, H, W, 3)."""
+    """Images that are already decoded, uint8 (N, H, W, 3)."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self._pixels = pixels
@@ -88,7 +135,7 @@ class ArraySource(Source):
         return Image.fromarray(np.ascontiguousarray(self._pixels[index]))
 
     def name(self, index: int) -> str:
-        return f"picture {index}"
+        return f"image {index}"
 
     def take(self, indices: Tensor) -> ArraySource:
         return ArraySource(self._pixels[indices.numpy()])
@@ -107,7 +154,7 @@ def open_source(
     """The data set of a source: decoded at once if it fits in `MEMORY_LIMIT`, else on demand.
 
     Args:
-        source: where the pictures come from.
+        source: where the images come from.
         labels: (N,) int64, -1 for unlabelled.
         classes: names of the classes, indexed by label.
         name: a short name, used in reports.
@@ -115,11 +162,11 @@ def open_source(
         limit: keep a subset of this many (see `seeded_subset`).
         seed: of the subset.
 
-    Pictures that cannot be decoded are listed on stderr and left out. When decoding on demand they
+    Images that cannot be decoded are listed on stderr and left out. When decoding on demand they
     are found only when they are asked for, and then replaced (see `OnDemandDataset`).
 
     Raises:
-        UserError: not one picture can be decoded.
+        UserError: not one image can be decoded.
     """
     chosen = seeded_subset(len(source), limit, seed)
     if chosen is not None:
@@ -142,8 +189,8 @@ def seeded_subset(n: int, limit: int | None, seed: int) -> Tensor | None:
 
 
 def native_size(source: Source) -> int:
-    """The canvas when nobody asks for one: S px if the pictures are all S x S with S at most 64,
-    else 256 px. Judged by the headers of up to 64 pictures spread over the source."""
+    """The canvas when nobody asks for one: S px if the images are all S x S with S at most 64,
+    else 256 px. Judged by the headers of up to 64 images spread over the source."""
     sizes = set()
     for index in np.linspace(0, len(source) - 1, min(len(source), 64)).astype(int):
         with contextlib.suppress(Exception), source.open(int(index)) as image:
@@ -156,7 +203,7 @@ def native_size(source: Source) -> int:
 
 
 def to_canvas(image: Image.Image, size: int) -> np.ndarray:
-    """The centre square of a picture, antialiased to `size` pixels: uint8 (size, size, 3).
+    """The centre square of an image, antialiased to `size` pixels: uint8 (size, size, 3).
 
     This is "resize the short side (bicubic), then crop the centre" in one step. EXIF orientation
     is honoured; transparency is laid on white; deep grey is scaled to 8 bits by the range that it
@@ -187,7 +234,7 @@ def to_canvas(image: Image.Image, size: int) -> np.ndarray:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken metadata does not make a picture unreadable
+    except Exception:  # broken metadata does not make an image unreadable
         return 1
 
 
@@ -259,10 +306,10 @@ def _grey_range(values: np.ndarray, depths: Sequence[int]) -> tuple[float, float
 def decode_many(
     source: Source, indices: Sequence[int], size: int, progress: str | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode pictures, large ones in threads (Pillow decodes without the interpreter lock).
+    """Decode images, large ones in threads (Pillow decodes without the interpreter lock).
 
     Args:
-        source: where the pictures come from.
+        source: where the images come from.
         indices: n of them.
         size: S, the side of the canvas in pixels.
         progress: title of a progress bar on a terminal; None shows none.
@@ -299,7 +346,7 @@ def decode_many(
         with bar:
             for count in pool.map(decode, starts):
                 bar.update(count)
-    finally:  # Ctrl-C must not wait for the pictures that are still queued
+    finally:  # Ctrl-C must not wait for the images that are still queued
         pool.shutdown(cancel_futures=True)
     return canvas, dict(sorted(problems.items()))
 
@@ -323,7 +370,7 @@ def _reason(error: Exception) -> str:
 def decode_all(
     source: Source, labels: Tensor, classes: Sequence[str], name: str, size: int
 ) -> ArrayDataset:
-    """Decode a whole source into memory; unreadable pictures are listed and left out."""
+    """Decode a whole source into memory; unreadable images are listed and left out."""
     canvas, problems = decode_many(source, range(len(source)), size, progress=f"decode {name}")
     if problems:
         good = [index for index in range(len(source)) if index not in problems]
@@ -343,20 +390,32 @@ def decode_all(
 def nothing_readable(name: str, count: int, first: str, reason: str) -> UserError:
     return UserError(
         f"{name}: none of the {count} image files can be read (first: {first}, {reason}); "
-        "give pictures that an image viewer can open"
+        "give images that an image viewer can open"
     )
 
 
-def report(what: str, names: Sequence[str]) -> None:
-    """One line on stderr: what happened, and the first few names."""
+def report(what: str, names: Sequence[str], path: Path | None = None) -> None:
+    """One line on stderr: what happened, and the first few names.
+
+    All of them go to the file `path`, or to that of :func:`listing`, if there is one.
+    """
+    path = path or _LIST.get()
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    if path is not None:
+        lines = [f"{what}:", *(f"  {name}" for name in names)]
+        with (
+            contextlib.suppress(OSError),
+            open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write("\n".join(lines) + "\n")
+            more = f"{more}, all in {path}" if more else ""
     print(printable(f"{what}: {', '.join(names[:3])}{more}."), file=sys.stderr)
 
 
 class OnDemandDataset(ImageDataset):
-    """Pictures too many for memory, decoded when they are asked for (by loader workers).
+    """Images too many for memory, decoded when they are asked for (by loader workers).
 
-    Opening reads no pixels beyond the first readable picture. A picture that turns out to be
+    Opening reads no pixels beyond the first readable image. An image that turns out to be
     unreadable is replaced by the next readable one of its class, so labels stay true and the
     length and order of an epoch do not change; it is named on stderr the first time that any
     worker meets it.
@@ -370,6 +429,7 @@ class OnDemandDataset(ImageDataset):
         self.labels = labels.to(torch.int64)
         self.image_size = image_size
         self._source = source
+        self._list = _LIST.get()  # loader workers have it from here
         self._listed = torch.zeros(len(source), dtype=torch.bool).share_memory_()
         first_reason = None
         for index in range(len(source)):
@@ -395,6 +455,7 @@ class OnDemandDataset(ImageDataset):
             report(
                 f"{self.name}: an image cannot be read and is replaced by the next of its class",
                 [f"{self._source.name(index)} ({reason})"],
+                self._list,
             )
         following = (torch.arange(len(self) - 1) + index + 1) % len(self)
         same = self.labels[following] == self.labels[index]

@@ -1,7 +1,6 @@
 """Every image below a folder, as a crawl leaves it: no split, labels only if folders give them."""
 
 import os
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from dino_tutorial.datasets.folder import (
     label_paths,
 )
 from dino_tutorial.errors import printable
+from dino_tutorial.files import user_path
 
 
 class ImageFiles(ImageDataset):
@@ -45,7 +45,7 @@ class ImageFiles(ImageDataset):
         limit: int | None = None,
         seed: int = 0,
     ) -> None:
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         self.paths = find_images(folder)
         level = find_layout(self.paths).class_level
         chosen = seeded_subset(len(self.paths), limit, seed)

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset, digest
-from dino_tutorial.datasets.decode import Source, native_size, open_source, report
+from dino_tutorial.datasets.decode import Source, native_size, open_image, open_source, report
 from dino_tutorial.errors import UserError, printable
+from dino_tutorial.files import kind_of, user_path
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"),
@@ -53,7 +54,7 @@ def open_folder(
     folder, or one with a single subfolder, is unlabelled: labels -1, no classes. A split whose
     images lie in no class folder is unlabelled too, and knows the classes of the other.
 
-    *Pictures* become a square canvas: short side resized with antialiasing, centre cropped, EXIF
+    *Images* become a square canvas: short side resized with antialiasing, centre cropped, EXIF
     orientation honoured, RGB. Unreadable files are listed on stderr and skipped.
 
     Args:
@@ -69,7 +70,7 @@ def open_folder(
     Raises:
         UserError: the folder is missing, empty, or has no readable image in this split.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     name = name or printable(folder.resolve().name)
     paths, links = find_files(folder)
     layout = find_layout(paths)
@@ -111,7 +112,7 @@ class FileSource(Source):
         return len(self._paths)
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(os.path.join(self._folder, os.fsdecode(self._paths[index])))
+        return open_image(os.path.join(self._folder, os.fsdecode(self._paths[index])))
 
     def name(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
@@ -139,9 +140,10 @@ def find_images(folder: Path) -> list[str]:
 
 def find_files(folder: Path) -> tuple[list[str], dict[str, str]]:
     """Such paths, and where those that lead through a link really are."""
-    if not folder.exists():
+    kind = kind_of(folder)
+    if not kind:
         raise UserError(f"there is no folder {folder}; give a folder of images")
-    if not folder.is_dir():
+    if kind != "folder":
         raise UserError(f"{folder} is a file; give a folder of images")
     links: dict[str, str] = {}
     paths = sorted(walk_images(folder, links))

@@ -17,5 +17,6 @@ class DataSettings:
         "Side of the canvas that training crops are cut from, in pixels; null keeps the data "
         "set's own.",
         low=1,
+        high=4096,
     )
-    limit: int | None = option(None, "At most this many images of each split.", low=1)
+    limit: int | None = option(None, "At most this many images of each split.", low=1, high=10**9)

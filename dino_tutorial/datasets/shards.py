@@ -1,7 +1,7 @@
 """WebDataset shards: tar files whose members `KEY.jpg`, `KEY.cls`, `KEY.json` are one sample.
 
 Shards are made for streaming, but a stream can shuffle only within a buffer, and its order depends
-on how many workers read it. Here the tar headers are read once, and after that each picture is one
+on how many workers read it. Here the tar headers are read once, and after that each image is one
 seek and one read. So the training loop's order is exactly the one that it drew, for shards as for
 folders, and a run that is resumed sees what it would have seen. On an object store, where seeks
 are slow, use the `webdataset` package's streams instead.
@@ -26,18 +26,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dino_tutorial.datasets.base import ImageDataset, digest
-from dino_tutorial.datasets.decode import Source, native_size, open_source, report
+from dino_tutorial.datasets.decode import Source, native_size, open_image, open_source, report
 from dino_tutorial.datasets.folder import TEST_FOLDERS, TRAIN_FOLDERS, hold_out, walk_images
 from dino_tutorial.errors import UserError, printable
+from dino_tutorial.files import kind_of, make_folder, replacing, user_path
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LARGEST_LABEL = 1_000_000  # beyond this an integer is an identifier, not a class
+MOST_SHARDS = 100_000  # that a pattern names
+MOST_LABEL = 2**20  # bytes of a label; what is larger is none
 BLOCK = 512  # bytes; tar pads everything to it
 
 
 @dataclass
 class Sample:
-    """A picture in a shard: where its bytes are, and what it shows (a class index, a name)."""
+    """An image in a shard: where its bytes are, and what it shows (a class index, a name)."""
 
     key: str
     shard: int
@@ -79,7 +82,7 @@ def open_shards(
     Raises:
         UserError: there is no such shard, or no readable image in this split.
     """
-    pattern = os.path.expanduser(os.fspath(pattern))
+    pattern = os.fspath(user_path(pattern))
     name = printable(Path(pattern).resolve().name.removesuffix(".tar"))
     paths = find_shards(pattern)
     by_split = shards_by_split(paths)
@@ -126,7 +129,7 @@ class ShardSource(Source):
         shard, offset, size = self._place[index].tolist()
         with open(self._paths[shard], "rb") as file:
             file.seek(offset)
-            return Image.open(io.BytesIO(file.read(size)))
+            return open_image(io.BytesIO(file.read(size)))
 
     def name(self, index: int) -> str:
         shard = self._paths[self._place[index, 0]]
@@ -145,8 +148,8 @@ class ShardSource(Source):
 def is_shards(name: str) -> bool:
     """Whether a name means shards: a `.tar` file or pattern, or a folder that has tar files and
     no image."""
-    path = Path(name).expanduser()
-    if not path.is_dir():
+    path = user_path(name) if name else Path()
+    if not name or kind_of(path) != "folder":
         return name.endswith(".tar")
     return next(walk_images(path), None) is None and any(path.rglob("*.tar"))
 
@@ -184,6 +187,11 @@ def expand_braces(pattern: str) -> list[str]:
     if numbers:
         first, last = numbers.groups()
         width = len(first) if first.startswith("0") else 0
+        if len(last) > 9 or int(last) - int(first) >= MOST_SHARDS:
+            raise UserError(
+                f"{pattern[:80]} names more than {MOST_SHARDS:,} shards: give a folder or a "
+                f"pattern with *"
+            )
         choices = [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
     else:
         choices = inside.split(",")
@@ -262,6 +270,8 @@ def _add_member(
     if extension in IMAGE_EXTENSIONS:
         sample.offset, sample.size = member.offset_data, member.size
         return
+    if member.size > MOST_LABEL:
+        return
     file.seek(member.offset_data)
     for value in _label_values(file.read(member.size), extension):
         if isinstance(value, int) and not isinstance(value, bool):
@@ -277,7 +287,7 @@ def _label_values(content: bytes, extension: str) -> list[int | str]:
         if extension == "cls":
             return [int(text) if re.fullmatch(r"-?\d+", text) else text]
         values = json.loads(text)
-    except ValueError:  # not text, or not JSON: no label
+    except (ValueError, RecursionError):  # not text, or not JSON: no label
         return []
     return [values.get("label"), values.get("class")] if isinstance(values, dict) else []
 
@@ -322,29 +332,30 @@ def write_shards(
     Raises:
         UserError: the folder has shards already, or `per_shard` is not positive.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if per_shard < 1:
         raise UserError(f"A shard needs at least one sample, not per_shard={per_shard}")
     if folder.is_dir() and any(folder.glob("*.tar")):
         raise UserError(f"{folder} has shards already; remove them or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = []
     for number, start in enumerate(range(0, len(dataset), per_shard)):
         path = folder / f"shard-{number:06d}.tar"
-        partial = path.with_suffix(".partial")
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            replacing(path) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for index in range(start, min(start + per_shard, len(dataset))):
                 _write_sample(tar, dataset, index)
-        partial.rename(path)
         paths.append(path)
     return paths
 
 
 def _write_sample(tar: tarfile.TarFile, dataset: ImageDataset, index: int) -> None:
     pixels, label = dataset[index]
-    picture = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(picture, "PNG")
-    members = {"png": picture.getvalue()}
+    image = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(image, "PNG")
+    members = {"png": image.getvalue()}
     if label >= 0:
         members["cls"] = str(label).encode()
         if label < len(dataset.classes):

@@ -1,6 +1,6 @@
 """Public data sets through torchvision, which downloads them with progress and checks their sums.
 
-torchvision is used to fetch and to read the annotations; the pictures are decoded like those of
+torchvision is used to fetch and to read the annotations; the images are decoded like those of
 any folder, so orientation, canvas and unreadable files are treated alike everywhere.
 """
 
@@ -21,6 +21,7 @@ from dino_tutorial.datasets.base import ArrayDataset, ImageDataset
 from dino_tutorial.datasets.decode import ArraySource, native_size, open_source, seeded_subset
 from dino_tutorial.datasets.folder import FileSource, open_folder
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import user_path
 
 TORCHVISION_SETS = {
     "cifar10": "CIFAR-10: 50,000 + 10,000 photos of 32 px, 10 classes (163 MiB download)",
@@ -50,7 +51,7 @@ IMAGENETTE_SIZE = 160
 def default_root() -> Path:
     """Where data sets are kept: $DINO_TUTORIAL_DATA, else .cache/dino_tutorial in the home."""
     chosen = os.environ.get("DINO_TUTORIAL_DATA")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dino_tutorial"
+    return user_path(chosen or "~/.cache/dino_tutorial")
 
 
 def open_torchvision(
@@ -85,7 +86,7 @@ def open_torchvision(
     Raises:
         UserError: the set is not there and cannot be downloaded; the sentence says why.
     """
-    root = default_root() if root is None else Path(root).expanduser()
+    root = default_root() if root is None else user_path(root)
     if name == "imagenet":
         return _open_imagenet(root, split, image_size=image_size, limit=limit, seed=seed)
     if name == "imagenette":

@@ -36,16 +36,16 @@ from dino_tutorial.evaluation.discovery import (
     token_cut_masks,
 )
 from dino_tutorial.evaluation.features import evaluating, extract_features, normalize
+from dino_tutorial.evaluation.few_labels import (
+    LabelEfficiency,
+    label_efficiency,
+    nested_subsets,
+)
 from dino_tutorial.evaluation.knn import (
     accuracy,
     knn_accuracies,
     knn_classify,
     nearest_neighbours,
-)
-from dino_tutorial.evaluation.label_efficiency import (
-    LabelEfficiency,
-    label_efficiency,
-    nested_subsets,
 )
 from dino_tutorial.evaluation.linear import LinearProbe, linear_probe
 from dino_tutorial.evaluation.matching import Matches, mutual_matches

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import number, takes, tensor
 
 
 def cls_attention(attention: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -39,6 +40,7 @@ def cls_attention(attention: Tensor, grid: tuple[int, int]) -> Tensor:
     return attention / attention.sum(dim=-1, keepdim=True)
 
 
+@takes(attention=tensor("..."), mass=number(-1e9, 1e9))
 def attention_masks(
     attention: Tensor,
     grid: tuple[int, int],

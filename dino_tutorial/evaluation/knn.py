@@ -13,10 +13,19 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.inputs import as_features, as_labels
+from dino_tutorial.options import number, takes, tensor, whole
 
 CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
 
 
+@takes(
+    train_x=tensor("N D"),
+    train_y=tensor("N", "int"),
+    test_x=tensor("n D"),
+    k=whole(low=-(2**31)),
+    temperature=number(0, 1e6, above=True),
+    n_classes=whole(none=True),
+)
 @torch.no_grad()
 def knn_classify(
     train_x: Tensor,
@@ -52,6 +61,13 @@ def knn_classify(
     return vote(similarity, train_y.to(index.device)[index], temperature, n_classes)
 
 
+@takes(
+    train_x=tensor("N D"),
+    train_y=tensor("N", "int"),
+    test_x=tensor("n D"),
+    test_y=tensor("n", "int"),
+    temperature=number(0, 1e6, above=True),
+)
 def knn_accuracies(
     train_x: Tensor,
     train_y: Tensor,
@@ -80,6 +96,7 @@ def vote(similarity: Tensor, classes: Tensor, temperature: float, n_classes: int
     return votes.scatter_add_(1, classes, weight)
 
 
+@takes(votes=tensor("n C"), labels=tensor("n"), topk=whole(low=-(2**31)))
 def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
     """The fraction of rows whose label is among the ``topk`` classes with most votes.
 
@@ -110,6 +127,7 @@ def accuracy(votes: Tensor, labels: Tensor, topk: int = 1) -> float:
     return hits.double().mean().item()
 
 
+@takes(features=tensor("N D"), queries=tensor("q D"), k=whole(low=-(2**31)))
 def nearest_neighbours(features: Tensor, queries: Tensor, k: int) -> Tensor:
     """The k features most similar to each query by cosine, most similar first.
 

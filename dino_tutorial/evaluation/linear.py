@@ -16,6 +16,7 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.evaluation.knn import accuracy
+from dino_tutorial.options import number, takes, tensor, whole
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
@@ -49,6 +50,16 @@ class LinearProbe:
         return features.to(self.weight).matmul(self.weight) + self.bias
 
 
+@takes(
+    train_x=tensor("N D"),
+    train_y=tensor("N", "int"),
+    test_x=tensor("n D"),
+    test_y=tensor("n", "int"),
+    steps=whole(),
+    batch_size=whole(),
+    validation_fraction=number(0, 1),
+    seed=whole(low=0, high=2**63 - 1),
+)
 @torch.no_grad()
 def linear_probe(
     train_x: Tensor,

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes, tensor, whole
 
 
+@takes(patches=tensor("..."), n_components=whole(low=-(2**31)))
 def patch_pca(patches: Tensor, n_components: int = 3, foreground: bool = True) -> Tensor:
     """Principal components of patch features, in one basis common to all images.
 

@@ -1,4 +1,4 @@
-"""What spoiled images cost: accuracy under corruptions of growing severity.
+"""What corrupted images cost: accuracy under corruptions of growing severity.
 
 The classifier is trained on clean features only. What counts as a corruption is the caller's
 business; the measures are those of Hendrycks and Dietterich (ICLR 2019), section 4.
@@ -14,12 +14,12 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages
 from dino_tutorial.evaluation.knn import accuracy
 
-CHUNK = 256  # images spoiled at a time, with one seed
+CHUNK = 256  # images corrupted at a time, with one seed
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Accuracies in 0..1 on clean and spoiled images.
+    """Accuracies in 0..1 on clean and corrupted images.
 
     Attributes:
         kinds: names of the c corruptions.
@@ -40,7 +40,7 @@ class Robustness:
 
     @property
     def relative_error(self) -> float:
-        """How much the error grows from clean to spoiled images, averaged alike.
+        """How much the error grows from clean to corrupted images, averaged alike.
 
         It is small also for a classifier that is bad on clean images: read it beside ``clean``.
         """
@@ -136,7 +136,7 @@ class CorruptedImages:
     """A data set whose images were all corrupted once, so that every feature sees the same ones.
 
     Args:
-        dataset: N images; they are kept spoiled, uint8, beside the originals.
+        dataset: N images; they are kept corrupted, uint8, beside the originals.
         corrupt, kind, severity, seed: as for :func:`measure_robustness`.
     """
 

@@ -16,11 +16,19 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.attention import jaccard
+from dino_tutorial.options import number, takes, tensor, whole
 
 CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
 TOLERANCE = 0.008  # of the diagonal: how far boundaries may be apart, as DAVIS has it
 
 
+@takes(
+    features=tensor("..."),
+    n_context=whole(low=0),
+    neighbourhood=whole(low=0, none=True),
+    topk=whole(),
+    temperature=number(0, 1e6, above=True),
+)
 @torch.no_grad()
 def propagate_labels(
     features: Tensor,
@@ -152,6 +160,7 @@ def label_masks(labels: Tensor, grid: tuple[int, int], size: tuple[int, int]) ->
     return torch.where(span > 1e-4, (maps - low) / span, maps).argmax(dim=1)
 
 
+@takes(predicted=tensor("...", "bool"), true=tensor("...", "bool"), tolerance=number(0, 1))
 def region_and_boundary(
     predicted: Tensor, true: Tensor, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,7 @@ PATCH_LOSS = Exercise(
         Mistake(
             "crossed",
             "a crop's patches are compared with the other crop's, which show another part of the "
-            "picture",
+            "image",
             {"crossed": True},
         ),
         Mistake(
@@ -144,7 +144,7 @@ PATCH_LOSS = Exercise(
         ),
         Mistake(
             "summed-over-patches",
-            "the patches are summed; take their mean, or the loss grows with the picture",
+            "the patches are summed; take their mean, or the loss grows with the image",
             {"reduce": "sum over patches"},
         ),
         Mistake(

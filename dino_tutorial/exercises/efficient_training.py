@@ -62,7 +62,7 @@ PACKED_MASK = Exercise(
         ),
         Mistake(
             "causal",
-            "tokens see only those before them; in a picture they see all of their crop",
+            "tokens see only those before them; in an image they see all of their crop",
             {"causal": True},
         ),
         Mistake(

@@ -1,4 +1,4 @@
-"""Frozen features: the foreground of a PCA picture, mutual partners, mean IoU."""
+"""Frozen features: the foreground of a PCA image, mutual partners, mean IoU."""
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ def _observe_pca_foreground(answer: Answer) -> Observation:
     seen = {}
     for n_images, n_patches, every in ((3, 20, 4), (4, 15, 3), (2, 30, 5), (3, 24, 4), (5, 12, 4)):
         thing = torch.arange(n_images * n_patches).view(n_images, n_patches) % every == 0
-        thing[0] = False  # a picture without the object
+        thing[0] = False  # an image without the object
         spread = torch.tensor([1.0, 0.7, 0.5, 0.4, 0.3])
         patches = 3 + spread * randn(n_images, n_patches, 5, seed=n_patches)
         patches = patches + 6 * thing[..., None] * randn(5, seed=every)
@@ -75,8 +75,8 @@ PCA_FOREGROUND = Exercise(
         ),
         Mistake(
             "own-basis",
-            "each picture has a basis of its own, so that a picture without the object is split "
-            "as well; use one basis for all patches of all pictures",
+            "each image has a basis of its own, so that an image without the object is split "
+            "as well; use one basis for all patches of all images",
             {"basis": "own"},
         ),
         Mistake(
@@ -137,7 +137,7 @@ MUTUAL_PARTNERS = Exercise(
     solution=lambda first, second: mutual_matches(first[None], second[None]).partner[0],
     variant=_mutual_partners,
     observe=_observe_mutual_partners,
-    checked="more patches in the second picture, and fewer",
+    checked="more patches in the second image, and fewer",
     mistakes=(
         Mistake(
             "not-normalised",
@@ -152,7 +152,7 @@ MUTUAL_PARTNERS = Exercise(
         Mistake("farthest", "these are the least similar patches", {"nearest": False}),
         Mistake(
             "no-mark",
-            "a patch without a partner gets 0, which is a patch of the second picture; use -1",
+            "a patch without a partner gets 0, which is a patch of the second image; use -1",
             {"unmatched": "0"},
         ),
         Mistake(
@@ -175,7 +175,7 @@ def _mean_iou(
     over: str = "all pictures",
     among: str = "either",
 ) -> Tensor:
-    if over == "each picture":
+    if over == "each image":
         rest = {"measure": measure, "absent": absent}
         each = [
             _mean_iou(p[None], t[None], n_classes, **rest)

@@ -47,7 +47,7 @@ def _gram_loss(
         "mean": gap.mean,
         "sum": gap.sum,
         "norm": lambda: gap.sum(dim=(1, 2)).sqrt().mean(),
-        "picture": lambda: gap.sum(dim=(1, 2)).mean(),
+        "image": lambda: gap.sum(dim=(1, 2)).mean(),
     }[reduce]()
 
 
@@ -103,8 +103,8 @@ GRAM_LOSS = Exercise(
             {"matrix": "dimensions"},
         ),
         Mistake(
-            "across-pictures",
-            "patches of different pictures are compared; each picture has a matrix of its own",
+            "across-images",
+            "patches of different images are compared; each image has a matrix of its own",
             {"matrix": "batch"},
         ),
         Mistake(
@@ -117,7 +117,7 @@ GRAM_LOSS = Exercise(
             "the squares are summed, as in the paper; here they are averaged, so that the weight "
             "does not depend on the number of patches",
             {"reduce": "sum"},
-            {"reduce": "picture"},
+            {"reduce": "image"},
         ),
         Mistake(
             "root",
@@ -168,7 +168,7 @@ CONTRAST = Exercise(
     solution=_contrast,
     variant=_contrast,
     observe=_observe_contrast,
-    checked="two pictures",
+    checked="two images",
     mistakes=(
         Mistake(
             "diagonal",

@@ -56,7 +56,7 @@ BLOCK_PRODUCTS = Exercise(
     solution=_block_products,
     variant=_block_products,
     observe=_observe_products,
-    checked="three sizes of picture, two widths, three depths",
+    checked="three sizes of image, two widths, three depths",
     mistakes=(
         Mistake(
             "class-token-missing",
@@ -65,7 +65,7 @@ BLOCK_PRODUCTS = Exercise(
         ),
         Mistake(
             "side-not-area",
-            "the number of patches grows with the area of the picture: square side / patch",
+            "the number of patches grows with the area of the image: square side / patch",
             {"tokens": "row"},
         ),
         Mistake(

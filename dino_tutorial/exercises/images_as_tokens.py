@@ -53,7 +53,7 @@ TO_PATCHES = Exercise(
     solution=_unfolded,
     variant=_to_patches,
     observe=_observe_patches,
-    checked="every number's place, for a square and an oblong picture",
+    checked="every number's place, for a square and an oblong image",
     mistakes=(
         Mistake(
             "reshaped",

@@ -90,7 +90,7 @@ KNN_CLASSIFY = Exercise(
         ),
         Mistake(
             "wrong-axis",
-            "the lengths are taken over the pictures and not over the features of each; "
+            "the lengths are taken over the images and not over the features of each; "
             "normalise with `dim=-1`",
             {"axis": 0},
         ),

@@ -429,12 +429,12 @@ DRAW_BOXES = Exercise(
         ),
         Mistake(
             "outside",
-            "boxes reach outside the picture; top goes from 0 to size − height",
+            "boxes reach outside the image; top goes from 0 to size − height",
             {"inside": False},
         ),
         Mistake(
             "area-as-side",
-            "the scale is taken for the side of the box; it is the share of the picture's area",
+            "the scale is taken for the side of the box; it is the share of the image's area",
             {"area": "side"},
         ),
         Mistake(

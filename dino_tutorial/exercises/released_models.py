@@ -171,7 +171,7 @@ TO_TIMM_NAMES = Exercise(
     mistakes=(
         Mistake(
             "position-dropped",
-            "the class token's position is thrown away; add it to `cls_token`, or every picture "
+            "the class token's position is thrown away; add it to `cls_token`, or every image "
             "gets another class token",
             {"token": "alone"},
         ),
@@ -207,7 +207,7 @@ def _high_norm(
     factor: float,
     *,
     centre: str = "median",
-    over: str = "picture",
+    over: str = "image",
     power: float = 1.0,
     axis: int = -1,
     above: bool = True,
@@ -256,7 +256,7 @@ HIGH_NORM = Exercise(
         ),
         Mistake(
             "whole-batch",
-            "the median is taken over all pictures; take it in each, `dim=1`",
+            "the median is taken over all images; take it in each, `dim=1`",
             {"over": "batch"},
             {"over": "batch", "centre": "mean"},
         ),

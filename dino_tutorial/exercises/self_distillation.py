@@ -115,7 +115,7 @@ SOFT_CROSS_ENTROPY = Exercise(
         ),
         Mistake(
             "wrong-axis",
-            "the softmax runs over the batch; the K classes of one picture have to sum to 1, "
+            "the softmax runs over the batch; the K classes of one image have to sum to 1, "
             "`dim=-1`",
             {"axis": 0},
         ),

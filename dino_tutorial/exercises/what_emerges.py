@@ -175,7 +175,7 @@ REGION_SIMILARITY = Exercise(
         ),
         Mistake(
             "recall",
-            "the overlap is divided by the true mask alone, so that the whole picture would be "
+            "the overlap is divided by the true mask alone, so that the whole image would be "
             "perfect; divide by the union",
             {"measure": "recall"},
         ),
@@ -260,7 +260,7 @@ LOST_MASK = Exercise(
     solution=_lost_mask,
     variant=_lost_mask,
     observe=_observe_lost_mask,
-    checked="two pictures",
+    checked="two images",
     mistakes=(
         Mistake(
             "not-centred",

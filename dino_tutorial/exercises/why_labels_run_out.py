@@ -1,4 +1,4 @@
-"""Questions that a picture answers itself, and a few labels: turns, puzzles, who is labelled."""
+"""Questions that an image answers itself, and a few labels: turns, puzzles, who is labelled."""
 
 from functools import cache
 
@@ -39,7 +39,7 @@ def _rotation_batch(
         which = torch.arange(batch) % 4
         return turned[which, torch.arange(batch)], which
     by_turn = right.repeat_interleave(batch)
-    return turned.flatten(0, 1), {"by turn": by_turn, "by picture": right.repeat(batch)}[answers]
+    return turned.flatten(0, 1), {"by turn": by_turn, "by image": right.repeat(batch)}[answers]
 
 
 def _observe_rotation_batch(answer: Answer) -> Observation:
@@ -47,18 +47,18 @@ def _observe_rotation_batch(answer: Answer) -> Observation:
     for batch, size in ((3, 4), (2, 5)):
         out = answer(randn(batch, 3, size, size, seed=size))
         if not isinstance(out, tuple | list) or len(out) != 2:
-            raise Mistaken("not-two", "it has to return two things: (pictures, answers)")
-        pictures, answers = (as_tensor(part).detach() for part in out)
-        if len(answers.shape) != 1 or pictures.ndim == 0 or len(pictures) != len(answers):
+            raise Mistaken("not-two", "it has to return two things: (images, answers)")
+        images, answers = (as_tensor(part).detach() for part in out)
+        if len(answers.shape) != 1 or images.ndim == 0 or len(images) != len(answers):
             raise Mistaken(
                 "shape",
-                f"there is one answer for each picture: yours have shapes "
-                f"{tuple(pictures.shape)} and {tuple(answers.shape)}",
+                f"there is one answer for each image: yours have shapes "
+                f"{tuple(images.shape)} and {tuple(answers.shape)}",
             )
-        order = answers.argsort(stable=True)  # turn by turn or picture by picture, both are right
-        where = f"for {batch} pictures of {size} pixels"
+        order = answers.argsort(stable=True)  # turn by turn or image by image, both are right
+        where = f"for {batch} images of {size} pixels"
         seen[f"the sorted answers {where}"] = answers[order]
-        seen[f"the pictures, in the order of their answers, {where}"] = pictures[order]
+        seen[f"the images, in the order of their answers, {where}"] = images[order]
     return seen
 
 
@@ -75,37 +75,35 @@ ROTATION_BATCH = Exercise(
     ),
     variant=_rotation_batch,
     observe=_observe_rotation_batch,
-    checked="pictures and answers of two batches",
+    checked="images and answers of two batches",
     mistakes=(
         Mistake(
             "clockwise",
-            "the pictures turn clockwise; answer 1 is a quarter turn counter-clockwise",
+            "the images turn clockwise; answer 1 is a quarter turn counter-clockwise",
             {"direction": -1},
         ),
         Mistake(
             "answers-shuffled",
-            "answers and pictures are in different orders: one goes turn by turn, the other "
-            "picture by picture",
-            {"answers": "by picture"},
+            "answers and images are in different orders: one goes turn by turn, the other "
+            "image by image",
+            {"answers": "by image"},
         ),
         Mistake(
             "mirrored",
-            "some pictures are mirrored; `transpose` or `flip` alone is no turn, both together are",
+            "some images are mirrored; `transpose` or `flip` alone is no turn, both together are",
             {"mirror": True},
         ),
         Mistake(
             "not-turned",
-            "all pictures are upright, whatever the answer says",
+            "all images are upright, whatever the answer says",
             {"turn": "none"},
         ),
         Mistake(
             "one-each",
-            "each picture is there once, in one turn; all four turns of each belong in the batch",
+            "each image is there once, in one turn; all four turns of each belong in the batch",
             {"turn": "one each"},
         ),
-        Mistake(
-            "from-one", "the answers start at 1; an upright picture has answer 0", {"first": 1}
-        ),
+        Mistake("from-one", "the answers start at 1; an upright image has answer 0", {"first": 1}),
     ),
 )
 
@@ -173,7 +171,7 @@ SHUFFLE_TILES = Exercise(
         ),
         Mistake(
             "same-for-all",
-            "the whole batch is shuffled by the first picture's permutation; each has its own",
+            "the whole batch is shuffled by the first image's permutation; each has its own",
             {"alike": True},
         ),
         Mistake(
@@ -183,8 +181,8 @@ SHUFFLE_TILES = Exercise(
         ),
         Mistake("not-shuffled", "the tiles lie where they lay", {"moved": False}),
         Mistake(
-            "pictures-mixed",
-            "whole pictures change places and not the tiles of one; T is the first dimension",
+            "images-mixed",
+            "whole images change places and not the tiles of one; T is the first dimension",
             {"axis": 1},
         ),
     ),

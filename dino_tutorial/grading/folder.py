@@ -1,7 +1,7 @@
 """A folder of submitted notebooks to a table: a row a submission, a column an exercise."""
 
 import csv
-import os
+import io
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
@@ -10,10 +10,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, user_path, write_text
 from dino_tutorial.grading.submission import Graded, run_submission
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score", "out_of")
 LAST_COLUMN = "mistakes"
+LONGEST, MOST_MEMORY = 7 * 24 * 3600, 4096  # seconds, GiB
 
 
 def grade_folder(
@@ -45,10 +47,12 @@ def grade_folder(
         UserError: if an argument is of no use, or something that grading needs is missing.
     """
     _check_machine()
-    if not (timeout > 0 and memory >= 1):
+    folder, out = user_path(folder), user_path(out)
+    if not (0 < timeout < LONGEST and 1 <= memory < MOST_MEMORY):
         raise UserError(
             f"timeout is {timeout:g} s and memory is {memory:g} GiB: give each submission more "
-            "than 0 s and at least 1 GiB, which PyTorch alone nearly fills"
+            "than 0 s and at least 1 GiB, which PyTorch alone nearly fills, and no more than a "
+            f"week and {MOST_MEMORY} GiB"
         )
     if jobs < 1:
         raise UserError(f"jobs is {jobs}: at least one submission has to run at a time")
@@ -77,7 +81,7 @@ def grade_folder(
 
 def find_notebooks(folder: Path) -> list[Path]:
     """All notebooks in a folder and its subfolders, sorted, without Jupyter's own copies."""
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise UserError(f"{folder} is not a folder: name the one that holds the notebooks")
     found = sorted(
         path

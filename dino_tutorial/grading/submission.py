@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import dino_tutorial
+from dino_tutorial.exercises.registry import EXERCISES
+from dino_tutorial.grading.package import Package
 
 GIB = 2**30
 RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # read by dino_tutorial.exercises: where answers go
@@ -199,7 +200,6 @@ def _where(folder: Path) -> str:
 def _environment(folder: Path) -> dict[str, str]:
     """Little of our own environment, where secrets may be, and nothing shared with others."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    package = str(Path(dino_tutorial.__file__).parents[1])
     own = {
         RESULTS_FOLDER: folder / "answers",
         "PYTHONPATH": package,

@@ -4,7 +4,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from dino_tutorial.options import takes, tensor
 
+
+@takes(prediction=tensor("B D", "float"), target=tensor("B D", "float"))
 def byol_loss(prediction: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Squared distance of the normalised prediction and target, one direction.
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dino_tutorial.options import check_number, check_whole
 from dino_tutorial.parallel import sum_over_processes
 
 
@@ -28,6 +29,8 @@ class Center(nn.Module):
 
     def __init__(self, out_dim: int, center_momentum: float = 0.9) -> None:
         super().__init__()
+        check_whole("out_dim", out_dim, 1, 2**31 - 1)
+        check_number("center_momentum", center_momentum, 0, 1)
         self.center_momentum = center_momentum
         self.register_buffer("center", torch.zeros(1, out_dim))
         self._sums: list[Tensor] = []  # of the logits that were noted, one (K,) a micro-batch

@@ -5,9 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.losses.fused import fused_dino_loss
+from dino_tutorial.options import number, takes, tensor, whole
 from dino_tutorial.parallel import logsumexp_over_processes
 
 
+@takes(logits=tensor("..."), temp=number(-1e6, 1e6), n_iters=whole(low=-(2**31)))
 @torch.no_grad()
 def sinkhorn_knopp(
     logits: Float[Tensor, "B K"], temp: float, n_iters: int = 3

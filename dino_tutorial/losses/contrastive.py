@@ -5,9 +5,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from dino_tutorial.options import number, takes, tensor
 from dino_tutorial.parallel import gather_over_processes, rank_and_world
 
 
+@takes(
+    query=tensor("...", "float"),
+    key=tensor("...", "float"),
+    negatives=tensor("...", "float", none=True),
+    temperature=number(-1e6, 1e6),
+)
 def info_nce(
     query: Float[Tensor, "B D"],
     key: Float[Tensor, "B D"],
@@ -54,6 +61,7 @@ def info_nce(
     return cross_entropy(torch.cat([positive, others], dim=1) / temperature, first)
 
 
+@takes(projections=tensor("...", "float"), temperature=number(-1e6, 1e6))
 def nt_xent(projections: Float[Tensor, "2 B D"], temperature: float = 0.1) -> Float[Tensor, ""]:
     """SimCLR's loss, the normalised temperature-scaled cross-entropy.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dino_tutorial.losses.centering import Center
 from dino_tutorial.losses.fused import fused_dino_loss
+from dino_tutorial.options import check_number, tensor
 
 
 def dino_loss(
@@ -33,6 +34,9 @@ def dino_loss(
     return (pairs.sum() - pairs.diagonal().sum()) / (2 * views - 2)
 
 
+_LOGITS = tensor("V B K", "float")
+
+
 class DINOLoss(Center):
     """:func:`dino_loss` for a teacher that is centred and sharpened, and the center that does it.
 
@@ -52,6 +56,7 @@ class DINOLoss(Center):
         self, out_dim: int, student_temp: float = 0.1, center_momentum: float = 0.9
     ) -> None:
         super().__init__(out_dim, center_momentum)
+        check_number("student_temp", student_temp, 0, 1e6, above=True)
         self.student_temp = student_temp
 
     def forward(
@@ -70,6 +75,9 @@ class DINOLoss(Center):
         Raises:
             ValueError: if the shapes do not fit together.
         """
+        check_number("teacher_temp", teacher_temp, 0, 1e6, above=True)
+        _LOGITS("student_logits", student_logits)
+        _LOGITS("teacher_logits", teacher_logits)
         self._check(student_logits, teacher_logits)
         targets = self.probabilities(teacher_logits, teacher_temp)
         loss = fused_dino_loss(student_logits, targets, self.student_temp)

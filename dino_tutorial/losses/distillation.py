@@ -4,7 +4,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dino_tutorial.options import number, takes, tensor
 
+
+@takes(
+    student_logits=tensor("..."),
+    teacher_logits=tensor("..."),
+    temperature=number(0, 1e6, above=True),
+)
 def distillation_loss(
     student_logits: Float[Tensor, "B K"],
     teacher_logits: Float[Tensor, "B K"],

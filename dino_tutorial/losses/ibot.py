@@ -1,4 +1,4 @@
-"""iBOT's loss: the student names what lies behind each hidden patch."""
+"""iBOT's loss: the student names what lies behind each masked patch."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,21 +14,21 @@ def ibot_loss(
     n_images: int,
     student_temp: float,
 ) -> Float[Tensor, ""]:
-    """``(1/B) Σ_images (1/M_i) Σ_patches H(p_t, p_s)``, over the hidden patches of each image.
+    """``(1/B) Σ_images (1/M_i) Σ_patches H(p_t, p_s)``, over the masked patches of each image.
 
-    Only logits of hidden patches are given, gathered from all images of the batch. Each image that
+    Only logits of masked patches are given, gathered from all images of the batch. Each image that
     has any counts the same, however many it has; images without any count as zero.
 
     Args:
         student_logits: (M, K) of the student, who sees the mask token in these M places.
         targets: p_t (M, K), the teacher's probabilities in the same places, however they were made
             (centering, Sinkhorn-Knopp); each row sums to 1.
-        weights: (M,), 1 / M_i for a patch of image i, which has M_i hidden patches.
-        n_images: B, all images of the batch, those without hidden patches too.
+        weights: (M,), 1 / M_i for a patch of image i, which has M_i masked patches.
+        n_images: B, all images of the batch, those without masked patches too.
         student_temp: τ_s.
 
     Returns:
-        Scalar float32; 0 where nothing is hidden.
+        Scalar float32; 0 where nothing is masked.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -77,8 +77,8 @@ class iBOTPatchLoss(Center):
             student_logits: (M, K) of the student, who sees the mask token in these M places.
             teacher_logits: (M, K) of the teacher in the same places; no gradient flows into them.
             teacher_temp: τ_t, this step's teacher temperature.
-            weights: (M,), 1 / (hidden patches of the same image).
-            n_images: B, all images of the batch, those without hidden patches too.
+            weights: (M,), 1 / (masked patches of the same image).
+            n_images: B, all images of the batch, those without masked patches too.
 
         Raises:
             ValueError: if the shapes do not fit together.

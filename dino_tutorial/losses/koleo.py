@@ -5,7 +5,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from dino_tutorial.options import tensor
+
 DUPLICATE = 1e-4  # a distance far below any between different images, far above rounding
+
+
+_FEATURES = tensor("B D", "float")
 
 
 class KoLeoLoss(nn.Module):
@@ -28,8 +33,7 @@ class KoLeoLoss(nn.Module):
         Raises:
             ValueError: if they are not (B, D).
         """
-        if features.dim() != 2:
-            raise ValueError(f"KoLeoLoss wants features (B, D), got {tuple(features.shape)}")
+        _FEATURES("features", features)
         if len(features) < 2:
             return 0.0 * features.float().sum()
         with torch.autocast(features.device.type, enabled=False):

@@ -131,7 +131,7 @@ class Method(nn.Module, ABC):
         """Numbers that belong beside every logged row, such as ``ln_k``.
 
         K counts what the loss chooses among (prototypes, classes, candidates): ln K is the loss
-        of an answer that gives all of them the same probability.
+        of an output that gives all of them the same probability.
         """
         return {}
 

@@ -29,7 +29,9 @@ class DINOSettings:
     head_bottleneck_dim: int = option(
         256, "Width of the normalised vectors that are compared with prototypes.", low=2
     )
-    head_layers: int = option(3, "Linear layers of the head before the prototypes.", low=1)
+    head_layers: int = option(
+        3, "Linear layers of the head before the prototypes.", low=1, high=100
+    )
     head_batch_norm: bool = option(False, "Batch normalisation in the head's hidden layers.")
     norm_last_layer: bool = option(
         True, "Keep all prototypes at length 1; otherwise their lengths are learned."

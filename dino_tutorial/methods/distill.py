@@ -29,7 +29,7 @@ from dino_tutorial.views import DrawnMasks, PatchMasks
 class DistillSettings:
     """Settings of the objective. What is null is as in the teacher's run, at its end.
 
-    The student gets heads of the teacher's shapes: both answer over the same prototypes.
+    The student gets heads of the teacher's shapes: both choose among the same prototypes.
     ``teacher`` is the folder of a finished run of dino, dinov2 or distill; its averaged network
     teaches, heads included. ``momentum`` is that of the student's own average, which is kept.
     """
@@ -86,7 +86,7 @@ class Distill(DINOv2):
         teacher: the trained method whose averaged network teaches.
 
     Raises:
-        UserError: the teacher has no heads that this student could answer to.
+        UserError: the teacher has no heads that this student could be compared with.
 
     Source: Oquab et al. 2024, section 5, "Model distillation".
     """
@@ -116,7 +116,7 @@ class Distill(DINOv2):
 
     @property
     def guide(self) -> Frozen:
-        """The network that gives the targets: the trained one, not the student's average."""
+        """The network that gives the targets, the trained one and not the student's average."""
         return self.frozen
 
     def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
@@ -148,7 +148,7 @@ def _check_teacher(teacher: Method, student: Encoder, settings: DistillSettings)
     if not isinstance(teacher, DINO):
         raise UserError(
             f"the teacher {settings.teacher} was trained by {type(teacher).__name__}, whose head "
-            f"has no prototypes to answer over: name a run of dino, dinov2 or distill"
+            f"has no prototypes to compare over: name a run of dino, dinov2 or distill"
         )
     if not settings.ibot_weight:
         return teacher

@@ -35,14 +35,14 @@ class JigsawSettings:
 
 
 class Jigsaw(Method):
-    """Which of a fixed set of permutations has shuffled the tiles of the picture?
+    """Which of a fixed set of permutations has shuffled the tiles of the image?
 
     The encoder sees each tile alone, and only a small network after it sees them together (the
     paper's context-free network), so that the encoder has to say what is *in* a tile. A vision
     transformer takes a tile as it takes any small image, with interpolated positions.
 
     A tile is a window of its cell with 64 / 75 of the cell's side, as in the paper, resized to
-    ``tile_size``. With pictures of 224 pixels that is the paper's 3 × 3 puzzle of 64 pixels; with
+    ``tile_size``. With images of 224 pixels that is the paper's 3 × 3 puzzle of 64 pixels; with
     32 pixels a window has 14 pixels (2 × 2) or 9 (3 × 3), brought to a multiple of the patch size.
     Which permutation and which windows is drawn on the device, each process for its own images.
 
@@ -96,19 +96,19 @@ class Jigsaw(Method):
     ) -> dict[str, Float[Tensor, ""]]:
         ((images,),) = views  # one group of one view: (B, 3, S, S)
         batch, device = len(images), images.device
-        answers = torch.randint(len(self.permutations), (batch,), device=device)
-        order = self.permutations[answers]  # (B, T)
+        targets = torch.randint(len(self.permutations), (batch,), device=device)
+        order = self.permutations[targets]  # (B, T)
         place = torch.rand(*order.shape, 2, device=device)
         tiles = shuffled_tiles(images, order, place, self.settings.tile_size)  # (T, B, 3, s, s)
         features, outputs = self.student([tiles])  # (T, B, D), (T, B, tile_dim)
         logits = self.solver(outputs.transpose(0, 1).flatten(1))
-        loss = cross_entropy(logits, answers)
+        loss = cross_entropy(logits, targets)
         if not measure:
             return {"loss": loss}
         return {
             "loss": loss,
-            "accuracy": accuracy(logits, answers),
-            "feature_spread": spread_within(features),  # of one place: images, not answers
+            "accuracy": accuracy(logits, targets),
+            "feature_spread": spread_within(features),  # of one place: images, not targets
         }
 
     @property

@@ -1,4 +1,4 @@
-"""A memory of what earlier batches looked like: MoCo's negatives, SwAV's company for a batch."""
+"""A memory of what earlier batches looked like: negatives for MoCo, more images for SwAV."""
 
 import torch
 from jaxtyping import Float

@@ -29,9 +29,9 @@ class RotationSettings:
 
 
 class Rotation(Method):
-    """By how much has the picture been turned? All rotations of each image are in the batch.
+    """By how much has the image been turned? All rotations of each image are in the batch.
 
-    The answer needs an *up*. Pictures of scenes seen from above, such as the embedded ones,
+    The target needs an *up*. Images of scenes seen from above, such as the embedded ones,
     have none: there the loss stays at ln K, which shows what a pretext task rests on.
 
     Args:
@@ -62,14 +62,14 @@ class Rotation(Method):
         ((images,),) = views  # one group of one view: (B, 3, S, S)
         turned = rotations(images, N_ROTATIONS)
         features, logits = self.student([turned])  # (R, B, D), (R, B, R)
-        answers = torch.arange(len(turned), device=images.device)[:, None].expand(logits.shape[:2])
-        loss = cross_entropy(logits.flatten(0, 1), answers.flatten())
+        targets = torch.arange(len(turned), device=images.device)[:, None].expand(logits.shape[:2])
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
         if not measure:
             return {"loss": loss}
         return {
             "loss": loss,
-            "accuracy": accuracy(logits, answers),
-            "feature_spread": spread_of(features[:1]),  # of one orientation: images, not answers
+            "accuracy": accuracy(logits, targets),
+            "feature_spread": spread_of(features[:1]),  # of one orientation: images, not targets
         }
 
     @property

@@ -6,7 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dino_tutorial.options import number, takes, whole
 
+
+@takes(
+    base=number(-1e12, 1e12),
+    final=number(-1e12, 1e12),
+    total_steps=whole(low=0, high=10**8),
+    warmup_steps=whole(low=-(2**31)),
+    warmup_start=number(-1e12, 1e12),
+    freeze_steps=whole(low=-(2**31)),
+)
 def cosine_schedule(
     base: float,
     final: float,
@@ -48,6 +58,12 @@ def cosine_schedule(
     return torch.cat([freeze, warmup, cosine])
 
 
+@takes(
+    start=number(-1e12, 1e12),
+    end=number(-1e12, 1e12),
+    total_steps=whole(low=0, high=10**8),
+    warmup_steps=whole(low=0),
+)
 def linear_warmup(
     start: float, end: float, total_steps: int, warmup_steps: int
 ) -> Float[Tensor, " total_steps"]:

@@ -26,7 +26,7 @@ class SwAVSettings:
     """Settings of the objective; the defaults are the paper's for large batches.
 
     ``queue`` (0: none) adds that many earlier images to the batch when assignments are balanced,
-    from ``queue_start_epochs`` on: a batch much smaller than ``prototypes`` needs company.
+    from ``queue_start_epochs`` on: a batch much smaller than ``prototypes`` needs queue entries.
     """
 
     hidden_dim: int = option(2048, "Width of the hidden layer of the head.", low=1)
@@ -111,8 +111,8 @@ class SwAV(Method):
         o, batch = self.settings, logits.shape[1]
         if with_queue and self.queue is not None:
             rank, world = rank_and_world()  # Sinkhorn-Knopp adds up what each process brings
-            company = self.prototypes(self.queue.entries[rank::world].transpose(0, 1))
-            logits = torch.cat([logits, company], dim=1)
+            queued = self.prototypes(self.queue.entries[rank::world].transpose(0, 1))
+            logits = torch.cat([logits, queued], dim=1)
         balanced = [sinkhorn_knopp(view, o.sinkhorn_temp) for view in logits]
         return torch.stack(balanced)[:, :batch]
 

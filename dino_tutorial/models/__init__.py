@@ -9,7 +9,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.models.convnet import RESNETS, ConvNet, SmallResNet
 from dino_tutorial.models.encoder import Encoder
 from dino_tutorial.models.heads import BYOLHead, DINOHead, ProjectionHead
-from dino_tutorial.models.pretrained import load_weights, pretrained, to_timm
+from dino_tutorial.models.released import load_weights, pretrained, to_timm
 from dino_tutorial.models.vit import (
     Features,
     VisionTransformer,

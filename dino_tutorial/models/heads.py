@@ -5,6 +5,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dino_tutorial.options import check_whole
+
+LARGEST_WIDTH = 2**24  # beyond it no layer fits into memory
+
+
+def check_widths(**widths: int) -> None:
+    """Refuse a width or a number of layers that is none.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name, value in widths.items():
+        check_whole(name, value, 1, LARGEST_WIDTH)
+
 
 class WeightNormLinear(nn.Module):
     """A linear layer without bias whose rows are unit vectors: K prototypes.
@@ -56,6 +70,8 @@ class DINOHead(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        check_widths(in_dim=in_dim, out_dim=out_dim, hidden_dim=hidden_dim, n_layers=n_layers)
+        check_widths(bottleneck_dim=bottleneck_dim)
         widths = [in_dim, *[hidden_dim] * (n_layers - 1), bottleneck_dim]
         layers: list[nn.Module] = []
         for n, (i, o) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
@@ -83,6 +99,7 @@ class BYOLHead(nn.Sequential):
     """
 
     def __init__(self, in_dim: int, hidden_dim: int = 4096, out_dim: int = 256) -> None:
+        check_widths(in_dim=in_dim, hidden_dim=hidden_dim, out_dim=out_dim)
         super().__init__(
             nn.Linear(in_dim, hidden_dim, bias=False),  # batch-norm would cancel a bias
             nn.BatchNorm1d(hidden_dim),
@@ -103,6 +120,7 @@ class ProjectionHead(nn.Sequential):
     """
 
     def __init__(self, in_dim: int, hidden_dim: int = 2048, out_dim: int = 128) -> None:
+        check_widths(in_dim=in_dim, hidden_dim=hidden_dim, out_dim=out_dim)
         super().__init__(
             nn.Linear(in_dim, hidden_dim),
             nn.ReLU(inplace=True),

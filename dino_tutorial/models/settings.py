@@ -17,10 +17,12 @@ class ModelSettings:
         "save a transformer's patch size and stochastic depth.",
         among=tuple(ENCODERS),
     )
-    patch_size: int | None = option(None, "Side of a patch, in pixels.", low=1)
-    embed_dim: int | None = option(None, "D, the width of a token.", low=8)
-    depth: int | None = option(None, "Number of transformer blocks.", low=1)
-    num_heads: int | None = option(None, "Attention heads; they divide the width.", low=1)
+    patch_size: int | None = option(None, "Side of a patch, in pixels.", low=1, high=4096)
+    embed_dim: int | None = option(None, "D, the width of a token.", low=8, high=2**16)
+    depth: int | None = option(None, "Number of transformer blocks.", low=1, high=1000)
+    num_heads: int | None = option(
+        None, "Attention heads; they divide the width.", low=1, high=4096
+    )
     drop_path_rate: float | None = option(
         None,
         "Stochastic depth: the probability that the student's last block skips an image.",
@@ -36,7 +38,7 @@ class ModelSettings:
         low=0,
     )
     num_register_tokens: int | None = option(
-        None, "Extra tokens without a place in the image (Darcet et al. 2024).", low=0
+        None, "Extra tokens without a place in the image (Darcet et al. 2024).", low=0, high=4096
     )
     ffn: str | None = option(
         None, "The feed-forward layers: GELU (mlp) or SwiGLU.", among=("mlp", "swiglu", None)

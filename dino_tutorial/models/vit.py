@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.block import FEED_FORWARD, Block
 from dino_tutorial.models.encoder import Encoder
+from dino_tutorial.models.heads import LARGEST_WIDTH, check_widths
 from dino_tutorial.models.shortcuts import LastBlock, LastSampledBlock, SampledBlock
+from dino_tutorial.options import check_number, check_whole
 
 
 class Features(NamedTuple):
@@ -137,6 +139,11 @@ class VisionTransformer(Encoder):
         drop_path_uniform: bool = False,
     ) -> None:
         super().__init__()
+        check_widths(patch_size=patch_size, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
+        check_widths(num_heads=num_heads)
+        check_whole("num_register_tokens", num_register_tokens, 0, LARGEST_WIDTH)
+        check_number("mlp_ratio", mlp_ratio, 0, 1024, above=True)
+        check_number("drop_path_rate", drop_path_rate, 0, 0.99)
         _check_choice("ffn", ffn, FEED_FORWARD)
         _check_choice("stem", stem, STEMS)
         if embed_dim % num_heads:
@@ -144,7 +151,7 @@ class VisionTransformer(Encoder):
                 f"embed_dim={embed_dim} cannot be shared by num_heads={num_heads}: "
                 f"choose a number of heads that divides it"
             )
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = _sides(img_size)
         self.embed_dim = embed_dim
         self.patch_size = patch_size
         self.in_chans = in_chans
@@ -269,11 +276,7 @@ class VisionTransformer(Encoder):
         self, x: Float[Tensor, "B C H W"], masks: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise UserError(
-                f"images have to be (B, {self.in_chans}, H, W), not {tuple(x.shape)}: repeat a "
-                "gray channel, leave an alpha channel out, or build the model with in_chans"
-            )
+        self._check_images(x)
         height, width = self._grid(*x.shape[-2:])
         if masks is None:
             x = self.patch_embed(x)
@@ -320,6 +323,20 @@ class VisionTransformer(Encoder):
         grid = grid.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         return torch.cat([self.pos_embed[:, :1], grid], dim=1)
 
+    def _check_images(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise UserError(f"the model wants images (B, C, H, W) as a tensor, not a {type(x)}")
+        if x.ndim != 4 or x.shape[1] != self.in_chans or 0 in x.shape:
+            raise UserError(
+                f"the model wants images (B, {self.in_chans}, H, W), not {tuple(x.shape)}: stack "
+                f"single images, and repeat a gray channel"
+            )
+        if not x.is_floating_point():
+            raise UserError(
+                f"the model wants normalised images, not {x.dtype}: "
+                f"dino_tutorial.evaluation.normalize makes them of uint8"
+            )
+
     @staticmethod
     def _check_masks(masks: Tensor, batch: int, patches: int) -> None:
         if masks.shape != (batch, patches):
@@ -349,6 +366,16 @@ class VisionTransformer(Encoder):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def _sides(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels."""
+    sides = (img_size, img_size) if not isinstance(img_size, tuple | list) else tuple(img_size)
+    if len(sides) != 2:
+        raise UserError(f"img_size={img_size!r:.60} is no size: use one side or (height, width)")
+    for side in sides:
+        check_whole("img_size", side, 1, 2**16)
+    return sides[0], sides[1]
 
 
 def _drop_path_rates(rate: float, depth: int, uniform: bool) -> list[float]:

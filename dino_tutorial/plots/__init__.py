@@ -24,7 +24,7 @@ from dino_tutorial.plots.images import (
     image_grid,
     mask_overlay,
     neighbour_rows,
-    patch_pca_pictures,
+    patch_pca_images,
 )
 from dino_tutorial.plots.interactive import InteractiveFigure
 from dino_tutorial.plots.report import ReportData, write_report
@@ -49,7 +49,7 @@ __all__ = [
     "mask_overlay",
     "method_dots",
     "neighbour_rows",
-    "patch_pca_pictures",
+    "patch_pca_images",
     "phases_from_metrics",
     "schedule_curves",
     "spread_curve",

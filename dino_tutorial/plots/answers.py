@@ -21,10 +21,13 @@ FAINTEST = 1e-4  # probability at the foot of a bar
 
 @styled
 def answer_figure(answers: Tensor, shown: int = 2) -> DescribedFigure:
-    """Bars for the answers to the first pictures, and under them two entropies of all answers.
+    """Bars for the outputs for the first images, and under them two entropies of all outputs.
 
-    answers: ``(B, K)`` probabilities over K prototypes; ``shown``: number of pictures with bars.
-    The axes do not depend on the answers, so that figures of equal K can be compared.
+    The axes do not depend on the outputs, so that figures of equal K can be compared.
+
+    Args:
+        answers: (B, K) probabilities over K prototypes.
+        shown: number of images with bars.
     """
     n_prototypes = answers.shape[1]
     ln_k = math.log(n_prototypes)

@@ -62,7 +62,8 @@ class CurationReport:
 def write_curation_report(path: str | Path, report: CurationReport) -> Path:
     """Write the report to ``path`` and return it. An older report is replaced in one step.
 
-    Raises UserError when the folder is missing or cannot be written.
+    Raises:
+        UserError: the folder is missing or cannot be written.
     """
     return write_page(path, render_curation_report(report))
 
@@ -106,7 +107,7 @@ def curation_warnings(summary: Mapping[str, object]) -> list[str]:
     if largest > max(20, 0.02 * summary["images"]):
         found.append(
             f"One component holds {percent(largest / summary['images'])} of the pool. Unless it"
-            " really has so many copies of one picture, chains of look-alikes have grown together:"
+            " really has so many copies of one image, chains of look-alikes have grown together:"
             " raise the similarity."
         )
     if summary["blank"] > 0.1 * summary["images"]:
@@ -208,7 +209,10 @@ def share_curves(
 ) -> DescribedFigure:
     """The share of each class or cluster at each stage; unnamed ones in falling order.
 
-    counts: by a key of :data:`STAGES`, ``(C,)`` images of each class; names: ``(C,)``.
+    Args:
+        counts: by a key of :data:`STAGES`, (C,) images of each class.
+        names: (C,) of the classes.
+        what: "class" or "cluster", for the axis.
     """
     figure = new_figure(3.0)
     axes = figure.subplots()

@@ -58,7 +58,10 @@ def loss_curve(
 ) -> DescribedFigure:
     """The loss against training steps, and ln K, the loss of a student that knows nothing.
 
-    ``phases`` (label, first step, last step) are drawn as bars over the curve.
+    Args:
+        rows: with ``loss``.
+        ln_k: in nats; None draws no line.
+        phases: (label, first step, last step) of each, drawn as bars over the curve.
     """
     steps, values = series(rows, "loss")
     figure = new_figure(2.9 + 0.2 * len(phases))
@@ -84,10 +87,14 @@ def loss_curve(
 
 @styled
 def entropy_curves(rows: Rows, ln_k: float | None = None) -> DescribedFigure:
-    """Entropy (nats) of the teacher's answer to one image, and of its mean over the batch.
+    """Entropy (nats) of the teacher's output for one image, and of its mean over the batch.
 
     Training is healthy while the first is low and the second stays near ln K: sure about each
-    image, and using all prototypes. Reads ``teacher_entropy`` and ``batch_entropy``.
+    image, and using all prototypes.
+
+    Args:
+        rows: with ``teacher_entropy`` and ``batch_entropy``.
+        ln_k: in nats; None draws no line.
     """
     figure = new_figure(2.9)
     axes = figure.subplots()
@@ -116,7 +123,9 @@ def entropy_curves(rows: Rows, ln_k: float | None = None) -> DescribedFigure:
 def spread_curve(rows: Rows, reference: float | None = None) -> DescribedFigure:
     """Feature spread over time; 0 means that every image has the same feature.
 
-    ``reference`` is the spread of features that use all directions evenly, if it is known.
+    Args:
+        rows: with ``feature_spread``.
+        reference: the spread of features that use all directions evenly, if it is known.
     """
     steps, values = series(rows, "feature_spread")
     figure = new_figure(2.9)
@@ -139,8 +148,12 @@ def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFig
     """Loss, entropies (nats) and feature spread of one run, on axes that all runs share.
 
     Only a loss far above ln K makes its axis longer. In a collapse the two entropies meet, at 0,
-    at ln K or between them, and the spread is small. ``healthy`` holds the rows of a run to
-    compare with, drawn thin and gray.
+    at ln K or between them, and the spread is small.
+
+    Args:
+        rows: with ``loss``, ``teacher_entropy``, ``batch_entropy`` and ``feature_spread``.
+        ln_k: in nats.
+        healthy: the rows of a run to compare with, drawn thin and gray.
     """
     figure = new_figure(4.6)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
@@ -183,7 +196,12 @@ def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFig
 
 @styled
 def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> DescribedFigure:
-    """k-NN accuracy (``knn_top1``, a fraction) over training, with baselines as level lines."""
+    """k-NN accuracy over training, with baselines as level lines.
+
+    Args:
+        rows: with ``knn_top1``, in [0, 1].
+        baselines: accuracies by name; None where one was not measured.
+    """
     steps, values = series(rows, "knn_top1")
     baselines = {k: v for k, v in (baselines or {}).items() if v is not None and math.isfinite(v)}
     figure = new_figure(2.9)
@@ -210,7 +228,9 @@ def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> Descr
 def schedule_curves(rows: Rows, keys: Sequence[str] | None = None) -> DescribedFigure:
     """The schedules that the run followed, one small panel each above a common time axis.
 
-    ``keys`` are names in the rows; by default all schedules that the rows have.
+    Args:
+        rows: with the keys.
+        keys: names in the rows; by default all schedules that the rows have.
     """
     keys = [key for key in (keys or SCHEDULES) if has(rows, key)]
     figure = new_figure(max(1.2, 0.35 + 0.85 * len(keys)))
@@ -256,9 +276,12 @@ def temperature_curve(
     ln_k: float | None = None,
     marks: Mapping[str, float] | None = None,
 ) -> DescribedFigure:
-    """Entropy (nats) of a softmax against its temperature, both of length n.
+    """Entropy (nats) of a softmax against its temperature.
 
-    ``marks`` names temperatures to point out, e.g. ``{"teacher": 0.04, "student": 0.1}``.
+    Args:
+        temperatures, entropies: both of length n.
+        ln_k: in nats.
+        marks: temperatures to point out by name, e.g. ``{"teacher": 0.04, "student": 0.1}``.
     """
     order = np.argsort(np.asarray(temperatures, dtype=float))
     x = np.asarray(temperatures, dtype=float)[order]

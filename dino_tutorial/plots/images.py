@@ -1,4 +1,4 @@
-"""Figures of pictures: crops, attention, principal components, neighbours, masks.
+"""Figures of images: crops, attention, principal components, neighbours, masks.
 
 Images are ``(n, 3, H, W)`` tensors or arrays, uint8 or floating point in [0, 1]; what a network
 sees is brought back to that by :func:`denormalize`. Every function returns a figure with
@@ -28,13 +28,21 @@ from dino_tutorial.plots.style import (
     styled,
 )
 
-# Marks on a picture keep their colour on a dark page, where the picture does not change either.
-GLOBAL_CROP, LOCAL_CROP, ON_PICTURE = "#0066a1", "#c75300", "#ffffff"
-MAX_PIXELS = 96  # longest side of a picture in a grid: larger ones are reduced to it
+# Marks on an image keep their colour on a dark page, where the image does not change either.
+GLOBAL_CROP, LOCAL_CROP, ON_IMAGE = "#0066a1", "#c75300", "#ffffff"
+MAX_PIXELS = 96  # longest side of an image in a grid: larger ones are reduced to it
 
 
 def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Undo the normalisation of a network's input: ``(…, 3, H, W)`` floats to [0, 1]."""
+    """Undo the normalisation of a network's input.
+
+    Args:
+        images: (…, 3, H, W) floats.
+        mean, std: of each channel.
+
+    Returns:
+        (…, 3, H, W) in [0, 1].
+    """
     mean, std = (torch.as_tensor(x, device=images.device).view(3, 1, 1) for x in (mean, std))
     return (images * std + mean).clamp(0, 1)
 
@@ -46,20 +54,24 @@ def image_grid(
     columns: int = 6,
     description: str | None = None,
 ) -> DescribedFigure:
-    """Images ``(n, 3, H, W)`` in rows of ``columns``, each under its title.
+    """Images in rows, each under its title.
 
-    ``description`` says what they are; it opens the alt text.
+    Args:
+        images: (n, 3, H, W).
+        titles: n of them, or none.
+        columns: images in a row.
+        description: what the images are; it opens the alt text.
     """
-    pictures = _pictures(images)
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure, panels = _panels(rows, columns, pictures[0].shape, titled=titles is not None)
-    for index, picture in enumerate(pictures):
+    arrays = _arrays(images)
+    columns = min(columns, len(arrays))
+    rows = -(-len(arrays) // columns)
+    figure, panels = _panels(rows, columns, arrays[0].shape, titled=titles is not None)
+    for index, array in enumerate(arrays):
         axes = panels[index // columns][index % columns]
-        _show(axes, picture)
+        _show(axes, array)
         if titles is not None:
             axes.set_title(printable(titles[index]), fontsize=9, loc="center", pad=3)
-    figure.alt_text = f"{description or 'Grid of images'}: {counted(len(pictures), 'image')}"
+    figure.alt_text = f"{description or 'Grid of images'}: {counted(len(arrays), 'image')}"
     if titles is not None:
         figure.alt_text += " (" + _tally(titles) + ")"
     figure.alt_text += "."
@@ -70,26 +82,30 @@ def image_grid(
 def crop_figure(source_images: Tensor, crops: Sequence[Tensor], boxes: Tensor) -> DescribedFigure:
     """Where each crop was taken, and beside it the crop as the student saw it.
 
-    source_images: ``(n, 3, H, W)``. crops: V tensors ``(n, 3, h, w)``, in display range; the
-    views whose crops are largest count as global. boxes: ``(n, V, 4)`` pixels of the source,
-    ``left, top, right, bottom``. Global crops have solid boxes, local crops dashed ones, and
-    every box has the number of its crop.
+    Global crops have solid boxes, local crops dashed ones, and every box has the number of its
+    crop.
+
+    Args:
+        source_images: (n, 3, H, W).
+        crops: V tensors (n, 3, h, w), in display range; the views whose crops are largest count as
+            global.
+        boxes: (n, V, 4) pixels of the source: left, top, right, bottom.
     """
-    sources = _pictures(source_images, 192)
+    sources = _arrays(source_images, 192)
     scale = sources[0].shape[0] / source_images.shape[-2]
     boxes = np.asarray(torch.as_tensor(boxes).cpu(), dtype=float) * scale
     largest = max(crop.shape[-1] for crop in crops)
     kinds = [crop.shape[-1] == largest for crop in crops]  # True: global
     n_global, n_local = sum(kinds), len(crops) - sum(kinds)
-    views = [_pictures(crop) for crop in crops]
-    side, gap = 1.7, 0.07  # of a source picture, between pictures, in inches
+    views = [_arrays(crop) for crop in crops]
+    side, gap = 1.7, 0.07  # of a source image, between images, in inches
     places = _crop_places(kinds, WIDTH - side - 3 * gap, side, gap)
     height = len(sources) * (side + 2 * gap)
     figure = DescribedFigure(figsize=(WIDTH, height))
-    for row, picture in enumerate(sources):
+    for row, array in enumerate(sources):
         base = height - row * (side + 2 * gap) - gap  # top of this row
         axes = _place(figure, gap, base, side, side)
-        _show(axes, picture)
+        _show(axes, array)
         for view, box in enumerate(boxes[row]):
             _numbered_box(axes, box, view, kinds[view])
         for view, (left, down, size) in enumerate(places):
@@ -118,27 +134,30 @@ def crop_figure(source_images: Tensor, crops: Sequence[Tensor], boxes: Tensor) -
 def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> DescribedFigure:
     """What the CLS token attends to: each image, then one map per head laid over it.
 
-    images: ``(n, 3, H, W)``; attention: ``(n, heads, h, w)`` over the patches, non-negative.
-    Each map is scaled to its own maximum. At most ``max_heads`` heads are drawn.
+    Args:
+        images: (n, 3, H, W).
+        attention: (n, heads, h, w) over the patches, non-negative; each map is scaled to its own
+            maximum.
+        max_heads: at most so many heads are drawn.
     """
     attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
     n_heads = min(attention.shape[1], max_heads)
-    pictures = _pictures(images)
+    arrays = _arrays(images)
     figure, panels = _panels(
-        len(pictures), 1 + n_heads, pictures[0].shape, titled=True, every_row=False
+        len(arrays), 1 + n_heads, arrays[0].shape, titled=True, every_row=False
     )
-    for row, picture in enumerate(pictures):
-        _show(panels[row][0], picture)
-        maps = F.interpolate(attention[row : row + 1, :n_heads], size=picture.shape[:2])[0]
+    for row, array in enumerate(arrays):
+        _show(panels[row][0], array)
+        maps = F.interpolate(attention[row : row + 1, :n_heads], size=array.shape[:2])[0]
         for head in range(n_heads):
-            _show(panels[row][1 + head], _heat(picture, maps[head].numpy()))
+            _show(panels[row][1 + head], _heat(array, maps[head].numpy()))
     for column in range(1 + n_heads):
         title = "image" if column == 0 else f"head {column}" if n_heads < 6 else str(column)
         panels[0][column].set_title(title, fontsize=9, loc="center", pad=3)
     share = _share_of_top_tenth(attention[:, :n_heads])
     figure.alt_text = (
         f"Attention of the CLS token in {counted(n_heads, 'head')} over"
-        f" {counted(len(pictures), 'image')}. The tenth of the patches that a head attends to"
+        f" {counted(len(arrays), 'image')}. The tenth of the patches that a head attends to"
         f" most holds {100 * share.min():.0f} to {100 * share.max():.0f} % of its attention,"
         f" {100 * share.mean():.0f} % on average."
     )
@@ -147,25 +166,26 @@ def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> De
 
 @styled
 def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
-    """One picture, and beside it what one token attends to in it, laid over it.
+    """One image, and beside it what one token attends to in it, laid over it.
 
-    image: ``(3, H, W)``; attention: ``(h, w)`` over the patches, non-negative, scaled to its own
-    maximum.
+    Args:
+        image: (3, H, W).
+        attention: (h, w) over the patches, non-negative, scaled to its own maximum.
     """
-    (picture,) = _pictures(image[None])
+    (array,) = _arrays(image[None])
     attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
-    figure, ((left, right),) = _panels(1, 2, picture.shape, widest=WIDTH)
-    _show(left, picture)
+    figure, ((left, right),) = _panels(1, 2, array.shape, widest=WIDTH)
+    _show(left, array)
     glow, weight = _glow(attention.numpy())
-    _show(right, np.repeat(_dimmed(picture), 3, axis=-1))
-    height, width = picture.shape[:2]
+    _show(right, np.repeat(_dimmed(array), 3, axis=-1))
+    height, width = array.shape[:2]
     right.imshow(
         np.concatenate([glow, weight], axis=-1), extent=(-0.5, width - 0.5, height - 0.5, -0.5)
     )
     share = attention / attention.sum().clamp_min(1e-12)
     row, column = divmod(int(share.argmax()), share.shape[1])
     figure.alt_text = (
-        f"A picture and the attention over its {share.shape[0]} by {share.shape[1]} patches. The"
+        f"An image and the attention over its {share.shape[0]} by {share.shape[1]} patches. The"
         f" patch in row {row + 1}, column {column + 1} gets most, {percent(share.max().item())},"
         f" {share.max().item() * share.numel():.2f} times the even share. The strongest tenth of"
         f" the patches gets {100 * _share_of_top_tenth(attention[None, None]).item():.0f} %."
@@ -174,29 +194,32 @@ def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
 
 
 @styled
-def patch_pca_pictures(images: Tensor, components: Tensor, columns: int = 4) -> DescribedFigure:
+def patch_pca_images(images: Tensor, components: Tensor, columns: int = 4) -> DescribedFigure:
     """Images, and under each its patches coloured by three principal components.
 
-    images: ``(n, 3, H, W)``; components: ``(n, h, w, 3)`` of any range, scaled over all images
-    together so that equal colours mean equal features. NaN marks background, drawn gray.
+    Args:
+        images: (n, 3, H, W).
+        components: (n, h, w, 3) of any range, scaled over all images together so that equal colours
+            mean equal features. NaN marks background, drawn gray.
+        columns: images in a row.
     """
-    pictures = _pictures(images)
+    arrays = _arrays(images)
     coloured = component_colors(torch.as_tensor(components).detach().cpu().double()).numpy()
-    hidden = np.isnan(coloured).any(axis=-1)
-    coloured[hidden] = 0.5
-    columns = min(columns, len(pictures))
-    figure, panels = _panels(2 * -(-len(pictures) // columns), columns, pictures[0].shape)
-    for index, picture in enumerate(pictures):
+    background = np.isnan(coloured).any(axis=-1)
+    coloured[background] = 0.5
+    columns = min(columns, len(arrays))
+    figure, panels = _panels(2 * -(-len(arrays) // columns), columns, arrays[0].shape)
+    for index, array in enumerate(arrays):
         row, column = divmod(index, columns)
-        _show(panels[2 * row][column], picture)
+        _show(panels[2 * row][column], array)
         _show(panels[2 * row + 1][column], coloured[index])
     height, width = components.shape[1:3]
     figure.alt_text = (
-        f"{counted(len(pictures), 'image')}, and under each its {height} by {width} patches"
+        f"{counted(len(arrays), 'image')}, and under each its {height} by {width} patches"
         " coloured by the first three principal components of their features."
     )
-    if hidden.any():
-        figure.alt_text += f" {percent(hidden.mean())} of the patches are background, in gray."
+    if background.any():
+        figure.alt_text += f" {percent(background.mean())} of the patches are background, in gray."
     return figure
 
 
@@ -210,11 +233,17 @@ def neighbour_rows(
 ) -> DescribedFigure:
     """Each query with its nearest neighbours, marked right (tick) or wrong (cross) by class.
 
-    query_images: ``(q, 3, H, W)``; neighbour_images: ``(q, k, 3, H, W)``, nearest first;
-    query_labels ``(q,)`` and neighbour_labels ``(q, k)`` index ``classes``. Where one of the two
-    is -1, the pair is neither right nor wrong; where that is so of all, no marks are drawn.
+    Where one of two labels is -1, the pair is neither right nor wrong; where that is so of all, no
+    marks are drawn.
+
+    Args:
+        query_images: (q, 3, H, W).
+        neighbour_images: (q, k, 3, H, W), nearest first.
+        query_labels: (q,) indices of ``classes``.
+        neighbour_labels: (q, k) likewise.
+        classes: their names.
     """
-    queries = _pictures(query_images)
+    queries = _arrays(query_images)
     k = neighbour_images.shape[1]
     labelled = query_labels is not None and neighbour_labels is not None
     if labelled:
@@ -232,15 +261,15 @@ def neighbour_rows(
             pad=3,
             fontweight="bold",
         )
-        for column, picture in enumerate(_pictures(neighbour_images[row])):
+        for column, array in enumerate(_arrays(neighbour_images[row])):
             axes = panels[row][1 + column]
             if not labelled or not known[row, column]:
-                _show(axes, picture)
+                _show(axes, array)
                 continue
             label = int(neighbour_labels[row][column])
             right = label == query_label
             n_right += right
-            _show(axes, picture, edge=colour("blue" if right else "vermillion"), dashed=not right)
+            _show(axes, array, edge=colour("blue" if right else "vermillion"), dashed=not right)
             name = "✓" if right else f"✗ {_shorten(_class_name(label, classes))}"
             axes.set_title(
                 name,
@@ -267,42 +296,46 @@ def mask_overlay(
 ) -> DescribedFigure:
     """Masks tinted over their images, and the true outline dashed where ``truth`` is given.
 
-    images: ``(n, 3, H, W)``; masks and truth: ``(n, H, W)`` boolean. With ``truth`` the title of
-    each picture is the Jaccard index, the overlap divided by the union.
+    Args:
+        images: (n, 3, H, W).
+        masks: (n, H, W) boolean.
+        truth: (n, H, W) boolean; with it the title of each image is the Jaccard index, the overlap
+            divided by the union.
+        columns: images in a row.
     """
     masks = torch.as_tensor(masks).bool().cpu()
     columns = min(columns, len(images))
-    pictures = _pictures(images)
+    arrays = _arrays(images)
     figure, panels = _panels(
-        -(-len(pictures) // columns),
+        -(-len(arrays) // columns),
         columns,
-        pictures[0].shape,
+        arrays[0].shape,
         titled=truth is not None,
         every_row=True,
     )
     scores = []
     tint = np.array([int(colour("orange")[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    for index, picture in enumerate(pictures):
+    for index, array in enumerate(arrays):
         axes = panels[index // columns][index % columns]
-        mask = _resize_mask(masks[index], picture.shape[:2])[..., None]
-        dimmed = 0.55 * picture
-        _show(axes, np.where(mask, 0.6 * picture + 0.4 * tint, dimmed))
+        mask = _resize_mask(masks[index], array.shape[:2])[..., None]
+        dimmed = 0.55 * array
+        _show(axes, np.where(mask, 0.6 * array + 0.4 * tint, dimmed))
         if truth is not None:
             true = torch.as_tensor(truth[index]).bool().cpu()
             scores.append(_jaccard(masks[index], true))
-            small = _resize_mask(true, picture.shape[:2]).astype(float)
+            small = _resize_mask(true, array.shape[:2]).astype(float)
             if small.min() < small.max():
                 axes.contour(
                     small,
                     levels=[0.5],
-                    colors=[ON_PICTURE],
+                    colors=[ON_IMAGE],
                     linewidths=1.4,
                     linestyles="dashed",
                 )
             axes.set_title(f"J {scores[-1]:.2f}", fontsize=9, loc="center", pad=3)
     covered = masks.float().mean(dim=(1, 2))
     figure.alt_text = (
-        f"Masks over {counted(len(pictures), 'image')}, covering"
+        f"Masks over {counted(len(arrays), 'image')}, covering"
         f" {100 * covered.min():.0f} to {100 * covered.max():.0f} % of them."
     )
     if scores:
@@ -316,10 +349,12 @@ def removed_pairs(
 ) -> DescribedFigure:
     """Images that were kept, each beside one that was removed for it.
 
-    kept and removed: ``(n, 3, H, W)``; similarity: ``(n,)``; right: bool ``(n,)``, whether they
-    are true copies.
+    Args:
+        kept, removed: (n, 3, H, W).
+        similarity: (n,) of the pairs.
+        right: (n,) boolean, whether they are true copies.
     """
-    left, beside = _pictures(kept), _pictures(removed)
+    left, beside = _arrays(kept), _arrays(removed)
     per_row = 3
     rows = -(-len(left) // per_row)
     figure, panels = _panels(rows, 2 * per_row, left[0].shape, titled=True, every_row=True)
@@ -345,13 +380,18 @@ def removed_pairs(
 
 @styled
 def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
-    """Some images of each cluster, a row each: ``(c, k, 3, H, W)``, and the clusters' sizes."""
+    """Some images of each cluster, a row each.
+
+    Args:
+        images: (c, k, 3, H, W).
+        sizes: (c,) images of each cluster.
+    """
     figure, panels = _panels(
         len(images), images.shape[1], images.shape[-2:], titled=True, every_row=True
     )
     for row, (cluster, size) in enumerate(zip(images, sizes, strict=True)):
-        for axes, picture in zip(panels[row], _pictures(cluster), strict=True):
-            _show(axes, picture)
+        for axes, array in zip(panels[row], _arrays(cluster), strict=True):
+            _show(axes, array)
         panels[row][0].set_title(counted(size, "image"), fontsize=8.5, loc="left", pad=3)
     figure.alt_text = (
         f"{counted(len(images), 'cluster')} with {counted(images.shape[1], 'example')} each; they"
@@ -360,7 +400,7 @@ def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
     return figure
 
 
-def _pictures(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
+def _arrays(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
     """``(n, 3, H, W)`` as n arrays ``(H, W, 3)`` in [0, 1], none longer than ``longest``."""
     images = torch.as_tensor(images).detach().cpu()
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
@@ -380,10 +420,10 @@ def _panels(
     every_row: bool = True,
     widest: float = 1.6,
 ) -> tuple[DescribedFigure, list[list[Axes]]]:
-    """A figure of the usual width, just high enough for rows of pictures of one ``shape``.
+    """A figure of the usual width, just high enough for rows of images of one ``shape``.
 
     ``titled`` leaves room for a title over the first row, or with ``every_row`` over each. No
-    picture is wider than ``widest`` inches.
+    image is wider than ``widest`` inches.
     """
     gap, title = 0.06, 0.19 if titled else 0.0  # inches
     width = min((WIDTH - gap) / columns, widest) - gap
@@ -402,9 +442,9 @@ def _panels(
     return figure, panels
 
 
-def _show(axes: Axes, picture: np.ndarray, edge: str | None = None, dashed: bool = False) -> None:
-    """One picture without ticks; ``edge`` is the colour of a frame."""
-    axes.imshow(picture, vmin=0, vmax=1, interpolation="none")
+def _show(axes: Axes, array: np.ndarray, edge: str | None = None, dashed: bool = False) -> None:
+    """One image without ticks; ``edge`` is the colour of a frame."""
+    axes.imshow(array, vmin=0, vmax=1, interpolation="none")
     axes.axis("off")
     if edge:
         axes.add_patch(
@@ -457,13 +497,13 @@ def _crop_tint(is_global: bool) -> str:
 
 def _numbered_box(axes: Axes, box: np.ndarray, view: int, is_global: bool) -> None:
     left, top, right, bottom = box - 0.5  # pixel i covers i - 0.5 to i + 0.5
-    axes.add_patch(  # a pale casing, so that the box shows on any picture
+    axes.add_patch(  # a pale casing, so that the box shows on any image
         Rectangle(
             (left, top),
             right - left,
             bottom - top,
             fill=False,
-            edgecolor=ON_PICTURE,
+            edgecolor=ON_IMAGE,
             alpha=0.65,
             linewidth=3.4 if is_global else 2.8,
         )
@@ -488,7 +528,7 @@ def _tag(axes: Axes, left: float, top: float, view: int, is_global: bool) -> Non
         top,
         str(view + 1),
         fontsize=7.5,
-        color=ON_PICTURE,
+        color=ON_IMAGE,
         ha="left",
         va="top",
         clip_on=True,
@@ -501,18 +541,18 @@ def _tag(axes: Axes, left: float, top: float, view: int, is_global: bool) -> Non
     )
 
 
-def _heat(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """A gray, darkened picture with the attention glowing over it, at ``(H, W)``."""
+def _heat(array: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """A gray, darkened image with the attention glowing over it, at ``(H, W)``."""
     glow, weight = _glow(attention)
-    return (1 - weight) * _dimmed(picture) + weight * glow
+    return (1 - weight) * _dimmed(array) + weight * glow
 
 
-def _dimmed(picture: np.ndarray) -> np.ndarray:
-    return 0.7 * picture.mean(axis=-1, keepdims=True)
+def _dimmed(array: np.ndarray) -> np.ndarray:
+    return 0.7 * array.mean(axis=-1, keepdims=True)
 
 
 def _glow(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colour ``(h, w, 3)`` of the attention, and ``(h, w, 1)`` how much of it covers a picture."""
+    """Colour ``(h, w, 3)`` of the attention, and ``(h, w, 1)`` how much of it covers an image."""
     strength = attention / max(float(attention.max()), 1e-12)
     return colormaps["inferno"](strength)[..., :3], 0.25 + 0.7 * strength[..., None]
 

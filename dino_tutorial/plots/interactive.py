@@ -116,7 +116,7 @@ class InteractiveFigure:
 def _lines_once(frames: Sequence[str]) -> str:
     """JSON of all frames: each different line once, and each frame as the numbers of its lines.
 
-    Frames of one figure share most of their lines: axes, letters, pictures.
+    Frames of one figure share most of their lines: axes, letters, images.
     """
     lines = {line: None for frame in frames for line in frame.splitlines()}
     place = {line: index for index, line in enumerate(lines)}

@@ -1,8 +1,6 @@
 """The run report: one HTML file that shows what a run learned, and works without a network."""
 
-import contextlib
 import math
-import os
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +12,8 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from torch import Tensor
 
-from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import UNIFORM_ABOVE, find_collapse, latest_rows
+from dino_tutorial.files import write_text
 from dino_tutorial.plots import curves, images
 from dino_tutorial.plots.curves import BASELINES, Phase, Rows, has
 from dino_tutorial.plots.style import COLOURS, DescribedFigure, number, percent, to_svg
@@ -69,29 +67,16 @@ class Card:
 def write_report(path: str | Path, data: ReportData) -> Path:
     """Write the report to ``path`` and return it. An older report is replaced in one step.
 
-    Raises UserError when the folder is missing or cannot be written.
+    Raises:
+        UserError: the folder is missing or cannot be written.
     """
     return write_page(path, render_report(data))
 
 
 def write_page(path: str | Path, page: str) -> Path:
     """Write the text of a page, whole or not at all, and return where."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"the report cannot be written to {path} ({error.strerror}); free some space or"
-            " choose a run folder that can be written"
-        ) from error
-    return path
+    write_text(path, page)
+    return Path(path)
 
 
 def render_report(data: ReportData) -> str:
@@ -99,7 +84,7 @@ def render_report(data: ReportData) -> str:
     summary = data.summary
     groups = [
         ("What it learned", "learned", list(_learning_cards(data))),
-        ("What the networks see", "pictures", list(_picture_cards(data))),
+        ("What the networks see", "images", list(_image_cards(data))),
         ("How it was trained", "training", list(_training_cards(data))),
     ]
     return render_page(
@@ -151,7 +136,12 @@ def verdict(summary: Mapping[str, object]) -> str:
 
 
 def warnings(summary: Mapping[str, object], metrics: Rows) -> list[str]:
-    """What in the numbers points to a collapse or a failed run, in plain words."""
+    """What in the numbers points to a collapse or a failed run, in plain words.
+
+    Args:
+        summary: as in ``summary.json``; accuracies in [0, 1].
+        metrics: rows of ``metrics.jsonl``, oldest first.
+    """
     found = []
     losses = curves.series(metrics, "loss")[1]
     if len(losses) and not math.isfinite(losses[-1]):
@@ -193,10 +183,10 @@ def _learning_cards(data: ReportData) -> Iterator[Card]:
     if has(rows, "loss"):
         yield Card(
             "Loss against ln K" if ln_k is not None else "Loss",
-            "ln K is the loss of an answer that gives all K prototypes, classes or candidates"
+            "ln K is the loss of an output that gives all K prototypes, classes or candidates"
             " the same probability. Learning starts where the curve leaves that line."
             if ln_k is not None
-            else "The distance between the student's prediction and the teacher's answer.",
+            else "The distance between the student's prediction and the teacher's output.",
             curves.loss_curve(rows, ln_k, phases),
         )
     if has(rows, "teacher_entropy") or has(rows, "batch_entropy"):
@@ -214,7 +204,7 @@ def _learning_cards(data: ReportData) -> Iterator[Card]:
         )
 
 
-def _picture_cards(data: ReportData) -> Iterator[Card]:
+def _image_cards(data: ReportData) -> Iterator[Card]:
     if _given(data.source_images, data.crops, data.crop_boxes):
         yield Card(
             "Crops the student saw",
@@ -234,7 +224,7 @@ def _picture_cards(data: ReportData) -> Iterator[Card]:
         yield Card(
             "Principal components of the patches",
             "Equal colours mean similar patch features, across all the images.",
-            images.patch_pca_pictures(data.pca_images, data.patch_pca),
+            images.patch_pca_images(data.pca_images, data.patch_pca),
             finding=False,
         )
     if _given(data.query_images, data.neighbour_images):

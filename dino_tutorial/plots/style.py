@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, user_path, write_bytes
 
 WIDTH = 4.6  # inches, of every figure
 P = ParamSpec("P")
@@ -164,15 +165,29 @@ PAGE = """<!doctype html>
 """
 
 
+def check_figure_path(path: str | Path) -> Path:
+    """Refuse a place where no figure can be written, before one is drawn.
+
+    Raises:
+        UserError: another ending than .png, .svg, .pdf or .html, or no folder, or a folder.
+    """
+    path = user_path(path)
+    if path.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise UserError(f"{path} has to end in .png, .svg, .pdf or .html: choose another name")
+    if kind_of(path.parent) != "folder":
+        raise UserError(f"there is no folder {path.parent}: make it first")
+    if kind_of(path) == "folder":
+        raise UserError(f"{path} is a folder: name a file")
+    return path
+
+
 def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure") -> Path:
     """Write a figure as .png, .svg, .pdf, or as an .html page that carries its alt text too.
 
     Raises:
         UserError: another ending, or a folder that is missing or cannot be written.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".svg", ".pdf", ".html"):
-        raise UserError(f"{path} has to end in .png, .svg, .pdf or .html")
+    path = check_figure_path(path)
     if path.suffix == ".html":
         alt, name = html.escape(figure.alt_text), html.escape(title)
         picture = base64.b64encode(to_png(figure)).decode()
@@ -185,10 +200,7 @@ def save_figure(figure: DescribedFigure, path: str | Path, title: str = "Figure"
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=path.suffix[1:])
         content = buffer.getvalue()
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another") from None
+    write_bytes(path, content)
     return path
 
 
@@ -196,8 +208,11 @@ def to_svg(figure: DescribedFigure, prefix: str) -> str:
     """The figure as an ``<svg>`` element to put inside an HTML page.
 
     Colours become ``var(--name)`` and text takes the font of the page. The alt text becomes the
-    accessible name. ``prefix`` begins every id, so that two figures of one page cannot clash.
-    The element needs a page that defines the variables of :data:`COLOURS`.
+    accessible name. The element needs a page that defines the variables of :data:`COLOURS`.
+
+    Args:
+        figure: with its alt text.
+        prefix: begins every id, so that two figures of one page cannot clash.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
@@ -272,7 +287,9 @@ def counted(n: int, noun: str) -> str:
 def label_at_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """Write labels beside the right edge, each at its height, pushed apart where they collide.
 
-    ``labels`` holds (y in data units, text, colour name); the limits of the axes must be final.
+    Args:
+        axes: their limits must be final.
+        labels: (y in data units, text, colour name) of each.
     """
     low, high = axes.get_ylim()
     height = axes.figure.get_size_inches()[1] * 72 * axes.get_position().height

@@ -10,11 +10,11 @@ from dino_tutorial.runs.config import Config
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models import VisionTransformer
-from dino_tutorial.models.pretrained import RELEASED
+from dino_tutorial.models.released import RELEASED
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 
 from dino_tutorial.seeds import Stream, mix
-from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
+from dino_tutorial.training.checkpoint import CURRENT, has_checkpoint, load_checkpoint
 
 
 def build_method(config: Config, n_classes: int = 0) -> Method:
@@ -71,7 +71,7 @@ def trained_method(folder: str | Path, n_classes: int = 0) -> Method:
     run = load_run(folder)
     if not run.complete:
         raise UserError(f"the run {folder} is not finished: finish it with --resume, then use it")
-    if not (run.folder / CURRENT).exists():
+    if not has_checkpoint(run.folder):
         raise UserError(
             f"{folder} has no {CURRENT}, which holds the heads: name the folder that the run was "
             f"trained in, not a record of it"

@@ -18,6 +18,7 @@ import yaml
 
 from dino_tutorial.datasets.settings import DataSettings
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import check_name, read_yaml
 from dino_tutorial.evaluation.settings import KNNSettings
 from dino_tutorial import methods
 from dino_tutorial.methods import METHODS, Method
@@ -41,6 +42,17 @@ FIXED = {
 }
 
 
+# Settings that younger versions have, and the value that all older runs were made with.
+ADDED = {
+    "views.flip_p": None,
+    "views.blur_p": None,
+    "views.solarize_p": None,
+    "train.init": None,
+    "train.checkpoint_activations": False,
+    "train.sharding": "none",
+}
+WHOLE = "put config.yaml back as the run wrote it, or train again under another --name"
+
 # Presets of methods that were registered from outside the package.
 _OF_OTHERS: dict[str, dict[str, Mapping[str, Any]]] = {}
 
@@ -52,10 +64,10 @@ class Config:
     method: str = option("dino", "What trains the encoder.")
     preset: str = option("laptop", "The preset that the settings start from.", among=PRESETS)
     source: str = option("scenes", "A data set's name, or a folder of images.")
-    name: str | None = option(None, "The run's name; null is method-data-preset.")
-    seed: int = option(
-        0, "Of all randomness: weights, batches, views, masks.", low=0, high=2**32 - 1
+    name: str | None = option(
+        None, "The run's name; null is method-data-preset.", check=check_name
     )
+    seed: int = option(0, "Of all randomness: weights, batches, views, masks.", low=0, high=2**32 - 1)
     device: str = option("auto", "Where it runs; auto takes CUDA, else MPS, else the CPU.", among=DEVICES)
     folder: str = option("runs", "Where the folders of runs are.")
     data: DataSettings = field(default_factory=DataSettings)
@@ -75,7 +87,7 @@ class Config:
         """This configuration with a caller's changes over it.
 
         It remembers their keys in ``named``: some of the checks at the start of a run hold a
-        person to what a preset may leave (:mod:`dino_tutorial.runs.checks`).
+        person to what a preset may leave (``runs/checks.py``).
 
         A layer that names ``model.arch`` means that architecture, not what an earlier layer made
         of another one: the other ``model.*`` settings go back to its own. A transformer keeps what
@@ -87,7 +99,7 @@ class Config:
 
         Raises:
             UserError: for anything unknown or out of range, and for another method or preset, since
-            all other settings start from them.
+                all other settings start from them.
         """
         for key in ("method", "preset"):
             if changes.get(key, getattr(self, key)) != getattr(self, key):
@@ -172,14 +184,28 @@ def preset_of(method: str, preset: str, data: str = "") -> dict[str, Any]:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration that a run wrote into ``config.yaml``."""
+    """The configuration that a run wrote into ``config.yaml``.
+
+    Raises:
+        UserError: it cannot be read, or is not whole: what is missing would get another value than
+            the run was made with.
+    """
+    flat = read_yaml(path, WHOLE)
+    if "method" not in flat:
+        raise UserError(f"{path} is not a run's configuration, it names no method: {WHOLE}")
+    _known("method", flat["method"], METHODS)
     try:
-        flat = yaml.safe_load(path.read_text(encoding="utf-8"))
-        method = flat["method"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as a run's configuration ({error})") from None
-    _known("method", method, METHODS)
-    return Config(objective=METHODS[method].Settings())._with_layer(_without_fixed(flat, path))
+        empty = Config(objective=METHODS[flat["method"]].Settings())
+        config = empty._with_layer(ADDED | _without_fixed(flat, path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    missing = [key for key in flatten(config) if key not in flat and key not in ADDED]
+    if missing:
+        raise UserError(
+            f"{path} is not whole, it lacks {missing[0]}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: {WHOLE}"
+        )
+    return config
 
 
 def _without_fixed(flat: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -199,8 +225,8 @@ def _read_presets(name: str) -> dict[str, dict[str, Any]]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _known(what: str, name: str, names: Iterable[str]) -> None:
-    if name not in names:
+def _known(what: str, name: Any, names: Iterable[str]) -> None:
+    if not isinstance(name, str) or name not in names:
         near = difflib.get_close_matches(str(name), list(names), n=1)
         hint = f"did you mean '{near[0]}'? There are" if near else "there are"
         raise UserError(f"unknown {what} '{name}': {hint} {', '.join(names)}")

@@ -26,7 +26,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
     if name not in present:
-        raise UserError(f"device={name} is unknown: use auto, {', '.join(present)}")
+        raise UserError(f"device={name!s:.40} is unknown: use auto, {', '.join(present)}")
     if not present[name]:
         reason = "torch was built without CUDA" if not torch.version.cuda else "no driver or GPU"
         detail = f" ({reason})" if name == "cuda" else ""

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import kind_of, replacing, user_path
 from dino_tutorial.models import VisionTransformer, to_timm
-from dino_tutorial.models.pretrained import timm_arguments
+from dino_tutorial.models.released import timm_arguments
 from dino_tutorial.runs.folder import Run, save_backbone
 
 
@@ -26,14 +27,17 @@ def export(run: Run, form: str, path: Path) -> str:
     Raises:
         UserError: the encoder has no such form, or the file cannot be written.
     """
+    path = user_path(path)
     encoder = run.encoder()
     if form == "timm" and not isinstance(encoder, VisionTransformer):
         raise UserError(f"{run.folder} holds a {run.config.model.arch}: only ViTs go to timm")
     ending = ".onnx" if form == "onnx" else ".safetensors"
     if path.suffix != ending:
-        raise UserError(f"{path} has to end in {ending}")
-    if not path.parent.is_dir():
+        raise UserError(f"{path} has to end in {ending}: give --out such a name")
+    if kind_of(path.parent) != "folder":
         raise UserError(f"there is no folder {path.parent}: make it first")
+    if kind_of(path) == "folder":
+        raise UserError(f"{path} is a folder: name a file with --out")
     if form == "onnx":
         size = run.config.views.global_size
         _write_onnx(encoder, size, path)
@@ -64,5 +68,6 @@ def _write_onnx(encoder: torch.nn.Module, size: int, path: Path) -> None:
             output_names=["features"],
             dynamic_shapes={"x": {0: torch.export.Dim("B")}},
         )
-        assert program is not None  # which is what dynamo=True gives
-        program.save(path)
+    assert program is not None  # which is what dynamo=True gives
+    with replacing(path) as temporary:
+        program.save(temporary)

@@ -13,7 +13,7 @@ from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import flatten
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.runs.folder import Run
-from dino_tutorial.runs.pictures import attention_maps, crops_of, nearest_pictures, patch_components
+from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_images, patch_components
 
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
@@ -41,7 +41,7 @@ def report_on(
     bank: ImageDataset,
     test: ImageDataset,
 ) -> Path:
-    """Draw the pictures of one encoder on the CPU and write ``report.html``.
+    """Draw the figures of one encoder on the CPU and write ``report.html``.
 
     Args:
         seen: what was trained on, for the crops.
@@ -58,7 +58,7 @@ def report_on(
     queries = test if len(test) else bank
     seed = run.config.seed
     _add_crops(data, augment, seen, seed)
-    pixels = random_subset(queries, 8, mix(seed, Stream.PICTURES)).images()
+    pixels = random_subset(queries, 8, mix(seed, Stream.SHOWN)).images()
     if isinstance(encoder, VisionTransformer):
         _add_attention_and_components(data, encoder, pixels)
     _add_neighbours(data, encoder, bank, queries, seed)
@@ -66,7 +66,7 @@ def report_on(
 
 
 def _add_crops(data: ReportData, augment: Augment, seen: ImageDataset, seed: int) -> None:
-    data.source_images = random_subset(seen, 2, mix(seed, Stream.PICTURES)).images()
+    data.source_images = random_subset(seen, 2, mix(seed, Stream.SHOWN)).images()
     data.crops, data.crop_boxes = crops_of(augment, data.source_images, mix(seed, Stream.CROPS))
 
 
@@ -82,8 +82,8 @@ def _add_neighbours(
     data: ReportData, encoder: nn.Module, bank: ImageDataset, queries: ImageDataset, seed: int
 ) -> None:
     stored = random_subset(bank, BANK, mix(seed, Stream.BANK))
-    asked = random_subset(queries, QUERIES, mix(seed, Stream.PICTURES))
+    asked = random_subset(queries, QUERIES, mix(seed, Stream.SHOWN))
     data.query_images, data.query_labels = asked.images(), asked.labels
-    data.neighbour_images, data.neighbour_labels = nearest_pictures(
+    data.neighbour_images, data.neighbour_labels = nearest_images(
         encoder, stored, asked, NEIGHBOURS
     )

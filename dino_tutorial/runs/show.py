@@ -1,4 +1,4 @@
-"""`dino-tutorial show`: one picture of what an encoder sees, as a file."""
+"""`dino-tutorial show`: one figure of what an encoder sees, as a file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,29 +11,31 @@ from dino_tutorial.datasets.subset import random_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer, pretrained
-from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, patch_pca_pictures
-from dino_tutorial.plots.style import DescribedFigure, save_figure
+from dino_tutorial.options import check_whole
+from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, patch_pca_images
+from dino_tutorial.plots.style import DescribedFigure, check_figure_path, save_figure
 from dino_tutorial.runs.folder import Run
-from dino_tutorial.runs.pictures import attention_maps, crops_of, nearest_pictures, patch_components
+from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_images, patch_components
 
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
 BANK, NEIGHBOURS = 2000, 5
+MOST = 64  # pictures in a figure
 RELEASED_SIZE = 448  # px: whole patches of 8, of 14 and of 16
 
 
 @dataclass(frozen=True)
 class View:
-    """What is looked through, and at which pictures.
+    """What is looked through, and at which images.
 
     Attributes:
         name: of the run or of the released model.
         encoder: loads it; crops need none.
         data, root: the data set, and where downloaded ones are kept.
-        n: number of pictures.
+        n: number of images.
         size: side of the canvas in pixels; None is the data set's own.
-        seed: of the choice of pictures.
+        seed: of the choice of images.
         run: None for a released model.
     """
 
@@ -55,15 +57,15 @@ class View:
             )
         return encoder
 
-    def pictures(self) -> ImageDataset:
+    def chosen(self) -> ImageDataset:
         """Some of the test split, or of the training split where that has too few."""
         try:
-            pictures = self._open("test")
+            chosen = self._open("test")
         except UserError:  # a small folder holds none out; if nothing is there, train says so
-            pictures = self._open("train")
-        if len(pictures) < self.n:
-            pictures = self._open("train")
-        return random_subset(pictures, self.n, mix(self.seed, Stream.PICTURES))
+            chosen = self._open("train")
+        if len(chosen) < self.n:
+            chosen = self._open("train")
+        return random_subset(chosen, self.n, mix(self.seed, Stream.SHOWN))
 
     def bank(self) -> ImageDataset:
         return random_subset(self._open("train"), BANK, mix(self.seed, Stream.BANK))
@@ -80,7 +82,7 @@ def show(
     n: int = 4,
     size: int | None = None,
 ) -> DescribedFigure:
-    """Draw ``what`` for ``n`` pictures and write it to ``path``.
+    """Draw ``what`` for ``n`` images and write it to ``path``.
 
     Args:
         run: a finished run, or the name of a released model, see
@@ -89,16 +91,18 @@ def show(
         path: ends in .png, .svg, .pdf or .html; the page carries the alt text.
         data: a data set's name or folder; a run's own by default. Its test split is shown, or
             the other images if it has too few.
-        n: number of pictures.
+        n: number of images.
         size: side of the canvas in pixels; by default the run's global view, or 448 for a
             released model. Crops are cut from the run's own canvas.
 
     Raises:
-        UserError: no picture is asked for, a released model has no data to show, the encoder has
+        UserError: no image is asked for, a released model has no data to show, the encoder has
             no patches, or the file cannot be written.
     """
-    if n < 1:
-        raise UserError(f"there is nothing to show with --n {n}: ask for at least one picture")
+    if what not in _FIGURES:
+        raise UserError(f"there is no figure {what!r:.40}: choose one of {', '.join(_FIGURES)}")
+    check_whole("--n", n, 1, MOST, "images")
+    check_figure_path(path)
     view = _of_run(run, what, data, n, size) if isinstance(run, Run) else _of(run, data, n, size)
     figure = _FIGURES[what](view)
     save_figure(figure, path, title=f"{what} of {view.name}")
@@ -108,39 +112,40 @@ def show(
 def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> View:
     config = run.config
     own = config.data.image_size if what == "crops" else config.views.global_size
-    return View(run.folder.name, run.encoder, data or config.source, config.data.root, n,
+    data = config.source if data is None else data
+    return View(run.folder.name, run.encoder, data, config.data.root, n,
                 size=own if size is None else size, seed=config.seed, run=run)
 
 
 def _of(released: str, data: str | None, n: int, size: int | None) -> View:
     if data is None:
-        raise UserError(f"{released} comes without pictures: name some with --data")
+        raise UserError(f"{released} comes without images: name some with --data")
     return View(released, lambda: pretrained(released), data, None, n, RELEASED_SIZE if size is None else size,
                 seed=0, run=None)
 
 
 def _attention(view: View) -> DescribedFigure:
-    encoder, pictures = view.transformer(), view.pictures().images()
-    return attention_heads(pictures, attention_maps(encoder, pictures))
+    encoder, images = view.transformer(), view.chosen().images()
+    return attention_heads(images, attention_maps(encoder, images))
 
 
 def _pca(view: View) -> DescribedFigure:
-    encoder, pictures = view.transformer(), view.pictures().images()
-    return patch_pca_pictures(pictures, patch_components(encoder, pictures))
+    encoder, images = view.transformer(), view.chosen().images()
+    return patch_pca_images(images, patch_components(encoder, images))
 
 
 def _crops(view: View) -> DescribedFigure:
     if view.run is None:
-        raise UserError(f"how {view.name} was shown its pictures is not stored: show a run's crops")
-    config, pictures = view.run.config, view.pictures().images()
+        raise UserError(f"how {view.name} was shown its images is not stored: show a run's crops")
+    config, images = view.run.config, view.chosen().images()
     augment = Augment(METHODS[config.method].view_specs(config.views))
-    return crop_figure(pictures, *crops_of(augment, pictures, mix(view.seed, Stream.CROPS)))
+    return crop_figure(images, *crops_of(augment, images, mix(view.seed, Stream.CROPS)))
 
 
 def _neighbours(view: View) -> DescribedFigure:
-    queries, bank = view.pictures(), view.bank()
-    pictures, labels = nearest_pictures(view.encoder(), bank, queries, NEIGHBOURS)
-    return neighbour_rows(queries.images(), pictures, queries.labels, labels, bank.classes)
+    queries, bank = view.chosen(), view.bank()
+    images, labels = nearest_images(view.encoder(), bank, queries, NEIGHBOURS)
+    return neighbour_rows(queries.images(), images, queries.labels, labels, bank.classes)
 
 
 _FIGURES = {"attention": _attention, "pca": _pca, "crops": _crops, "neighbours": _neighbours}

@@ -1,5 +1,6 @@
 """Which images a step sees: a fixed function of seed and step, whatever happened before."""
 
+import signal
 from collections.abc import Iterator
 from copy import copy
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dino_tutorial.datasets.base import ImageDataset, identity
+from dino_tutorial.errors import UserError
 from dino_tutorial.seeds import Stream, mix
 
 
@@ -101,6 +103,24 @@ def batches(
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=False,
+            worker_init_fn=leave_signals_to_main,
         )
-        for images, labels in loader:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        try:
+            for images, labels in loader:
+                yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a process that decodes images was ended from outside, perhaps for want of memory: "
+                f"set train.workers below {workers}, then continue with --resume"
+            ) from error
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Let a loader worker decode on when Ctrl-C or SIGTERM reaches the whole process group.
+
+    The main process needs its images to end the step and to save; it stops the workers itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

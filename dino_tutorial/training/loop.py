@@ -1,9 +1,12 @@
 """The training loop: views in, loss out, teacher after student, for any method."""
 
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +25,7 @@ from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
-from dino_tutorial.training.checkpoint import CURRENT, save_checkpoint
+from dino_tutorial.training.checkpoint import CURRENT, KINDS, save_checkpoint
 from dino_tutorial.training.health import (
     check_finite,
     check_teacher_is_a_copy,
@@ -41,8 +44,12 @@ from dino_tutorial.training.optim import (
     split_by_module,
 )
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
-from dino_tutorial.training.sharding import cut_like, shard, whole
+from dino_tutorial.training.sharding import gathered, shard, sharded_like
 from dino_tutorial.views import Augment, PatchMasks
+
+# Seconds within which signals count as one: torchrun hands on what all its processes get anyway.
+ONE_SIGNAL = 0.5
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; a cluster or a container; a terminal that goes
 
 
 class Interrupted(Exception):
@@ -76,7 +83,7 @@ class Trainer:
     folder: Path
     processes: Processes = Processes()
     evaluate: Callable[[], dict[str, float]] | None = None
-    warn: Callable[[str], None] = tqdm.write
+    warn: Callable[[str], None] = partial(tqdm.write, file=sys.stderr)
     step: int = 0
     clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
@@ -138,7 +145,7 @@ class Trainer:
                 finished = self.step == self.total_steps
                 stops = self._agree(interrupted(), logged)
                 if finished or stops or self.step % self.train.checkpoint_every == 0:
-                    self._save(metrics.size, timings.size)
+                    self._save(metrics, timings)
                 if stops and not finished:
                     raise Interrupted(self.step)
 
@@ -146,7 +153,7 @@ class Trainer:
         """The files of metrics and timings, cut back to where ``step`` left them."""
         names = ("metrics.jsonl", "timings.jsonl")
         metrics, timings = (
-            RowLog(self.folder / name, size, self.processes.is_main)
+            RowLog(self.folder / name, size, self.processes.is_main, self.warn)
             for name, size in zip(names, self.log_sizes, strict=True)
         )
         return metrics, timings
@@ -166,9 +173,11 @@ class Trainer:
             mininterval=0.5,
         )
 
-    def _save(self, metrics_size: int, timings_size: int) -> None:
+    def _save(self, metrics: RowLog, timings: RowLog) -> None:
         self._check_weights(self.step)
-        state = self.state(metrics_size, timings_size)
+        for log in (metrics, timings):
+            log.sync()
+        state = self.state(metrics.size, timings.size)
         if self.processes.is_main:
             save_checkpoint(self.folder, state)
 
@@ -230,7 +239,7 @@ class Trainer:
     def state(self, metrics_size: int, timings_size: int) -> dict[str, Any]:
         """Everything that :meth:`restore` needs; random state is a function of seed and step.
 
-        Tensors are whole, however the training is spread; all processes have to call it.
+        Tensors are full, however the training is sharded; all processes have to call it.
         """
         keep = self.processes.is_main
         return {
@@ -239,23 +248,24 @@ class Trainer:
             "log_sizes": [metrics_size, timings_size],
             "warnings": self.warnings,
             "data": self.dataset.fingerprint(),
-            "method": whole(self.method.state_dict(), keep),
-            "optimizer": whole(self.optimizer.state_dict(), keep),
+            "method": gathered(self.method.state_dict(), keep),
+            "optimizer": gathered(self.optimizer.state_dict(), keep),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`, as if nothing had happened in between.
 
         Raises:
-            UserError: the state is of another architecture, or of other images.
+            UserError: the state is not whole, or is of another training or of other images.
         """
+        self._check_state(state)
         self._check_images(state.get("data"))
         try:
             self._load_method(state["method"])
             self._load_optimizer(state["optimizer"])
         except UserError:
             raise
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(
                 f"the checkpoint in {self.folder} belongs to another architecture ({reason}): "
@@ -263,6 +273,24 @@ class Trainer:
             ) from None
         self.step, self.clock = state["step"], Clock(state["seconds"])
         self.log_sizes, self.warnings = state["log_sizes"], state["warnings"]
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        kinds = {name: isinstance(state.get(name), kind) for name, kind in KINDS.items()}
+        sizes = state.get("log_sizes") or []
+        wrong = [name for name, right in kinds.items() if not right]
+        if not wrong and not (len(sizes) == 2 and all(type(n) is int and n >= 0 for n in sizes)):
+            wrong = ["log_sizes"]
+        if wrong:
+            raise UserError(
+                f"the checkpoint in {self.folder} is not whole ({', '.join(wrong)} missing or "
+                f"wrong): train again under another --name"
+            )
+        if state["step"] > self.total_steps:
+            raise UserError(
+                f"the checkpoint in {self.folder} was made after step {state['step']}, and these "
+                f"settings end at step {self.total_steps}: resume with the settings and the images "
+                f"it was made with"
+            )
 
     def _check_images(self, before: dict[str, Any] | None) -> None:
         """Other images would be drawn in another order, or be others at the same places."""
@@ -284,11 +312,11 @@ class Trainer:
 
     def _load_method(self, state: dict[str, Any]) -> None:
         ours = self.method.state_dict()
-        self.method.load_state_dict({n: cut_like(t, ours.get(n)) for n, t in state.items()})
+        self.method.load_state_dict({n: sharded_like(t, ours.get(n)) for n, t in state.items()})
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         parts = {
-            number: {name: cut_like(t, self.parameters[number]) for name, t in moments.items()}
+            number: {name: sharded_like(t, self.parameters[number]) for name, t in moments.items()}
             for number, moments in state["state"].items()
         }
         self.optimizer.load_state_dict(state | {"state": parts})
@@ -412,17 +440,19 @@ class Trainer:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step ends before training does."""
-    caught: list[int] = []
-    names = (signal.SIGINT, signal.SIGTERM)
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a flag, so that a step ends first."""
+    caught: list[float] = []
+    names = [getattr(signal, name) for name in STOPS if hasattr(signal, name)]
 
     def note(number: int, frame: FrameType | None) -> None:
-        if caught:  # asked twice: stop at once
+        now = time.monotonic()
+        if caught and now - caught[0] > ONE_SIGNAL:  # asked twice: stop at once
             raise KeyboardInterrupt
-        caught.append(number)
+        caught.append(now)
 
     try:
-        before = {name: signal.signal(name, note) for name in names}
+        ignored = [name for name in names if signal.getsignal(name) is signal.SIG_IGN]  # nohup
+        before = {name: signal.signal(name, note) for name in names if name not in ignored}
     except ValueError:  # not in the main thread (a notebook server's worker): nothing to catch
         yield lambda: False
         return

@@ -53,7 +53,7 @@ class TrainSettings:
         "The folder of a finished run of the same method, whose weights are where this one begins.",
     )
     epochs: float = option(100, "How often each image is seen.", low=0.001)
-    batch_size: int = option(256, "Images a step, over all processes.", low=2)
+    batch_size: int = option(256, "Images a step, over all processes.", low=2, high=2**20)
     accumulate: int = option(
         1, "Parts that a batch is run in, to save memory; it divides the batch.", low=1
     )
@@ -72,8 +72,12 @@ class TrainSettings:
         among=SHARDINGS,
     )
     workers: int = option(
-        4, "Processes that decode images ahead, where they do not fit in memory.", low=0
+        4, "Processes that decode images ahead, where they do not fit in memory.", low=0, high=1024
     )
-    log_every: int = option(10, "Steps from one row of metrics.jsonl to the next.", low=1)
-    eval_every: int = option(1000, "Steps from one k-NN on training images to the next.", low=1)
+    log_every: int = option(
+        10, "Steps from one row of metrics.jsonl to the next.", low=1, high=10**9
+    )
+    eval_every: int = option(
+        1000, "Steps from one k-NN on training images to the next.", low=1, high=10**9
+    )
     checkpoint_every: int = option(500, "Steps from one checkpoint to the next.", low=1)

@@ -1,4 +1,4 @@
-"""A method cut up over processes: each keeps a part of every parameter (FSDP2)."""
+"""A method sharded over processes: each holds a shard of every parameter (FSDP2)."""
 
 import warnings
 from typing import Any
@@ -16,12 +16,12 @@ SHARDINGS = ("none", "fsdp")
 
 
 def shard(method: nn.Module, device_type: str) -> None:
-    """Leave each of W processes 1/W of every parameter, cut along its first dimension.
+    """Leave each of W processes 1/W of every parameter, a shard along its first dimension.
 
-    Parameters are put together when they are needed and given up right after, one unit at a
+    Parameters are gathered when they are needed and given up right after, one unit at a
     time: each block of a transformer, what else a backbone has, each head; student, teacher and
     any frozen network alike. Gradients, the optimizer's state and the moving average then live
-    on the parts alone. Buffers (centers, queues, running statistics) stay whole.
+    on the shards alone. Buffers (centers, queues, running statistics) stay full.
 
     Args:
         method: changed in place; every process holds the same weights. Its parameters become
@@ -32,7 +32,7 @@ def shard(method: nn.Module, device_type: str) -> None:
     """
     # Tokens leave a backbone as views of one tensor, which is safe: nothing is written into them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for parameter in method.parameters():  # FSDP2 cuts no other layout, as a ConvNet's may be
+    for parameter in method.parameters():  # FSDP2 shards no other layout, as a ConvNet's may be
         parameter.data = parameter.data.contiguous()
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     blocks = [module for module in method.modules() if isinstance(module, Block)]
@@ -45,29 +45,29 @@ def shard(method: nn.Module, device_type: str) -> None:
             register_fsdp_forward_method(part, "forward_features")
 
 
-def whole(tree: Any, keep: bool) -> Any:
-    """State dictionaries with every tensor in one piece, on the CPU where it was in parts.
+def gathered(tree: Any, keep: bool) -> Any:
+    """State dictionaries with every tensor full, on the CPU where it was sharded.
 
     All processes have to call it together.
 
     Args:
         tree: dictionaries and lists, in each other, of tensors and anything else.
-        keep: whether this process wants the tensors; otherwise None stands for those in parts.
+        keep: whether this process wants the tensors; otherwise None stands for the sharded ones.
     """
     if isinstance(tree, DTensor):
         full = tree.full_tensor()
         return full.cpu() if keep else None
     if isinstance(tree, dict):
-        return {name: whole(value, keep) for name, value in tree.items()}
+        return {name: gathered(value, keep) for name, value in tree.items()}
     if isinstance(tree, list):
-        return [whole(value, keep) for value in tree]
+        return [gathered(value, keep) for value in tree]
     return tree
 
 
-def cut_like(full: Any, example: Tensor | None) -> Any:
-    """This process's part of a whole tensor, cut as ``example`` is; no process is asked.
+def sharded_like(full: Any, example: Tensor | None) -> Any:
+    """This process's shard of a full tensor, laid out as ``example`` is; no process is asked.
 
-    What has another shape, and what goes with an example that is whole or missing, is returned as
+    What has another shape, and what goes with an example that is full or missing, is returned as
     it is.
     """
     if not isinstance(example, DTensor) or getattr(full, "shape", None) != example.shape:

@@ -2,7 +2,7 @@
 
 Read in this order: `specs` (what the papers ask for), `params` (the draw), `resample`, `color`
 (the operations), `augment` (all of it together). `pretext` turns and cuts what comes out, `masks`
-hides patches from DINOv2's student.
+masks patches for DINOv2's student.
 """
 
 from dino_tutorial.views.augment import Augment

@@ -23,14 +23,18 @@ from dino_tutorial.views.specs import ViewSpec
 
 
 class Augment:
-    """The views of `specs`, for batches of images.
-
-    specs: the distribution of each view, as `byol_views` and `dino_views` give.
-    mean, std: of red, green and blue, for the normalisation of the result.
+    """The views of ``specs``, for batches of images.
 
     Drawing and applying are separate: `sample` consumes the generator and sees no pixels, `apply`
     is deterministic. What is applied, in this order: crop and resize, flip, colour jitter,
     grayscale, blur, solarization, normalisation.
+
+    Args:
+        specs: the distribution of each view, as :func:`byol_views` and :func:`dino_views` give.
+        mean, std: of red, green and blue, for the normalisation of the result.
+
+    Raises:
+        UserError: there are no specs.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class Augment:
             raise UserError("no views were asked for; give at least one ViewSpec")
         self.specs = tuple(specs)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
-        # Three times the largest sigma. The same for all, so that no view depends on its company.
+        # Three times the largest sigma. The same for all, so that no view depends on the others.
         self.blur_radius = math.ceil(3 * max(spec.blur_sigma[1] for spec in self.specs))
         self.groups = [
             (size, len(list(run))) for size, run in groupby(self.specs, lambda spec: spec.size)
@@ -52,7 +56,7 @@ class Augment:
     def sample(
         self, batch_size: int, height: int, width: int, generator: torch.Generator
     ) -> ViewParams:
-        """Draw the parameters of all views of a whole (global) batch. See `sample_params`."""
+        """Draw the parameters of all views of a full (global) batch; see :func:`sample_params`."""
         return sample_params(self.specs, batch_size, height, width, generator)
 
     @torch.no_grad()
@@ -61,11 +65,17 @@ class Augment:
     ) -> list[Float[Tensor, "_ B 3 _ _"]]:
         """Make the views.
 
-        images: (B, 3, H, W), uint8, or float in [0, 1]; on any device.
-        params: drawn by `sample` for these B images, or `params[index]` of a larger draw.
-        Returns, for each run of consecutive specs of equal size, one normalised float32 tensor
-        (V_g, B, 3, size, size) on the device of the images.
-        Raises UserError when images and params do not belong together.
+        Args:
+            images: (B, 3, H, W), uint8, or float in [0, 1]; on any device.
+            params: drawn by :meth:`sample` for these B images, or ``params[index]`` of a larger
+                draw.
+
+        Returns:
+            For each run of consecutive specs of equal size, one normalised float32 tensor
+            (V_g, B, 3, size, size) on the device of the images.
+
+        Raises:
+            UserError: images and params do not belong together.
         """
         params, device = params.to("cpu"), images.device
         self._check(images, params)
@@ -105,12 +115,18 @@ class Augment:
             )
 
     def _fill(self, group: Tensor, columns: Tensor, height: int, params: ViewParams) -> None:
-        """Make the views of one size, (V_g, B, 3, size, size), of some images.
+        """Make the views of one size of some images, in ``group``.
 
-        params: of all n = V_g · B samples, on the host, where it is read what is to be done to
-        which of them. Crops are made in the order of their heights, so that those made together
-        read windows of about the same size; then samples are put together that have the hue at
-        the same place of their jitter.
+        Crops are made in the order of their heights, so that those made together read windows of
+        about the same size; then samples are put together that have the hue at the same place of
+        their jitter.
+
+        Args:
+            group: (V_g, B, 3, size, size), written to.
+            columns: the images, as :func:`column_blocks` gives.
+            height: of the images, in pixels.
+            params: of all n = V_g · B samples, on the host, where it is read what is to be done
+                to which of them.
         """
         device, size = columns.device, group.shape[-1]
         chunk = max(1, chunk_numbers(device) // (3 * size * size))

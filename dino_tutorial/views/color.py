@@ -25,8 +25,10 @@ def blend_(
 ) -> Float[Tensor, "n 3 H W"]:
     """Brightness, contrast or saturation, in place.
 
-    images: (n, 3, H, W). kind: (n,) BRIGHTNESS, CONTRAST or SATURATION. factor: (n,); 1 changes
-    nothing, 0 leaves only the base.
+    Args:
+        images: (n, 3, H, W).
+        kind: (n,) BRIGHTNESS, CONTRAST or SATURATION.
+        factor: (n,); 1 changes nothing, 0 leaves only the base.
     """
     kind, factor = kind[:, None, None, None], factor[:, None, None, None]
     gray = grayscale(images)
@@ -38,11 +40,15 @@ def blend_(
 def shift_hue_(
     images: Float[Tensor, "n 3 H W"], shift: Float[Tensor, " n"]
 ) -> Float[Tensor, "n 3 H W"]:
-    """Turn the hue of each pixel, in place. images: (n, 3, H, W). shift: (n,) in turns.
+    """Turn the hue of each pixel, in place.
 
     Angles are in sixths of a turn, from -3 to 3. The hue keeps the largest and the smallest of
     the three channels; a channel is at the largest within one sixth of its own angle, at the
     smallest from two sixths on, and linear between.
+
+    Args:
+        images: (n, 3, H, W).
+        shift: (n,) in turns.
     """
     red, green, blue = images.split(1, dim=1)
     largest = images.amax(dim=1, keepdim=True)
@@ -77,8 +83,11 @@ def color_jitter_(
 ) -> Float[Tensor, "n 3 H W"]:
     """The four adjustments in each sample's own order, in place.
 
-    factors: (n, 4) brightness, contrast, saturation, hue. order: (n, 4), a permutation of 0 … 3
-    for each sample, all with HUE at place `hue_step`.
+    Args:
+        images: (n, 3, H, W).
+        factors: (n, 4) brightness, contrast, saturation, hue.
+        order: (n, 4), a permutation of 0 … 3 for each sample, all with HUE at place ``hue_step``.
+        hue_step: 0 … 3.
     """
     chosen = factors.gather(1, order)
     for step in range(4):

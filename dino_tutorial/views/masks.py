@@ -1,4 +1,4 @@
-"""Which patches are hidden from the student: rectangular blocks, as in BEiT, iBOT and DINOv2."""
+"""Which patches are masked for the student: rectangular blocks, as in BEiT, iBOT and DINOv2."""
 
 import math
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.views.params import to_device
 
-MIN_BLOCK = 4  # patches that a block covers, unless fewer are left to hide
+MIN_BLOCK = 4  # patches that a block covers, unless fewer are left to mask
 ASPECT = (0.3, 1 / 0.3)  # height / width of a block, drawn uniformly in the logarithm
-N_BLOCKS = 16  # blocks tried for each image; what is then missing is hidden patch by patch
+N_BLOCKS = 16  # blocks tried for each image; what is then missing is masked patch by patch
 
 
 class PatchMasks(NamedTuple):
-    """The hidden patches of a batch, and where they are in it.
+    """The masked patches of a batch, and where they are in it.
 
-    Masks are drawn on the host, so the number M of hidden patches is known there, and gathering
+    Masks are drawn on the host, so the number M of masked patches is known there, and gathering
     them never waits for the device.
 
     Attributes:
-        masks: (B, N) bool, true where a patch is hidden.
-        indices: (M,) int64, places of the hidden patches in a (B · N, …) tensor.
-        weights: (M,) float32, 1 / (hidden patches of the same image).
+        masks: (B, N) bool, true where a patch is masked.
+        indices: (M,) int64, places of the masked patches in a (B · N, …) tensor.
+        weights: (M,) float32, 1 / (masked patches of the same image).
     """
 
     masks: Bool[Tensor, "B N"]
@@ -62,23 +62,23 @@ def block_masks(
     ratio: tuple[float, float] = (0.1, 0.5),
     share: float = 0.5,
 ) -> Bool[Tensor, "B N"]:
-    """Hide blocks of patches in some images of a batch; all images at once.
+    """Mask blocks of patches in some images of a batch; all images at once.
 
     ``share`` of the images are masked. Their ratios are stratified: the range is cut into as many
     equal parts as there are masked images, each takes one part and draws its ratio from it. Blocks
     of at least four patches (fewer at the end) are then placed at random until the image has its
-    number; one that would hide too many is not placed. What sixteen tries leave missing is hidden
+    number; one that would mask too many is not placed. What sixteen tries leave missing is masked
     patch by patch, so that the number is exact: ``floor(ratio · N)``, at least 1.
 
     Args:
         n_images: B, global crops of the batch.
         grid: rows and columns of patches.
         generator: consumed by a fixed amount that depends on ``n_images`` and ``grid`` alone.
-        ratio: smallest and largest share of an image's patches to hide.
+        ratio: smallest and largest share of an image's patches to mask.
         share: share of the images that are masked, rounded down.
 
     Returns:
-        (B, N) bool on the generator's device, true where a patch is hidden.
+        (B, N) bool on the generator's device, true where a patch is masked.
 
     Raises:
         UserError: for an empty grid or a ratio or share outside 0 … 1.
@@ -105,7 +105,7 @@ def _counts(
     share: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """(B,) patches to hide in each image; 0 for those that stay whole."""
+    """(B,) patches to mask in each image; 0 for those that are not masked."""
     device = generator.device
     place = torch.rand(n_images, dtype=torch.float64, device=device, generator=generator)
     order = torch.randperm(n_images, device=device, generator=generator)
@@ -119,7 +119,10 @@ def _counts(
 def _place_blocks(masks: Tensor, counts: Tensor, draw: Tensor) -> None:
     """Try one block in each image of ``masks`` (B, rows, columns), in place.
 
-    draw: (4, B) uniform numbers for the block's area, aspect, top and left.
+    Args:
+        masks: changed.
+        counts: (B,) patches to mask in each.
+        draw: (4, B) uniform numbers for the block's area, aspect, top and left.
     """
     _, rows, columns = masks.shape
     missing = counts - masks.sum(dim=(1, 2))
@@ -144,8 +147,8 @@ def _between(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def _fill_up(masks: Tensor, counts: Tensor, uniform: Tensor) -> Tensor:
-    """Hide single patches, in the order of ``uniform`` (B, N), until each image has its number."""
-    order = uniform.masked_fill(masks, 2.0).argsort(dim=1)  # those hidden already come last
+    """Mask single patches, in the order of ``uniform`` (B, N), until each image has its number."""
+    order = uniform.masked_fill(masks, 2.0).argsort(dim=1)  # those masked already come last
     rank = order.argsort(dim=1)
     return masks | (rank < (counts - masks.sum(dim=1))[:, None])
 

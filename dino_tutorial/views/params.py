@@ -36,14 +36,16 @@ _COLUMNS = {
 class ViewParams:
     """What happens to each sample in each view; tensors of shape (V, B) or (V, B, n).
 
-    boxes: (V, B, 4) int64 top, left, height, width of the crop, in pixels of the image.
-    flip, jitter, gray, solarize: (V, B) bool, whether the operation is applied.
-    factors: (V, B, 4) float32 brightness, contrast and saturation factor, and hue shift in turns.
-    order: (V, B, 4) int64, the order in which these four are applied, as indices into them.
-    sigma: (V, B) float32 standard deviation of the blur in pixels, 0 where there is none.
+    ``params[index]`` selects samples (slice, list or tensor), so that the ranks of a distributed
+    run can draw for the global batch and each keep its own part. ``len(params)`` is B.
 
-    `params[index]` selects samples (slice, list or tensor), so that the ranks of a distributed
-    run can draw for the global batch and each keep its own part. `len(params)` is B.
+    Attributes:
+        boxes: (V, B, 4) int64 top, left, height, width of the crop, in pixels of the image.
+        flip, jitter, gray, solarize: (V, B) bool, whether the operation is applied.
+        factors: (V, B, 4) float32 brightness, contrast and saturation factor, and hue shift in
+            turns.
+        order: (V, B, 4) int64, the order in which these four are applied, as indices into them.
+        sigma: (V, B) float32 standard deviation of the blur in pixels, 0 where there is none.
     """
 
     boxes: Int[Tensor, "V B 4"]
@@ -75,11 +77,20 @@ class ViewParams:
 def sample_params(
     specs: Sequence[ViewSpec], batch_size: int, height: int, width: int, generator: torch.Generator
 ) -> ViewParams:
-    """Draw the parameters of V = len(specs) views of `batch_size` images of height × width pixels.
+    """Draw the parameters of V views of a batch.
 
-    Takes one (V, B, 36) draw of uniform numbers from `generator` and nothing else; the result is
+    Takes one (V, B, 36) draw of uniform numbers from the generator and nothing else; the result is
     on the generator's device. Use a CPU generator: the same seed then gives the same views
-    everywhere, and `Augment.apply` knows without asking the device which samples to touch.
+    everywhere, and :meth:`Augment.apply` knows without asking the device which samples to touch.
+
+    Args:
+        specs: V of them.
+        batch_size: B.
+        height, width: of the images, in pixels.
+        generator: moved on by that draw.
+
+    Raises:
+        UserError: there are no images, or they have no pixels.
     """
     if batch_size < 1 or height < 1 or width < 1:
         raise UserError(
@@ -154,11 +165,16 @@ def crop_boxes(
 ) -> Int[Tensor, "V B 4"]:
     """The boxes of RandomResizedCrop: the first of several tries that fits, else a central crop.
 
-    area, ratio: (V, B, tries), fraction of the image's area and width / height of each try.
-    place: (V, B, 2) uniform numbers in [0, 1) that place the box from top and from left.
-    limits: smallest and largest ratio, each (V, 1), for the central crop.
-    Returns (V, B, 4) int64: top, left, height, width. The rules, rounding included, are those of
-    torchvision's `RandomResizedCrop.get_params`.
+    Args:
+        area, ratio: (V, B, tries), fraction of the image's area and width / height of each try.
+        place: (V, B, 2) uniform numbers in [0, 1) that place the box from top and from left.
+        limits: smallest and largest ratio, each (V, 1), for the central crop.
+        height, width: of the images, in pixels.
+
+    Returns:
+        (V, B, 4) int64: top, left, height, width.
+
+    Source: torchvision's ``RandomResizedCrop.get_params``, rounding included.
     """
     pixels = area * (height * width)
     w = (pixels * ratio).sqrt().round()

@@ -18,10 +18,14 @@ BLOCK = 32  # pixels of a column that lie together, so that a crop reads only it
 
 
 def column_blocks(images: Real[Tensor, "B 3 H W"]) -> Float[Tensor, "B W blocks 3 rows"]:
-    """Lay images out by pixel column, in blocks of rows: what `resized_crop` reads.
+    """Lay images out by pixel column, in blocks of rows: what :func:`resized_crop` reads.
 
-    images: (B, 3, H, W), uint8, or float in [0, 1]. Returns float32 (B, W, blocks, 3, rows) in
-    [0, 1] with rows = min(BLOCK, H), the last block filled up with zeros.
+    Args:
+        images: (B, 3, H, W), uint8, or float in [0, 1].
+
+    Returns:
+        float32 (B, W, blocks, 3, rows) in [0, 1] with rows = min(BLOCK, H), the last block filled
+        up with zeros.
     """
     rows = min(BLOCK, images.shape[2])
     images = F.pad(images, (0, 0, 0, -images.shape[2] % rows))
@@ -41,10 +45,16 @@ def resized_crop(
 ) -> Float[Tensor, "n 3 S S"]:
     """Cut boxes out of images and resize them to size × size, bicubic and antialiased as in PIL.
 
-    columns: the images, as `column_blocks` gives. source: (n,) int64, the image of each crop.
-    boxes: (n, 4) top, left, height, width. flip: (n,) bool, mirror the crop left-right.
-    taps, blocks: upper bounds for these boxes, as `max_taps` and `max_blocks` give.
-    Returns (n, 3, size, size), not clamped: bicubic overshoots.
+    Args:
+        columns: the images, as :func:`column_blocks` gives.
+        source: (n,) int64, the image of each crop.
+        boxes: (n, 4) top, left, height, width.
+        flip: (n,) bool, mirror the crop left-right.
+        size: of the crops, in pixels.
+        taps, blocks: upper bounds for these boxes, as :func:`max_taps` and :func:`max_blocks` give.
+
+    Returns:
+        (n, 3, size, size), not clamped: bicubic overshoots.
     """
     top, left, height, width = boxes.int().unbind(1)
     n, (_, image_width, image_blocks, _, block) = len(boxes), columns.shape
@@ -80,9 +90,16 @@ def cubic_taps(
 ) -> tuple[Int[Tensor, "n size taps"], Float[Tensor, "n size taps"]]:
     """Which pixels count for each output pixel, and how much, when a side is resized.
 
-    length: (n,) sides in pixels. flip: (n,) bool, mirror the output.
-    Returns (n, size, taps) int32 indices in 0 … length - 1 and float32 weights that sum to 1.
     When the side shrinks, the kernel is stretched by the scale.
+
+    Args:
+        length: (n,) sides in pixels.
+        size: of the output, in pixels.
+        taps: upper bound of the pixels that count.
+        flip: (n,) bool, mirror the output.
+
+    Returns:
+        (n, size, taps) int32 indices in 0 … length - 1, and float32 weights that sum to 1.
     """
     length = length.float()[:, None, None]
     scale = length / size
@@ -107,8 +124,14 @@ def gaussian_blur(
 ) -> Float[Tensor, "m 3 H W"]:
     """Blur some images, each with its own Gaussian; the border is repeated outward, as in PIL.
 
-    images: (n, 3, H, W). which: (m,) int64, the images to blur. sigma: (m,) in pixels, positive.
-    radius: distance in pixels at which the kernels are cut off. Returns (m, 3, H, W).
+    Args:
+        images: (n, 3, H, W).
+        which: (m,) int64, the images to blur.
+        sigma: (m,) in pixels, positive.
+        radius: distance in pixels at which the kernels are cut off.
+
+    Returns:
+        (m, 3, H, W).
     """
     m = len(which)
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.int32)

@@ -24,7 +24,7 @@ class ViewSettings:
     """Sizes in pixels, scales as fractions of the image's area, jitter as in torchvision."""
 
     global_size: int = option(
-        224, "Side of a global crop, in pixels, and of the images in evaluation.", low=8
+        224, "Side of a global crop, in pixels, and of the images in evaluation.", low=8, high=4096
     )
     global_scale: tuple[float, float] = option(
         (0.4, 1.0),
@@ -32,8 +32,10 @@ class ViewSettings:
         low=0.01,
         high=1,
     )
-    local_crops: int = option(8, "Local crops an image, besides the two global ones.", low=0)
-    local_size: int = option(96, "Side of a local crop, in pixels.", low=4)
+    local_crops: int = option(
+        8, "Local crops an image, besides the two global ones.", low=0, high=1000
+    )
+    local_size: int = option(96, "Side of a local crop, in pixels.", low=4, high=4096)
     local_scale: tuple[float, float] = option(
         (0.05, 0.4),
         "Smallest and largest area of a local crop, as fractions of the image's.",

@@ -14,19 +14,21 @@ class ViewSpec:
 
     The defaults are those that BYOL and DINO share; the functions below set the rest.
 
-    size: side of the square view, in pixels.
-    scale: smallest and largest area of the crop, as fractions of the image's area.
-    ratio: smallest and largest width / height of the crop, drawn uniformly in the logarithm.
-    flip_p: probability of a horizontal flip.
-    brightness, contrast, saturation: their factor is drawn from [max(0, 1 - a), 1 + a].
-    hue: the shift is drawn from [-hue, hue], in turns of the colour circle, at most 0.5.
-    jitter_p: probability that these four are applied, in a random order.
-    gray_p: probability of dropping the colour.
-    blur_p: probability of a Gaussian blur.
-    blur_sigma: range of its standard deviation, in pixels of the view.
-    solarize_p: probability of inverting the pixels that are at least 128 / 255.
+    Attributes:
+        size: side of the square view, in pixels.
+        scale: smallest and largest area of the crop, as fractions of the image's area.
+        ratio: smallest and largest width / height of the crop, drawn uniformly in the logarithm.
+        flip_p: probability of a horizontal flip.
+        brightness, contrast, saturation: their factor is drawn from [max(0, 1 - a), 1 + a].
+        hue: the shift is drawn from [-hue, hue], in turns of the colour circle, at most 0.5.
+        jitter_p: probability that these four are applied, in a random order.
+        gray_p: probability of dropping the colour.
+        blur_p: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation, in pixels of the view.
+        solarize_p: probability of inverting the pixels that are at least 128 / 255.
 
-    Raises UserError for a value out of range.
+    Raises:
+        UserError: a value is out of range.
     """
 
     size: int
@@ -70,7 +72,14 @@ def byol_views(
 ) -> tuple[ViewSpec, ViewSpec]:
     """The two views of BYOL: equal except for blur (1.0, 0.1) and solarization (0, 0.2).
 
-    overrides: other fields of `ViewSpec`, for both views.
+    Args:
+        size: in pixels.
+        scale: smallest and largest share of the image's area.
+        overrides: other fields of :class:`ViewSpec`, for both views.
+
+    Raises:
+        UserError: a value is out of range, or there is no such field.
+
     Source: BYOL, appendix B, table 6.
     """
     return (
@@ -87,10 +96,18 @@ def dino_views(
     local_scale: tuple[float, float] = (0.05, 0.4),
     **overrides: Any,
 ) -> tuple[ViewSpec, ...]:
-    """The multi-crop of DINO: BYOL's two views, large, and `n_local` small ones, half blurred.
+    """The multi-crop of DINO: BYOL's two views, large, and small ones, half of them blurred.
 
-    overrides: other fields of `ViewSpec`, for all views.
-    Source: DINO, section 3.1 and appendix; `DataAugmentationDINO` in facebookresearch/dino.
+    Args:
+        global_size, local_size: in pixels.
+        n_local: number of small views.
+        global_scale, local_scale: smallest and largest share of the image's area.
+        overrides: other fields of :class:`ViewSpec`, for all views.
+
+    Raises:
+        UserError: a value is out of range, or there is no such field.
+
+    Source: DINO, section 3.1 and appendix; ``DataAugmentationDINO`` in facebookresearch/dino.
     """
     if n_local < 0:
         raise UserError(f"n_local is {n_local}; the number of local crops cannot be negative")
@@ -105,7 +122,14 @@ def simclr_views(
 ) -> tuple[ViewSpec, ViewSpec]:
     """The two views of SimCLR and MoCo v2: the same distribution, half of them blurred.
 
-    overrides: other fields of `ViewSpec`, for both views.
+    Args:
+        size: in pixels.
+        scale: smallest and largest share of the image's area.
+        overrides: other fields of :class:`ViewSpec`, for both views.
+
+    Raises:
+        UserError: a value is out of range, or there is no such field.
+
     Source: SimCLR, section 3 and appendix A; MoCo v2, section 3.
     """
     first, second = swav_views(size, size, 0, scale, scale, **overrides)
@@ -120,9 +144,17 @@ def swav_views(
     local_scale: tuple[float, float] = (0.05, 0.14),
     **overrides: Any,
 ) -> tuple[ViewSpec, ...]:
-    """The multi-crop of SwAV: two large and `n_local` small views with SimCLR's operations.
+    """The multi-crop of SwAV: two large and several small views with SimCLR's operations.
 
-    overrides: other fields of `ViewSpec`, for all views.
+    Args:
+        global_size, local_size: in pixels.
+        n_local: number of small views.
+        global_scale, local_scale: smallest and largest share of the image's area.
+        overrides: other fields of :class:`ViewSpec`, for all views.
+
+    Raises:
+        UserError: a value is out of range, or there is no such field.
+
     Source: SwAV, section 3.2 and appendix A.
     """
     if n_local < 0:
@@ -138,7 +170,13 @@ def single_view(
 ) -> tuple[ViewSpec]:
     """One crop, not blurred: supervised training (Inception's crop) and the pretext tasks.
 
-    overrides: other fields of `ViewSpec`.
+    Args:
+        size: in pixels.
+        scale: smallest and largest share of the image's area.
+        overrides: other fields of :class:`ViewSpec`.
+
+    Raises:
+        UserError: a value is out of range, or there is no such field.
     """
     return (_spec({"size": size, "scale": scale, "blur_p": 0.0, "solarize_p": 0.0}, overrides),)
 

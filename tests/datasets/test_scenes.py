@@ -19,8 +19,8 @@ from dino_tutorial.datasets.scenes import (
     sample_factors,
     uncurated_pool,
 )
+from dino_tutorial.datasets.scenes.drawing import CAMERA_HEIGHT, LOOKS, object_pose
 from dino_tutorial.datasets.scenes.factors import FULL, RANGES
-from dino_tutorial.datasets.scenes.render import CAMERA_HEIGHT, LOOKS, object_pose
 from dino_tutorial.errors import UserError
 
 FACTOR_CHECKSUM = 55387112511692
@@ -223,10 +223,10 @@ def test_corruptions_grow_with_severity_and_repeat(kind):
     before = images.clone()
     damage = []
     for severity in SEVERITIES:
-        spoiled = corrupt(images, kind, severity, seed=1)
-        assert spoiled.shape == images.shape and spoiled.dtype == torch.uint8
-        assert torch.equal(spoiled, corrupt(images, kind, severity, seed=1))
-        damage.append((spoiled.float() - images.float()).square().mean().item())
+        corrupted = corrupt(images, kind, severity, seed=1)
+        assert corrupted.shape == images.shape and corrupted.dtype == torch.uint8
+        assert torch.equal(corrupted, corrupt(images, kind, severity, seed=1))
+        damage.append((corrupted.float() - images.float()).square().mean().item())
     assert torch.equal(images, before)
     assert damage[0] > 1 and damage == sorted(damage) and len(set(damage)) == 5
 

@@ -63,18 +63,18 @@ def test_accuracy_falls_by_what_the_corruption_turns_over():
     assert result.relative_error == pytest.approx(result.mean_error)
 
 
-def test_each_chunk_is_spoiled_with_its_own_seed():
+def test_each_chunk_is_corrupted_with_its_own_seed():
     seen = []
 
     def note(images, kind, severity, seed):
         seen.append((len(images), kind, severity, seed))
         return images
 
-    spoiled = CorruptedImages(Gray(), note, "fog", 2, seed=40)
+    corrupted = CorruptedImages(Gray(), note, "fog", 2, seed=40)
     assert seen == [(CHUNK, "fog", 2, 40), (CHUNK, "fog", 2, 41), (600 - 2 * CHUNK, "fog", 2, 42)]
     picked = torch.tensor([599, 3])
-    assert torch.equal(spoiled.images(picked), Gray().images(picked))
-    assert len(spoiled) == 600
+    assert torch.equal(corrupted.images(picked), Gray().images(picked))
+    assert len(corrupted) == 600
 
 
 def test_errors_relative_to_a_reference_by_hand():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import nn
 
 from dino_tutorial.errors import UserError
@@ -17,13 +18,26 @@ from dino_tutorial.exercises import check, list_exercises
 from dino_tutorial.exercises.checking import judge
 from dino_tutorial.exercises.registry import CHAPTERS, EXERCISES
 
-TEACHING = Path(__file__).resolve().parents[2] / "book" / "teaching.md"
+ROOT = Path(__file__).resolve().parents[2]
+TEACHING = ROOT / "book" / "teaching.md"
 WRONG = [
     pytest.param(exercise, mistake, form, id=f"{exercise.name}-{mistake.name}-{index}")
     for exercise in EXERCISES.values()
     for mistake in exercise.mistakes
     for index, form in enumerate(mistake.forms)
 ]
+
+
+def test_the_chapters_are_the_numbered_ones_of_the_book_in_its_order():
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]
+    numbered = [
+        Path(chapter["file"]).name
+        for part in parts
+        if part.get("numbered")
+        for chapter in part["chapters"]
+    ]
+    assert numbered == list(CHAPTERS)
+    assert {exercise.chapter for exercise in EXERCISES.values()} == set(CHAPTERS)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)

@@ -388,11 +388,11 @@ def test_denormalize_undoes_the_normalisation():
 
 def test_pictures_keep_their_pixels_and_large_ones_shrink():
     small = random_images(2, 32)
-    got = images._pictures(small)
+    got = images._arrays(small)
     np.testing.assert_allclose(got[1], small[1].permute(1, 2, 0).numpy() / 255, atol=1e-6)
-    floats = images._pictures(small.float() / 255)
+    floats = images._arrays(small.float() / 255)
     np.testing.assert_allclose(floats[0], got[0], atol=1e-6)
-    flat = images._pictures(torch.full((1, 3, 400, 200), 100, dtype=torch.uint8))[0]
+    flat = images._arrays(torch.full((1, 3, 400, 200), 100, dtype=torch.uint8))[0]
     assert flat.shape == (96, 48, 3)
     np.testing.assert_allclose(flat, 100 / 255, atol=1e-6)
 
@@ -499,7 +499,7 @@ def test_one_map_lies_over_its_picture_and_its_peak_is_named():
 def test_components_keep_their_order_and_hide_the_background():
     components = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0))
     components[0, 0, 0] = math.nan
-    figure = plots.patch_pca_pictures(random_images(2, 20), 7 * components - 3)
+    figure = plots.patch_pca_images(random_images(2, 20), 7 * components - 3)
     first, second = (figure.axes[i].images[0].get_array() for i in (2, 3))
     assert first[0, 0].tolist() == [0.5, 0.5, 0.5]
     flat = np.concatenate([np.asarray(first).reshape(-1, 3)[1:], np.asarray(second).reshape(-1, 3)])
@@ -541,7 +541,7 @@ def test_mask_overlay_measures_the_overlap():
     assert "covering 0 to 50 % of them" in figure.alt_text
     assert "Mean Jaccard index with the true masks: 0.667." in figure.alt_text
     shown = np.asarray(figure.axes[1].images[0].get_array())
-    np.testing.assert_allclose(shown, 0.55 * images._pictures(random_images(2, 8))[1], atol=1e-6)
+    np.testing.assert_allclose(shown, 0.55 * images._arrays(random_images(2, 8))[1], atol=1e-6)
 
 
 @pytest.mark.filterwarnings("error")
@@ -552,8 +552,8 @@ def test_pictures_survive_awkward_tensors():
         plots.attention_heads(one, torch.zeros(1, 1, 1, 1)),
         plots.attention_heads(one, torch.full((1, 1, 2, 2), math.nan)),
         plots.attention_map(one[0], torch.full((2, 2), math.nan)),
-        plots.patch_pca_pictures(one, torch.zeros(1, 2, 2, 3)),
-        plots.patch_pca_pictures(one, torch.full((1, 2, 2, 3), math.nan)),
+        plots.patch_pca_images(one, torch.zeros(1, 2, 2, 3)),
+        plots.patch_pca_images(one, torch.full((1, 2, 2, 3), math.nan)),
         plots.mask_overlay(one, torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)),
         plots.crop_figure(one, [one], torch.tensor([[[0, 0, 1, 1]]])),
     ]

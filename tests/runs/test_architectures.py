@@ -8,7 +8,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.models import ENCODERS, build_encoder
 from dino_tutorial.options import flatten, parse_assignments
 from dino_tutorial.runs import PRESETS, new_encoder
-from dino_tutorial.runs.record import command_line
+from dino_tutorial.runs.records import command_line
 
 VITS = [arch for arch in ENCODERS if arch.startswith("vit")]
 RESNETS = [arch for arch in ENCODERS if not arch.startswith("vit")]

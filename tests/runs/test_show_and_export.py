@@ -13,10 +13,10 @@ from dino_tutorial import configure, load_run
 from dino_tutorial.cli import main
 from dino_tutorial.evaluation import patch_pca
 from dino_tutorial.models import VisionTransformer, load_weights
-from dino_tutorial.runs.pictures import attention_maps, nearest_pictures, patch_components
+from dino_tutorial.runs.gallery import attention_maps, nearest_images, patch_components
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
-from dino_tutorial.runs.pictures import attention_maps, nearest_pictures, patch_components
+from dino_tutorial.runs.gallery import attention_maps, nearest_images, patch_components
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
 
@@ -107,7 +107,7 @@ def test_attention_and_components_are_the_encoders_own():
 
 
 def test_the_nearest_picture_of_a_picture_of_the_bank_is_itself():
-    images, labels = nearest_pictures(load_run(TRAINED).encoder(), Few(), Few(), 2)
+    images, labels = nearest_images(load_run(TRAINED).encoder(), Few(), Few(), 2)
     assert labels[:, 0].tolist() == [0, 1, 2, 3]
     assert torch.equal(images[:, 0], Few().images())
 
@@ -117,10 +117,10 @@ def test_the_nearest_picture_of_a_picture_of_the_bank_is_itself():
     [
         (["show", TRAINED, "pca", "--out", "p.gif"], "has to end in .png"),
         (["show", TRAINED, "crops", "--out", "no/such/p.png"], "cannot be written"),
-        (["show", TRAINED, "pca", "--n", "0"], "at least one picture"),
-        (["show", TRAINED, "crops", "--n", "-1"], "at least one picture"),
+        (["show", TRAINED, "pca", "--n", "0"], "at least one image"),
+        (["show", TRAINED, "crops", "--n", "-1"], "at least one image"),
         (["show", "nothing", "crops"], "is not a run's folder"),
-        (["show", "dinov2_vits14", "pca"], "comes without pictures: name some with --data"),
+        (["show", "dinov2_vits14", "pca"], "comes without images: name some with --data"),
         (["show", "dinov2_vits14", "crops", "--data", "scenes"], "show a run's crops"),
         (["export", TRAINED, "--to", "timm", "--out", "x.safetensors"], "has no counterpart"),
         (["export", TRAINED, "--out", "x.pt"], "has to end in .safetensors"),

@@ -209,7 +209,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
 def test_unwritable_folder_is_one_sentence(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         train(smoke(blocked))
 
 

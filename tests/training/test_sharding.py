@@ -19,7 +19,7 @@ from dino_tutorial.parallel import own_part, process_group
 from dino_tutorial.training.checkpoint import PREVIOUS, load_checkpoint
 from dino_tutorial.training.loop import Interrupted
 from dino_tutorial.training.optim import clip_gradients
-from dino_tutorial.training.sharding import cut_like, shard, whole
+from dino_tutorial.training.sharding import gathered, shard, sharded_like
 
 pytestmark = pytest.mark.slow  # whole trainings, other processes
 
@@ -60,7 +60,11 @@ def build(method, folder, processes=None, **changes):
 
 def result(run):
     """Rows and whole state at the end; on rank 0 alone."""
-    return run.rows, whole(run.method.state_dict(), True), whole(run.optimizer.state_dict(), True)
+    return (
+        run.rows,
+        gathered(run.method.state_dict(), True),
+        gathered(run.optimizer.state_dict(), True),
+    )
 
 
 def watched(run):
@@ -137,9 +141,9 @@ def clipped(rule):
     if torch.distributed.is_initialized():
         shard(module, "cpu")
     for parameter, gradient in zip(module.parameters(), gradients, strict=True):
-        parameter.grad = cut_like(gradient, parameter)
+        parameter.grad = sharded_like(gradient, parameter)
     norm = clip_gradients(list(module.parameters()), 1.0, rule)
-    return norm, whole([p.grad for p in module.parameters()], True)
+    return norm, gathered([p.grad for p in module.parameters()], True)
 
 
 def stopped_on_one(processes, folder):

@@ -1,4 +1,4 @@
-"""Ways to spoil an image, each in five severities, after Hendrycks and Dietterich (ICLR 2019).
+"""Ways to corrupt an image, each in five severities, after Hendrycks and Dietterich (ICLR 2019).
 
 They work on any batch of square images, drawn or photographed, and are deterministic by seed.
 Widths in pixels scale with the canvas, so that a severity means the same at 32 and at 224.
@@ -101,7 +101,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 
 
 def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
-    """Spoil images.
+    """Corrupt images.
 
     Args:
         images: uint8 (n, 3, S, S).
@@ -120,5 +120,5 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
     if severity not in SEVERITIES:
         raise UserError(f"the severity of {kind} goes from 1 to 5, not {severity}")
     rng = torch.Generator().manual_seed(seed)
-    spoiled = CORRUPTIONS[kind](images.to(torch.float32) / 255, severity, rng)
-    return spoiled.clamp(0, 1).mul(255).round().to(torch.uint8)
+    corrupted = CORRUPTIONS[kind](images.to(torch.float32) / 255, severity, rng)
+    return corrupted.clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -22,7 +22,7 @@ class Look(NamedTuple):
         dome: width and height of an object's rounded edge, in its radii.
         thickness: of an object, in its radii: it is in the depth and not in the shading.
         lifted: height of the clutter on top, in canvas units.
-        exposure: brightness of the whole picture.
+        exposure: brightness of the whole image.
         light_height: sine of the lamp's elevation.
         dapple: how far the light on the table may vary from place to place.
         object_paints: factors -> (n, 3 paints, 3).

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.scenes.drawing import RenderedScenes, check_look, check_size, render
 from dino_tutorial.datasets.scenes.factors import (
     CLASSES,
     CLUTTER,
@@ -16,7 +17,6 @@ from dino_tutorial.datasets.scenes.factors import (
     Factors,
     sample_factors,
 )
-from dino_tutorial.datasets.scenes.render import RenderedScenes, check_look, check_size, render
 from dino_tutorial.errors import UserError
 
 
@@ -33,6 +33,9 @@ def boxes_of(masks: Tensor) -> Tensor:
         last = hit.shape[1] - hit.flip(1).argmax(1)
         sides += [first * some, last * some]
     return torch.stack((sides[0], sides[2], sides[1], sides[3]), 1)
+
+
+FEW = 64  # scenes that are drawn alone before all are drawn and kept
 
 
 class SceneDataset(ImageDataset):
@@ -68,6 +71,7 @@ class SceneDataset(ImageDataset):
         self._factors = sample_factors(torch.arange(n), split, seed)
         self.labels = self._factors["class"]
         self._images: Tensor | None = None
+        self._drawn = 0  # one by one, so far
 
     def factors(self, indices: Tensor | None = None) -> Factors:
         """The integers that the scenes are drawn from, int64 (n,) by name."""
@@ -81,6 +85,9 @@ class SceneDataset(ImageDataset):
 
     def images(self, indices: Tensor | None = None) -> Tensor:
         if self._images is None:
+            if indices is not None and self._drawn + len(indices) <= FEW:
+                self._drawn += len(indices)
+                return self.scenes(indices).images  # a look at a few needs no others
             self._images = self.scenes().images
         return self._images if indices is None else self._images[indices]
 
@@ -126,13 +133,13 @@ def make_clips(
 
     Args:
         n: number of videos.
-        frames: T, pictures a video.
+        frames: T, images a video.
         size: side of the canvas in pixels.
     """
     if n < 1 or frames < 1:
         raise UserError(f"clips need at least one video of one frame, not {n} of {frames}")
     start = sample_factors(torch.arange(n), "clips", seed)
-    # Start near the middle, so that the object is still in the picture at the end.
+    # Start near the middle, so that the object is still in the image at the end.
     for name in ("x", "y"):
         start[name] = (start[name] + FULL) // 3
     speeds = {

@@ -31,7 +31,7 @@ from dino_tutorial.errors import UserError
 CHUNK_PIXELS = 1 << 18  # scenes are drawn in chunks of this many pixels: they stay in the cache
 CLUTTER_RADIUS = (0.14, 0.3)  # smallest and largest, in canvas units
 UP = -math.pi / 2  # rows grow downwards
-SWING = 1.0  # radians by which a heading may differ from UP: a picture has a right way round
+SWING = 1.0  # radians by which a heading may differ from UP: an image has a right way round
 LOOKS: dict[str, Look] = {"colour": BY_COLOUR, "pattern": BY_PATTERN}  # what tells kinds apart
 CAMERA_HEIGHT = 4.0  # distance of the camera from the table, in canvas units
 
@@ -234,7 +234,7 @@ def _draw(factors: Factors, look: Look, side: int) -> tuple[Tensor, Tensor, Tens
     images = torch.bmm(table, weights).view(n, 3, side, side)
     images += shine[:, None]
 
-    # The table is level: a slant would be in the depth and not in the picture.
+    # The table is level: a slant would be in the depth and not in the image.
     depth = CAMERA_HEIGHT - height
     return images.clamp_(0, 1), depth, torch.stack(seen, 1)
 

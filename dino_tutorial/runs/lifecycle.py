@@ -1,35 +1,38 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
 import sys
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dino_tutorial.datasets import ImageDataset
 from dino_tutorial.datasets.subset import labelled_subset
+from dino_tutorial.datasets.decode import listing
 from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
-from dino_tutorial.parallel import process_group
+from dino_tutorial.parallel import Processes, process_group
 from dino_tutorial.runs.build import build_method, start_from
 from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches, check_run
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
-from dino_tutorial.runs.evaluate import measure_knn
+from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.runs.folder import (
     Run,
-    find_folder,
     load_run,
     new_encoder,
+    run_folder,
     save_backbone,
     write_json,
     write_text,
 )
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
-from dino_tutorial.training.checkpoint import CURRENT, load_checkpoint
+from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
 from dino_tutorial.training.loop import Trainer
-from dino_tutorial.training.sharding import whole
+from dino_tutorial.training.sharding import gathered
 from dino_tutorial.views import Augment
 
 
@@ -45,52 +48,64 @@ def train(config: Config, resume: bool = False) -> Run:
         UserError: for anything that the caller can mend.
         dino_tutorial.training.loop.Interrupted: after Ctrl-C; everything is saved.
     """
+    if not isinstance(config, Config):
+        raise UserError(
+            f"train wants a configuration, not a {type(config).__name__}: configure(…) makes one"
+        )
     device = choose_device(config.device)
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
-        folder = find_folder(config, resume)
-        resumes = resume and (folder / CURRENT).exists()
-        cut = None if resumes else check_lengths(config)
-        check_learning_rate(config)
-        check_patches(config)
-        check_batch(config, processes.world)
-        images = Images.open(config)
-        n_classes = len(images.train.classes)
-        method = build_method(config, n_classes)
-        learned = images.train
-        if method.needs_labels:
-            learned = _labelled(learned, config.method)
-        check_run(config, method, len(learned), device.type, processes.world)
-        if config.train.init is not None and not resumes:
-            start_from(method, config.train.init, n_classes)
-        method.to(device)
-        augment = Augment(method.view_specs(config.views))
-        trainer = Trainer(
-            method=method,
-            augment=augment,
-            dataset=learned,
-            optim=config.optim,
-            train=replace_options(
-                config.train, {"precision": choose_precision(config.train.precision, device)}
-            ),
-            seed=config.seed,
-            device=device,
-            folder=folder,
-            processes=processes,
-            evaluate=images.watch(method.encoder, config, device),
-        )
-        if processes.is_main:
-            _prepare(folder, config, device, resume)
-            if cut is not None:
-                print(f"note: {cut}", file=sys.stderr)
-        if resumes:
-            trainer.restore(load_checkpoint(folder, warn=trainer.warn))
-        if trainer.step < trainer.total_steps:
-            trainer.fit()
-        weights = whole(trainer.method.encoder.state_dict(), keep=processes.is_main)
-        if processes.is_main:
-            _finish(folder, config, trainer, images, weights)
+        with run_folder(config, resume, processes) as folder:
+            left_out = folder / "left_out.txt" if processes.is_main else None
+            with listing(left_out):
+                _train(config, device, processes, folder, resume)
     return load_run(folder)
+
+
+def _train(
+    config: Config, device: torch.device, processes: Processes, folder: Path, resume: bool
+) -> None:
+    resumes = resume and has_checkpoint(folder)
+    cut = None if resumes else check_lengths(config)
+    check_learning_rate(config)
+    check_patches(config)
+    check_batch(config, processes.world)
+    images = Images.open(config)
+    n_classes = len(images.train.classes)
+    method = build_method(config, n_classes)
+    learned = _labelled(images.train, config.method) if method.needs_labels else images.train
+    check_run(config, method, len(learned), device.type, processes.world)
+    if config.train.init is not None and not resumes:
+        start_from(method, config.train.init, n_classes)
+    method.to(device)
+    augment = Augment(method.view_specs(config.views))
+    trainer = Trainer(
+        method=method,
+        augment=augment,
+        dataset=learned,
+        optim=config.optim,
+        train=replace_options(
+            config.train, {"precision": choose_precision(config.train.precision, device)}
+        ),
+        seed=config.seed,
+        device=device,
+        folder=folder,
+        processes=processes,
+        evaluate=images.watch(method.encoder, config, device),
+    )
+    if processes.is_main:
+        _prepare(folder, config, device, resume)
+        if cut is not None:
+            print(f"note: {cut}", file=sys.stderr)
+        if resume and not resumes:
+            trainer.warn(f"there is no checkpoint in {folder} yet: it begins at step 0")
+    if resumes:
+        trainer.restore(load_checkpoint(folder, warn=trainer.warn))
+    if trainer.step < trainer.total_steps:
+        trainer.fit()
+    weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)
+    if processes.is_main:
+        _finish(folder, config, trainer, images, weights)
 
 
 def _labelled(images: ImageDataset, method: str) -> ImageDataset:
@@ -108,12 +123,30 @@ def _labelled(images: ImageDataset, method: str) -> ImageDataset:
     return known
 
 
+# Settings that change where, how fast and how often, and not what is learned.
+NOT_OF_THE_RESULT = {
+    *("name", "folder", "device", "train.sharding", "train.workers", "train.log_every"),
+    *("train.checkpoint_every", "train.eval_every", "train.checkpoint_activations"),
+}
+PLACES = ("source", "data.root", "train.init", "objective.teacher")
+
+
+def _alike(key: str, before: Any, now: Any) -> bool:
+    """Whether a setting is what it was; a place may be spelled in another way."""
+    if before == now or key not in PLACES or before is None or now is None:
+        return bool(before == now)
+    return os.path.realpath(Path(before).expanduser()) == os.path.realpath(Path(now).expanduser())
+
+
 def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -> None:
     path = folder / "config.yaml"
     if resume and path.exists():
         before, now = flatten(read_config(path)), flatten(config)
-        free = {"name", "folder", "device", "train.sharding"}
-        changed = [key for key in now if now[key] != before.get(key) and key not in free]
+        changed = [
+            key
+            for key in now
+            if key not in NOT_OF_THE_RESULT and not _alike(key, before.get(key), now[key])
+        ]
         if changed:
             raise UserError(
                 f"{folder} was started with {changed[0]} = {before.get(changed[0])!r}, not "
@@ -131,7 +164,8 @@ def _finish(
     encoder = new_encoder(config).eval()
     encoder.load_state_dict(weights)
     save_backbone(folder / "backbone.safetensors", encoder)
-    last = trainer.rows[-1] if trainer.rows else Run(folder).metrics[-1]
+    rows = trainer.rows or Run(folder).metrics
+    last = rows[-1] if rows else {}  # the log of a run that had ended may be lost
     summary = {
         "method": config.method,
         "data": Path(config.source).name,
@@ -145,7 +179,7 @@ def _finish(
         "images_per_second": round(
             trainer.total_steps * config.train.batch_size / max(trainer.seconds, 1e-9), 1
         ),
-        "final_loss": last["loss"],
+        "final_loss": last.get("loss"),
         "ln_k": last.get("ln_k"),
         "teacher_entropy": last.get("teacher_entropy"),
         "feature_spread": last.get("feature_spread"),

@@ -1,6 +1,6 @@
-"""What an encoder makes of a few pictures, ready to draw: attention, components, neighbours, crops.
+"""What an encoder makes of a few images, ready to draw: attention, components, neighbours, crops.
 
-Pictures are uint8 (n, 3, H, W) on the CPU, as data sets give them; so is what comes back.
+Images are uint8 (n, 3, H, W) on the CPU, as data sets give them; so is what comes back.
 """
 
 import torch
@@ -13,21 +13,21 @@ from dino_tutorial.views import Augment
 
 
 @torch.inference_mode()
-def attention_maps(encoder: VisionTransformer, pictures: Tensor) -> Tensor:
+def attention_maps(encoder: VisionTransformer, images: Tensor) -> Tensor:
     """The last layer's attention of the CLS token over the patches: (n, heads, h, w)."""
-    height, width = _grid(encoder, pictures)
-    attention = encoder.get_attention(normalize(pictures))[:, :, 0, -height * width :]
+    height, width = _grid(encoder, images)
+    attention = encoder.get_attention(normalize(images))[:, :, 0, -height * width :]
     return attention.unflatten(-1, (height, width))
 
 
 @torch.inference_mode()
-def patch_components(encoder: VisionTransformer, pictures: Tensor) -> Tensor:
-    """Three principal components of all pictures' patch tokens together: (n, h, w, 3)."""
-    patches = encoder.forward_features(normalize(pictures)).patches  # (n, N, D)
-    return patch_pca(patches, n_components=3).unflatten(1, _grid(encoder, pictures))
+def patch_components(encoder: VisionTransformer, images: Tensor) -> Tensor:
+    """Three principal components of all images' patch tokens together: (n, h, w, 3)."""
+    patches = encoder.forward_features(normalize(images)).patches  # (n, N, D)
+    return patch_pca(patches, n_components=3).unflatten(1, _grid(encoder, images))
 
 
-def crops_of(augment: Augment, pictures: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
+def crops_of(augment: Augment, images: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
     """The views that a student sees, and where they were cut.
 
     Returns:
@@ -35,21 +35,21 @@ def crops_of(augment: Augment, pictures: Tensor, seed: int) -> tuple[list[Tensor
         right, bottom.
     """
     generator = torch.Generator().manual_seed(seed)
-    params = augment.sample(len(pictures), pictures.shape[2], pictures.shape[3], generator)
-    groups = augment.apply(pictures, params)
+    params = augment.sample(len(images), images.shape[2], images.shape[3], generator)
+    groups = augment.apply(images, params)
     top, left, height, width = params.boxes.unbind(-1)  # (V, n)
     boxes = torch.stack([left, top, left + width, top + height], -1).transpose(0, 1)
     return [view for group in groups for view in augment.denormalize(group)], boxes
 
 
-def nearest_pictures(
+def nearest_images(
     encoder: nn.Module, bank: ImageDataset, queries: ImageDataset, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k pictures of the bank that lie nearest to each query in feature space.
+    """The k images of the bank that lie nearest to each query in feature space.
 
     Returns:
-        pictures (q, k, 3, H, W), nearest first, and their labels (q, k); of a bank of fewer than
-        k pictures, all.
+        images (q, k, 3, H, W), nearest first, and their labels (q, k); of a bank of fewer than
+        k images, all.
     """
     device = torch.device("cpu")
     bank_features, bank_labels = extract_features(encoder, bank, device=device)
@@ -58,6 +58,6 @@ def nearest_pictures(
     return bank.images(nearest.flatten()).unflatten(0, nearest.shape), bank_labels[nearest]
 
 
-def _grid(encoder: VisionTransformer, pictures: Tensor) -> tuple[int, int]:
-    height, width = (side // encoder.patch_size for side in pictures.shape[-2:])
+def _grid(encoder: VisionTransformer, images: Tensor) -> tuple[int, int]:
+    height, width = (side // encoder.patch_size for side in images.shape[-2:])
     return height, width

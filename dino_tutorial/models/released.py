@@ -1,6 +1,7 @@
 """Released weights in, and weights out to timm."""
 
 import argparse
+import difflib
 import hashlib
 import math
 import pickle
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import describe_error, open_regular, user_path
 from dino_tutorial.models.block import SwiGLU
 from dino_tutorial.models.vit import PatchEmbed, VisionTransformer
 
@@ -81,7 +83,7 @@ def load_weights(
     where = "the state dict"
     if not isinstance(state_dict_or_path, Mapping):
         where = str(state_dict_or_path)
-        state_dict_or_path = _read(Path(state_dict_or_path))
+        state_dict_or_path = _read(user_path(state_dict_or_path))
     state = _unwrap(state_dict_or_path)
     if not state:
         raise UserError(f"{where} holds no state dict: names with a tensor each were expected")
@@ -187,6 +189,7 @@ def timm_arguments(model: VisionTransformer) -> dict[str, Any]:
 def _read(path: Path) -> Mapping[str, Any]:
     """The contents of a checkpoint file, without running anything in it."""
     try:
+        open_regular(path).close()  # a pipe would keep us waiting
         if path.suffix == ".safetensors":
             return load_file(path)
         # DINO's checkpoints hold the arguments of their run: a namespace, which cannot do harm.
@@ -195,17 +198,42 @@ def _read(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: check the path of the weights") from None
     except pickle.UnpicklingError:
+        if kind := _no_weights(path):
+            raise UserError(
+                f"{path} is {kind} and no file of weights: download it again, in full"
+            ) from None
         raise UserError(
             f"{path} is not a file of plain tensors; what else it holds could run code, so it was "
             f"not loaded: save its state dict with safetensors or torch.save first"
         ) from None
     except Exception as error:  # a damaged file can fail anywhere in the reader
         raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {error})"
+            f"{path} cannot be read as weights ({describe_error(error)}): name a .safetensors file "
+            f"or one of torch.save, whole and yours to read"
         ) from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict")
     return content
+
+
+def _no_weights(path: Path) -> str | None:
+    """What a download that went wrong has left in place of weights; None if it is no text."""
+    with path.open("rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    if start.startswith((b"{", b"[")):
+        return "a text (JSON)"
+    return None
+
+
+def suggest(name: str) -> str:
+    """Which released model a name that is none could mean, as the end of a sentence; or nothing."""
+    known = [*RELEASED, *RELEASED.values()]
+    near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.75)
+    return f"; did you mean the released {' or '.join(near)}?" if near else ""
 
 
 def _unwrap(state: Mapping[str, Any]) -> dict[str, Any]:

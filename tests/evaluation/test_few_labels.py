@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import label_efficiency, linear_probe, nested_subsets
-from dino_tutorial.evaluation.label_efficiency import logistic_regression
+from dino_tutorial.evaluation.few_labels import logistic_regression
 
 
 def noisy_classes(n, n_classes=4, dim=10, noise=1.5, seed=0):

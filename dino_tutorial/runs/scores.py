@@ -17,6 +17,7 @@ from dino_tutorial.evaluation import (
     linear_probe,
 )
 from dino_tutorial.evaluation.dense import DenseImages
+from dino_tutorial.options import check_number, check_whole
 from dino_tutorial.runs.environment import choose_device
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 
@@ -60,6 +61,9 @@ def evaluate(
     Raises:
         UserError: no data are named, or they have too few labels, or no masks and depth.
     """
+    if k is not None:
+        check_whole("k", k, 1, 10**9)
+    check_number("temperature", temperature, 0, 1e6, above=True)
     torch_device = choose_device(device)
     if isinstance(run_or_weights, str | Path):
         run_or_weights = load_run(run_or_weights)
@@ -68,7 +72,7 @@ def evaluate(
     if isinstance(run_or_weights, Run):
         config = run_or_weights.config
         encoder, untrained = run_or_weights.encoder(), new_encoder(config)
-        data = data or config.source
+        data = config.source if data is None else data
         image_size = config.views.global_size if image_size is None else image_size
     else:
         encoder, untrained = run_or_weights, None

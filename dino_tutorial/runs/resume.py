@@ -1,0 +1,47 @@
+"""What a command means that goes on with a run: the run's own settings, and nothing against them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dino_tutorial.errors import UserError
+from dino_tutorial.runs.config import Config, read_config
+from dino_tutorial.runs.folder import find_folder
+
+
+def resumed_config(
+    asked: Config, data: str | None, preset: str | None, changes: dict[str, Any]
+) -> Config:
+    """The configuration of the run to go on with; what is not named stays as it was started.
+
+    Args:
+        asked: what the command would start, which says where the run lies.
+        data, preset: as named on the command line; None where they are not.
+        changes: dotted keys that are named there.
+
+    Raises:
+        UserError: there is nothing to resume, or it is of another method, data set or preset.
+    """
+    folder = find_folder(asked, resume=True)
+    stored = read_config(folder / "config.yaml")
+    if stored.method != asked.method:
+        raise UserError(
+            f"{folder} is a run of {stored.method}, not of {asked.method}: resume it by train "
+            f"{stored.method}, or take another --name and no --resume"
+        )
+    if data is not None and not _same_place(data, stored.source):
+        raise UserError(
+            f"{folder} was started on {stored.source}, not on {data}: resume it without --data, "
+            f"or take another --name and no --resume"
+        )
+    if preset is not None and preset != stored.preset:
+        raise UserError(
+            f"{folder} was started with the preset {stored.preset}, not {preset}: resume it "
+            f"without --preset, or take another --name and no --resume"
+        )
+    return stored.changed({"name": None} | changes | {"folder": asked.folder})
+
+
+def _same_place(one: str, two: str) -> bool:
+    """Whether two names are one data set: the same word, or one folder spelled in two ways."""
+    return one == two or os.path.realpath(Path(one)) == os.path.realpath(Path(two))

@@ -1,0 +1,495 @@
+"""Bad input to every command and public function: one sentence, exit code 2, nothing half-written.
+
+A row of the table is what is wrong, the words of a command (or a call of the library), and words
+that the sentence has to have: what is wrong, and what to do. New cases are a line each.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import faults
+import pytest
+import torch
+from PIL import Image
+
+import dino_tutorial
+from dino_tutorial import configure, evaluate, load_run, losses, models
+from dino_tutorial import evaluation as ev
+from dino_tutorial.cli import main
+from dino_tutorial.curation.command import curate_pool
+from dino_tutorial.datasets import Davis, open_dataset, write_shards
+from dino_tutorial.errors import UserError
+from dino_tutorial.grading import grade_folder
+from dino_tutorial.methods.schedules import cosine_schedule, linear_warmup
+from dino_tutorial.runs import read_config, record
+from dino_tutorial.runs.show import show
+
+pytestmark = pytest.mark.slow  # many small commands
+RUN = Path(__file__).resolve().parents[1] / "data" / "checkpoints" / "dino-scenes-laptop-s0"
+LONG = "x" * 5000
+NAN, INF = math.nan, math.inf
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A folder with a run and every kind of thing that can lie in a file's place."""
+    root = tmp_path_factory.mktemp("original")
+    shutil.copytree(RUN, root / "run")
+    (root / "empty").mkdir()
+    (root / "file").write_text("in the way")
+    (root / "broken").mkdir()
+    for name, content in BROKEN_IMAGES.items():
+        (root / "broken" / name).write_bytes(content)
+    (root / "few").mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number, 9, 200)).save(root / "few" / f"{number}.png")
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "one.ipynb").write_text("{}")
+    return root
+
+
+BROKEN_IMAGES = {
+    "empty.png": b"",
+    "text.jpg": b"not an image",
+    "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    "bomb.bmp": b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0"
+    + (100_000).to_bytes(4, "little") * 2 + b"\1\0\x18\0" + bytes(24),
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(original, tmp_path, monkeypatch):
+    """A fresh copy of it, as the working folder."""
+    shutil.copytree(original, tmp_path / "place", symlinks=True)
+    os.mkfifo(tmp_path / "place" / "pipe")
+    (tmp_path / "place" / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def one_sentence(text: str) -> str:
+    """The sentence, after what every one of them has to be."""
+    assert "\n" not in text and "Traceback" not in text and text.strip() == text
+    assert len(text) < 1200, "too long to read"
+    assert re.search(r"[:;,(]", text), f"no remedy: {text}"
+    assert "(None)" not in text and " ()" not in text
+    return text
+
+
+def command(capsys, words) -> str:
+    code = main([str(word) for word in words])
+    out, error = capsys.readouterr()
+    assert code == 2, error
+    lines = [line for line in error.splitlines() if line.startswith("dino-tutorial: ")]
+    assert len(lines) == 1 and "Traceback" not in error
+    assert out == ""
+    return one_sentence(lines[0].removeprefix("dino-tutorial: "))
+
+
+def train(*words):
+    return ["train", "dino", "--preset", "smoke", "--device", "cpu", *words]
+
+
+def setting(assignment):
+    return train("--set", assignment)
+
+
+def evaluating(*words):
+    return ["eval", "run", "--device", "cpu", "--limit", "40", *words]
+
+
+def curating(*words):
+    return ["curate", "--pool", "few", "--device", "cpu", "--out", "curated", *words]
+
+
+COMMANDS = {
+    # names are no paths
+    "name up": (train("--name", "../../x"), "cannot name a folder"),
+    "name absolute": (train("--name", "/tmp/x"), "cannot name a folder"),
+    "name slash": (train("--name", "a/b"), "cannot name a folder"),
+    "name dots": (train("--name", ".."), "cannot name a folder"),
+    "name dot": (train("--name", "."), "cannot name a folder"),
+    "name newline": (train("--name", "a\nb"), "cannot name a folder"),
+    "name nul": (train("--name", "a\0b"), "cannot name a folder"),
+    "name long": (train("--name", LONG), "at most 200 bytes"),
+    "name empty": (train("--name", ""), "cannot name a folder"),
+    "name dash": (train("--name=-x"), "cannot name a folder"),
+    "name hidden": (train("--name", ".x"), "cannot name a folder"),
+    "name by --set": (setting("name=../x"), "cannot name a folder"),
+    "name number": (setting("name=3"), "name wants text"),
+    "record name": (["record", "run", "--into", "out", "--name", "../x"], "cannot name a folder"),
+    "record empty": (["record", "run", "--into", "out", "--name", ""], "cannot name a folder"),
+    "record nul": (["record", "run", "--into", "out", "--name", "a\0"], "cannot name a folder"),
+    "record long": (["record", "run", "--into", "out", "--name", LONG], "cannot name a folder"),
+    # places
+    "folder file": (train("--folder", "file"), "cannot be written"),
+    "folder below file": (train("--folder", "file/x"), "whose parents are folders"),
+    "folder pipe": (train("--folder", "pipe"), "cannot be written"),
+    "folder loop": (train("--folder", "loop"), "loop"),
+    "folder long": (train("--folder", LONG), "too long"),
+    "folder nobody": (train("--folder", "~nobody-here/x"), "write the whole path"),
+    "folder nul": (train("--folder", "a\0b"), "is no path"),
+    "folder empty": (train("--folder", ""), "is no path"),
+    "resume nothing": (train("--resume"), "start it without --resume"),
+    "resume in file": (train("--resume", "--folder", "file"), "nothing to resume"),
+    "name taken": (train("--folder", ".", "--name", "few"), "take another --name"),
+    "name of run": (train("--folder", ".", "--name", "run"), "continue it with --resume"),
+    "name of file": (train("--folder", ".", "--name", "file"), "is a file"),
+    # data
+    "data unknown": (train("--data", "cifar1O"), "Did you mean cifar10"),
+    "data missing": (train("--data", "no/such"), "give an existing folder"),
+    "data empty": (train("--data", "empty"), "no images in empty"),
+    "data broken": (train("--data", "broken"), "none of the"),
+    "data file": (train("--data", "./file"), "is a file"),
+    "data pipe": (train("--data", "./pipe"), "is a file"),
+    "data loop": (train("--data", "./loop"), "loop"),
+    "data long": (train("--data", LONG), "too long"),
+    "data nul": (train("--data", "a\0b"), "a data set's name or a path was expected"),
+    "data nobody": (train("--data", "~nobody-here/x"), "write the whole path"),
+    "data blank": (train("--data", ""), "Give the path of a folder"),
+    "shards missing": (train("--data", "no-{00..03}.tar"), "there is no shard"),
+    "shards without end": (train("--data", "no-{0..99999999999}.tar"), "names more than"),
+    "shards many": (train("--data", "no-{0..999999}.tar"), "names more than"),
+    # settings
+    "key unknown": (setting("optim.lrr=1"), "did you mean 'optim.lr'"),
+    "key group": (setting("optim=1"), "unknown key"),
+    "key none": (setting("=1"), "wants key=value"),
+    "no equals": (setting("optim.lr"), "wants key=value"),
+    "no yaml": (setting("optim.lr=[1"), "YAML"),
+    "lr text": (setting("optim.lr=fast"), "wants a number"),
+    "lr list": (setting("optim.lr=[1]"), "wants a number"),
+    "lr null": (setting("optim.lr=null"), "wants a number"),
+    "lr bool": (setting("optim.lr=true"), "wants a number"),
+    "lr negative": (setting("optim.lr=-1"), "out of range"),
+    "lr date": (setting("optim.lr=2020-01-01"), "wants a number"),
+    "lr nan": (setting("optim.lr=.nan"), "out of range"),
+    "lr inf": (setting("optim.lr=.inf"), "out of range"),
+    "epochs inf": (setting("train.epochs=.inf"), "out of range"),
+    "epochs huge": (setting("train.epochs=1e300"), "out of range"),
+    "epochs nan": (setting("train.epochs=.nan"), "out of range"),
+    "epochs zero": (setting("train.epochs=0"), "out of range"),
+    "warmup inf": (setting("optim.warmup_epochs=.inf"), "out of range"),
+    "decay inf": (setting("optim.weight_decay=.inf"), "out of range"),
+    "clip nan": (setting("optim.clip=.nan"), "out of range"),
+    "batch one": (setting("train.batch_size=1"), "out of range"),
+    "batch huge": (setting("train.batch_size=1000000000000"), ""),
+    "batch text": (setting("train.batch_size=many"), "a whole number"),
+    "batch fraction": (setting("train.batch_size=2.5"), "a whole number"),
+    "seed negative": (train("--seed", "-1"), "out of range"),
+    "seed huge": (train("--seed", "9" * 40), "out of range"),
+    "limit zero": (setting("data.limit=0"), "out of range"),
+    "limit huge": (setting("data.limit=1000000000000000"), "out of range"),
+    "canvas huge": (setting("data.image_size=1000000"), "out of range"),
+    "width huge": (setting("model.embed_dim=8000000000"), "out of range"),
+    "depth huge": (setting("model.depth=100000000"), "out of range"),
+    "patch zero": (setting("model.patch_size=0"), "out of range"),
+    "heads zero": (setting("model.num_heads=0"), "out of range"),
+    "heads odd": (setting("model.num_heads=7"), "num_heads=7"),
+    "arch unknown": (setting("model.arch=vit_smal"), "did you mean 'vit_small'"),
+    "temperature zero": (setting("objective.student_temp=0"), "out of range"),
+    "temperature nan": (setting("objective.student_temp=.nan"), "out of range"),
+    "scale order": (setting("views.global_scale=[1.0,0.4]"), "out of order"),
+    "scale nan": (setting("views.global_scale=[.nan,1.0]"), "out of range"),
+    "scale short": (setting("views.global_scale=[0.4]"), "wants 2 numbers"),
+    "workers negative": (setting("train.workers=-1"), "out of range"),
+    "workers many": (setting("train.workers=1000000"), "out of range"),
+    "k zero": (setting("knn.k=0"), "out of range"),
+    "knn temperature": (setting("knn.temperature=0"), "out of range"),
+    "method": (["train", "dinno"], "did you mean 'dino'"),
+    "method empty": (["train", ""], "unknown method"),
+    "preset": (["train", "dino", "--preset", "lap"], "unknown preset"),
+    "device": (["train", "dino", "--device", "gpu"], "device"),
+    "init missing": (setting("train.init=no/such"), "not a run's folder"),
+    # distillation
+    "teacher missing": (["distill", "no/such"], "not a run's folder"),
+    "teacher file": (["distill", "file"], "an encoder without the heads"),
+    "teacher empty": (["distill", "empty"], "not a run's folder"),
+    "teacher record": (
+        ["distill", "run", "--preset", "smoke", "--device", "cpu"],
+        "name the folder that the run was trained in",
+    ),
+    # evaluation
+    "run missing": (["eval", "no/such"], "not a run's folder"),
+    "run file": (["eval", "file"], "not a run's folder"),
+    "run pipe": (["eval", "pipe"], "not a run's folder"),
+    "run empty": (["eval", "empty"], "not a run's folder"),
+    "run long": (["eval", LONG], "too long"),
+    "run nul": (["eval", "a\0b"], "is no path"),
+    "run blank": (["eval", ""], "is no path"),
+    "run nobody": (["eval", "~nobody-here/x"], "write the whole path"),
+    "eval k 0": (evaluating("--k", "0"), "k must be 1 to"),
+    "eval k -1": (evaluating("--k", "-1"), "k must be 1 to"),
+    "eval k many": (evaluating("--k", "4000"), "use a k from 1 to"),
+    "eval t 0": (evaluating("--temperature", "0"), "temperature is 0"),
+    "eval t nan": (evaluating("--temperature", "nan"), "temperature is nan"),
+    "eval t inf": (evaluating("--temperature", "inf"), "temperature is inf"),
+    "eval limit": (["eval", "run", "--limit", "0"], "limit must be"),
+    "eval limit huge": (["eval", "run", "--limit", "9" * 30], "limit must be"),
+    "eval size 0": (evaluating("--size", "0"), "image_size must be"),
+    "eval size huge": (evaluating("--size", "100000"), "image_size must be"),
+    "eval size patch": (evaluating("--size", "33"), "cannot be cut into patches"),
+    "eval device": (["eval", "run", "--device", "gpu"], "use auto, cuda"),
+    "eval data": (evaluating("--data", "no/such"), "give an existing folder"),
+    "eval unlabelled": (evaluating("--data", "few"), "use images by class"),
+    # record, report, show, export
+    "record missing": (["record", "no/such"], "not a run's folder"),
+    "record into file": (["record", "run", "--into", "file"], "cannot be written"),
+    "record over others": (
+        ["record", "run", "--into", ".", "--name", "few"], "take another --name"),
+    "report missing": (["report", "no/such"], "not a run's folder"),
+    "show missing": (["show", "no/such", "pca"], "not a run's folder"),
+    "show n": (["show", "run", "pca", "--n", "0"], "--n must be 1 to"),
+    "show n huge": (["show", "run", "pca", "--n", "100000000"], "--n must be 1 to"),
+    "show ending": (["show", "run", "pca", "--out", "a.bmp"], "has to end in"),
+    "show no folder": (["show", "run", "pca", "--out", "no/a.png"], "make it first"),
+    "show below file": (["show", "run", "pca", "--out", "file/a.png"], "make it first"),
+    "show long": (["show", "run", "pca", "--out", f"{LONG}.png"], "too long"),
+    "show size": (["show", "run", "pca", "--size", "0"], "image_size must be"),
+    "show data": (["show", "run", "pca", "--data", "empty"], "no images in empty"),
+    "show released": (["show", "dino_vits16", "pca"], "name some with --data"),
+    "export missing": (["export", "no/such", "--out", "a.safetensors"], "not a run's folder"),
+    "export ending": (["export", "run", "--out", "a.pt"], "has to end in"),
+    "export no folder": (["export", "run", "--out", "no/a.safetensors"], "make it first"),
+    "export loop": (["export", "run", "--out", "loop/a.safetensors"], "loop"),
+    # curation
+    "pool missing": (["curate", "--pool", "no/such", "--out", "o"], "give an existing folder"),
+    "pool empty": (["curate", "--pool", "empty", "--out", "o"], "no images in empty"),
+    "pool long": (["curate", "--pool", LONG, "--out", "o"], "too long"),
+    "pool nobody": (["curate", "--pool", "~nobody-here", "--out", "o"], "write the whole path"),
+    "curate limit": (curating("--limit", "0"), "limit must be"),
+    "curate weights": (curating("--weights", "no/such"), "there is no folder no/such"),
+    "curate model": (curating("--weights", "dino_vits17"), "choose one of"),
+    "curate set": (curating("--set", "similarity=2"), "out of range"),
+    "curate nan": (curating("--set", "similarity=.nan"), "out of range"),
+    "curate key": (curating("--set", "sizes=2"), "did you mean 'size'"),
+    "curate seeds": (curating("--seeds", "no/such"), "give an existing folder"),
+    "curate out": (["curate", "--pool", "few", "--out", "file"], "cannot be written"),
+    "curate device": (["curate", "--pool", "few", "--out", "o", "--device", "x"], "use auto, cuda"),
+    # grading
+    "grade missing": (["grade", "no/such"], "is not a folder"),
+    "grade file": (["grade", "file"], "is not a folder"),
+    "grade empty": (["grade", "empty"], "there is no notebook"),
+    "grade time": (["grade", "notebooks", "--timeout", "0"], "more than 0 s"),
+    "grade time nan": (["grade", "notebooks", "--timeout", "nan"], "more than 0 s"),
+    "grade time inf": (["grade", "notebooks", "--timeout", "inf"], "no more than a week"),
+    "grade memory": (["grade", "notebooks", "--memory", "0"], "at least 1 GiB"),
+    "grade memory inf": (["grade", "notebooks", "--memory", "inf"], "GiB"),
+    "grade out": (["grade", "notebooks", "--out", "no/g.csv"], "make the folder no first"),
+    "grade out folder": (["grade", "notebooks", "--out", "empty"], "name a file"),
+    # settings
+    "settings method": (["settings", "dinno"], "did you mean 'dino'"),
+    "settings preset": (["settings", "dino", "--preset", "x"], "unknown preset"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_a_command_refuses(what, place, capsys):
+    words, sentence = COMMANDS[what]
+    before = faults.tree(place / "run")
+    names = sorted(path.name for path in place.iterdir())
+    assert sentence in command(capsys, words)
+    assert sorted(path.name for path in place.iterdir()) == names
+    assert faults.tree(place / "run") == before
+
+
+DEEP = "[" * 100_000
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "binary": lambda path: path.write_bytes(bytes(range(256))),
+    "nul": lambda path: path.write_bytes(bytes(500)),
+    "list": lambda path: path.write_text("[1, 2]\n"),
+    "deep": lambda path: path.write_text(DEEP),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "loop": lambda path: (path.unlink(), path.symlink_to(path)),
+    "missing": lambda path: path.unlink(),
+}
+READERS = {
+    "config.yaml": ["eval", "run", "--device", "cpu", "--limit", "40", "--k", "3"],
+    "summary.json": ["record", "run", "--into", "out"],
+    "environment.json": ["record", "run", "--into", "out"],
+    "backbone.safetensors": ["export", "run", "--out", "a.safetensors"],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_of_a_run_is_not_trusted(name, damage, place, capsys):
+    DAMAGE[damage](place / "run" / name)
+    sentence = command(capsys, READERS[name])
+    assert "run" in sentence
+    assert not (place / "out").exists() and not (place / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "1: 2\n",
+        "method: [dino]\n",
+        "method: 3\n",
+        "method: dino\n",
+        "method: dino\nseed: 2020-13-45\n",
+        "method: dino\nname: ../../x\n",
+        "method: dino\n? [a, b]\n: 1\n",
+        "a: &a [1]\nb: [*a\n",
+        "method: !!python/object/apply:os.system ['touch ran']\n",
+        "method: \x07\n",
+    ],
+)
+def test_a_configuration_is_not_trusted(content, place):
+    (place / "run" / "config.yaml").write_text(content)
+    with pytest.raises(UserError) as error:
+        read_config(place / "run" / "config.yaml")
+    assert "config.yaml" in one_sentence(str(error.value)) or "unknown method" in str(error.value)
+    assert not (place / "ran").exists()
+
+
+@pytest.mark.parametrize("key", ["knn_top1", "final_loss", "parameters"])
+@pytest.mark.parametrize("value", ["many", [1], {"a": 1}, True])
+def test_a_summary_without_numbers(key, value, place, capsys):
+    path = place / "run" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert "is no number" in command(capsys, ["record", "run", "--into", "out"])
+    assert not (place / "out").exists()
+
+
+X, Y = torch.randn(12, 4), torch.arange(12) % 3
+VIT = partial(models.VisionTransformer, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2)
+KNN = partial(ev.knn_classify, X, Y, X)
+CALLS = {
+    "open list": lambda: open_dataset([1]),
+    "open none": lambda: open_dataset(None),
+    "open bytes": lambda: open_dataset(b"scenes"),
+    "open split": lambda: open_dataset("scenes", "dev"),
+    "open size float": lambda: open_dataset("scenes", image_size=32.5),
+    "open size text": lambda: open_dataset("scenes", image_size="32"),
+    "open size bool": lambda: open_dataset("scenes", image_size=True),
+    "open limit nan": lambda: open_dataset("scenes", limit=NAN),
+    "open limit text": lambda: open_dataset("scenes", limit="8"),
+    "davis missing": lambda: Davis("no/such"),
+    "davis none": lambda: Davis(None),
+    "shards none": lambda: write_shards(open_dataset("scenes", limit=2), None),
+    "shards per": lambda: write_shards(open_dataset("scenes", limit=2), "s", per_shard=0),
+    "load none": lambda: load_run(None),
+    "load number": lambda: load_run(3),
+    "load bytes": lambda: load_run(b"run"),
+    "configure none": lambda: configure(None),
+    "configure preset": lambda: configure("dino", preset=None),
+    "configure nan": lambda: configure("dino", changes={"optim.lr": NAN}),
+    "configure bytes": lambda: configure("dino", changes={"name": b"x"}),
+    "configure huge": lambda: configure("dino", changes={"train.epochs": 10**400}),
+    "evaluate none": lambda: evaluate("run", k=[1]),
+    "evaluate text": lambda: evaluate("run", k="20"),
+    "evaluate float": lambda: evaluate("run", k=2.5),
+    "evaluate list": lambda: evaluate("run", temperature=[1]),
+    "evaluate nothing": lambda: evaluate(torch.nn.Flatten()),
+    "evaluate device": lambda: evaluate("run", device=None),
+    "show what": lambda: show(load_run("run"), "weights", Path("a.png")),
+    "show none": lambda: show(load_run("run"), "pca", None),
+    "record name": lambda: record(load_run("run"), Path("out"), "a/b"),
+    "grade none": lambda: grade_folder(None),
+    "curate none": lambda: curate_pool("few", None),
+    "curate limit": lambda: curate_pool("few", "o", limit=2.5),
+    "weights source": lambda: models.load_weights(VIT(), {}, "dyno"),
+    "weights none": lambda: models.load_weights(VIT(), None),
+    "weights empty": lambda: models.load_weights(VIT(), {}),
+    "weights missing": lambda: models.load_weights(VIT(), "no.pth"),
+    "weights folder": lambda: models.load_weights(VIT(), "few"),
+    "weights pipe": lambda: models.load_weights(VIT(), "pipe"),
+    "weights text": lambda: models.load_weights(VIT(), "file"),
+    "pretrained": lambda: models.pretrained("dino_vits17"),
+    "vit patch 0": lambda: VIT(patch_size=0),
+    "vit heads 0": lambda: VIT(num_heads=0),
+    "vit heads": lambda: VIT(num_heads=3),
+    "vit depth": lambda: VIT(depth=0),
+    "vit width": lambda: VIT(embed_dim=8.0),
+    "vit text": lambda: VIT(embed_dim="8"),
+    "vit size": lambda: VIT(img_size=9),
+    "vit sizes": lambda: VIT(img_size=(8, 8, 8)),
+    "vit size 0": lambda: VIT(img_size=0),
+    "vit drop": lambda: VIT(drop_path_rate=NAN),
+    "vit ratio": lambda: VIT(mlp_ratio=INF),
+    "vit ffn": lambda: VIT(ffn="glu"),
+    "vit list": lambda: VIT().forward_features([1]),
+    "vit 3d": lambda: VIT()(torch.zeros(3, 8, 8)),
+    "vit gray": lambda: VIT()(torch.zeros(1, 1, 8, 8)),
+    "vit uint8": lambda: VIT()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)),
+    "vit none": lambda: VIT()(torch.zeros(0, 3, 8, 8)),
+    "vit odd": lambda: VIT()(torch.zeros(1, 3, 9, 8)),
+    "head": lambda: models.DINOHead(8, 0),
+    "head layers": lambda: models.DINOHead(8, 8, n_layers=0),
+    "head text": lambda: models.BYOLHead("8"),
+    "knn k 0": lambda: KNN(k=0),
+    "knn k none": lambda: KNN(k=None),
+    "knn k float": lambda: KNN(k=1.5),
+    "knn k text": lambda: KNN(k="3"),
+    "knn t 0": lambda: KNN(k=2, temperature=0),
+    "knn t negative": lambda: KNN(k=2, temperature=-1.0),
+    "knn t nan": lambda: KNN(k=2, temperature=NAN),
+    "knn t inf": lambda: KNN(k=2, temperature=INF),
+    "knn t text": lambda: KNN(k=2, temperature="1"),
+    "knn lists": lambda: ev.knn_classify(X.tolist(), Y, X, 2),
+    "knn numpy": lambda: ev.knn_classify(X.numpy(), Y, X, 2),
+    "knn none": lambda: ev.knn_classify(X, None, X, 2),
+    "knn labels": lambda: ev.knn_classify(X, Y.float(), X, 2),
+    "knn flat": lambda: ev.knn_classify(X[0], Y, X, 2),
+    "knn nan": lambda: ev.knn_classify(X * NAN, Y, X, 2),
+    "accuracy": lambda: ev.accuracy(X, Y, topk=0),
+    "accuracy list": lambda: ev.accuracy([1], Y),
+    "nearest": lambda: ev.nearest_neighbours(X, X, 0),
+    "probe list": lambda: ev.linear_probe(X.tolist(), Y, X, Y),
+    "probe labels": lambda: ev.linear_probe(X, Y.float(), X, Y),
+    "probe steps": lambda: ev.linear_probe(X, Y, X, Y, steps=0),
+    "probe fraction": lambda: ev.linear_probe(X, Y, X, Y, validation_fraction=NAN),
+    "probe seed": lambda: ev.linear_probe(X, Y, X, Y, seed=-1),
+    "retrieval": lambda: ev.retrieval_map(None, Y),
+    "recall": lambda: ev.recall_at([1], Y),
+    "pca": lambda: ev.patch_pca(X),
+    "pca none": lambda: ev.patch_pca(None),
+    "pca many": lambda: ev.patch_pca(X[None], 9),
+    "attention": lambda: ev.attention_masks(None, (2, 2)),
+    "attention mass": lambda: ev.attention_masks(torch.ones(1, 1, 4), (2, 2), NAN),
+    "j and f": lambda: ev.region_and_boundary(X, X),
+    "dino loss": lambda: losses.DINOLoss(0),
+    "dino temp": lambda: losses.DINOLoss(4, student_temp=0),
+    "dino nan": lambda: losses.DINOLoss(4, student_temp=NAN),
+    "dino momentum": lambda: losses.DINOLoss(4, center_momentum=2),
+    "dino list": lambda: losses.DINOLoss(4)([1], X, 0.1),
+    "dino t": lambda: losses.DINOLoss(4)(torch.ones(2, 3, 4), torch.ones(2, 3, 4), 0),
+    "byol none": lambda: losses.byol_loss(None, X),
+    "byol int": lambda: losses.byol_loss(Y[None], Y[None]),
+    "sinkhorn": lambda: losses.sinkhorn_knopp(X, NAN),
+    "sinkhorn iters": lambda: losses.sinkhorn_knopp(X, 0.1, 1.5),
+    "koleo": lambda: losses.KoLeoLoss()(X[0]),
+    "koleo none": lambda: losses.KoLeoLoss()(None),
+    "info nce": lambda: losses.info_nce(X, X, temperature=NAN),
+    "info nce list": lambda: losses.info_nce([1], X),
+    "distill": lambda: losses.distillation_loss(X, X, NAN),
+    "schedule": lambda: cosine_schedule(NAN, 0, 10),
+    "schedule inf": lambda: cosine_schedule(1, INF, 10),
+    "schedule text": lambda: cosine_schedule(1, 0, "10"),
+    "schedule huge": lambda: cosine_schedule(1, 0, 10**12),
+    "schedule float": lambda: cosine_schedule(1, 0, 10.5),
+    "warmup": lambda: linear_warmup(0, 1, 10, -1),
+    "train none": lambda: dino_tutorial.train(None),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_a_function_refuses(what, place, unchecked):
+    names = sorted(path.name for path in place.iterdir())
+    with pytest.raises(UserError) as error:
+        CALLS[what]()
+    one_sentence(str(error.value))
+    assert sorted(path.name for path in place.iterdir()) == names
+
+
+def test_the_table_is_long_enough():
+    assert len(COMMANDS) + len(CALLS) + len(DAMAGE) * len(READERS) >= 250
