@@ -89,6 +89,7 @@ def judged(request):
     return _verdicts(request.param)
 
 
+@pytest.mark.slow
 def test_wrong_answers_are_rejected(judged):
     accepted = [name for name, (_, verdict) in judged.items() if verdict]
     assert [name for name in accepted if name not in EQUIVALENT] == []
@@ -102,6 +103,7 @@ def test_mistakes_that_people_make_are_rejected(name, answer, mistakes):
     assert not mistakes or verdict.mistake in mistakes, verdict
 
 
+@pytest.mark.slow
 def test_no_wrong_cause_is_named(judged):
     for mutant, verdict in judged.values():
         if mutant.kind == "exception":
@@ -130,6 +132,7 @@ def _behaves_like(mutant, mistake):
     assert any(same(seen, form) for form in forms), (mutant.name, mistake.name)
 
 
+@pytest.mark.slow
 def test_seven_hundred_wrong_answers_and_few_of_them_without_a_reason():
     """How many mutants there are, and how many get a generic message."""
     for answer in _first_answers().values():
