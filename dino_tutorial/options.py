@@ -34,7 +34,7 @@ def option(
     Args:
         default: its value where nobody sets it.
         help: what it does, in one or two sentences, with its unit.
-        low, high: the bounds, both included; without ``high`` it is :data:`LARGEST`.
+        low, high: the bounds, both included; without ``high`` it is ``LARGEST``.
         among: the values that it may have.
         check: called with a value that is not None and the option's key; raises UserError.
     """

@@ -41,7 +41,10 @@ class ViewParams:
 
     Attributes:
         boxes: (V, B, 4) int64 top, left, height, width of the crop, in pixels of the image.
-        flip, jitter, gray, solarize: (V, B) bool, whether the operation is applied.
+        flip: (V, B) bool, whether the view is mirrored.
+        jitter: (V, B) bool, whether its colours are shifted.
+        gray: (V, B) bool, whether it loses its colour.
+        solarize: (V, B) bool, whether its bright pixels are inverted.
         factors: (V, B, 4) float32 brightness, contrast and saturation factor, and hue shift in
             turns.
         order: (V, B, 4) int64, the order in which these four are applied, as indices into them.

@@ -19,7 +19,9 @@ class ViewSpec:
         scale: smallest and largest area of the crop, as fractions of the image's area.
         ratio: smallest and largest width / height of the crop, drawn uniformly in the logarithm.
         flip_p: probability of a horizontal flip.
-        brightness, contrast, saturation: their factor is drawn from [max(0, 1 - a), 1 + a].
+        brightness: its factor is drawn from [max(0, 1 - a), 1 + a].
+        contrast: its factor is drawn from [max(0, 1 - a), 1 + a].
+        saturation: its factor is drawn from [max(0, 1 - a), 1 + a].
         hue: the shift is drawn from [-hue, hue], in turns of the colour circle, at most 0.5.
         jitter_p: probability that these four are applied, in a random order.
         gray_p: probability of dropping the colour.

@@ -18,6 +18,10 @@ PAGES = {path.stem: path.read_text("utf-8") for path in (BOOK / "reference").glo
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]["config"]
 
 
+# What serves the rooms: it may change, and no reader needs it.
+INNER = {"dino_tutorial.files", "dino_tutorial.runs.folder"}
+
+
 def rooms() -> list[str]:
     """Modules that say what is public in them."""
     found = []
@@ -27,7 +31,7 @@ def rooms() -> list[str]:
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             found.append(module.removesuffix(".__init__"))
-    return sorted(found)
+    return sorted(set(found) - INNER)
 
 
 def test_each_room_has_its_page_in_the_contents():
@@ -60,8 +64,9 @@ def test_what_is_ignored_is_named_letter_by_letter():
 
 @pytest.mark.parametrize("name", IGNORED)
 def test_what_is_ignored_exists(name):
-    module, _, attribute = ("torch." * ("." not in name) + name).rpartition(".")
-    assert hasattr(import_module(module), attribute)
+    module, _, attribute = name.rpartition(".")
+    homes = [module] if module else ["torch", "numpy", "jaxtyping"]
+    assert any(hasattr(import_module(home), attribute) for home in homes)
 
 
 PAGE = """

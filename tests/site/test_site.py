@@ -162,6 +162,7 @@ def test_each_figure_of_a_notebook_is_on_its_page(pages):
 
 ROOMS = ["dino_tutorial", "dino_tutorial.clinic", "dino_tutorial.datasets.scenes"]
 ROOMS += sorted(f"dino_tutorial.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py"))
+ROOMS.remove("dino_tutorial.files")  # serves the rooms, and may change
 
 
 @pytest.mark.parametrize("room", ROOMS)
