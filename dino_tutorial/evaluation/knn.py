@@ -114,10 +114,15 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
         topk: 1 for top-1 accuracy; at most C.
     """
     votes, labels = as_features(votes, "votes"), as_labels(labels)
-    if votes.ndim != 2 or labels.shape != votes.shape[:1] or len(labels) == 0:
+    if votes.ndim != 2 or labels.ndim != 1:
         raise UserError(
-            f"accuracy needs votes (n, C) with one label a row, and a row: got votes "
-            f"{tuple(votes.shape)} and labels {tuple(labels.shape)}"
+            f"accuracy needs votes (n, C) and labels (n,), not {tuple(votes.shape)} and "
+            f"{tuple(labels.shape)}"
+        )
+    if len(votes) != len(labels) or len(labels) == 0:
+        raise UserError(
+            f"accuracy needs one label a row, and a row: got {len(votes)} rows of votes and "
+            f"{len(labels)} labels"
         )
     if not 1 <= topk <= votes.shape[1]:
         raise UserError(f"topk is {topk}, but there are {votes.shape[1]} classes: use 1 to that")
