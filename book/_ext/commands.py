@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-from dino_tutorial.cli import _parser
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
+
+from dino_tutorial.cli import _parser
 
 WIDTH = 79  # columns
 

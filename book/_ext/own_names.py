@@ -14,10 +14,9 @@ from inspect import unwrap
 from typing import Any, TypeVar
 
 from docutils import nodes
+from linked_code import identity, reference
 from sphinx import addnodes
 from sphinx.util.nodes import make_refnode
-
-from linked_code import identity, reference
 
 PACKAGE = "dino_tutorial"
 

@@ -10,14 +10,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from dino_tutorial.curation import CurationSettings
-from dino_tutorial.methods import METHODS, help_of, title_of
-from dino_tutorial.options import describe
-from dino_tutorial.runs import Config
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
+
+from dino_tutorial.curation import CurationSettings
+from dino_tutorial.methods import METHODS, help_of, title_of
+from dino_tutorial.options import describe
+from dino_tutorial.runs import Config
 
 
 def setup(app: Any) -> dict[str, bool]:
