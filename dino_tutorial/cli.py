@@ -297,7 +297,10 @@ def _show(options: argparse.Namespace) -> int:
     path = f"{options.what}.png" if options.out is None else options.out
     released = options.seen_by in RELEASED or options.seen_by in RELEASED.values()
     if not released and not Path(options.seen_by).exists():
-        raise UserError(f"{options.seen_by} is not a run's folder{suggest(options.seen_by)}")
+        raise UserError(
+            f"{options.seen_by} is not a run's folder: give one that train made, or the name of a "
+            f"released model{suggest(options.seen_by)}"
+        )
     run = options.seen_by if released else load_run(options.seen_by)
     figure = show(run, options.what, path, options.data, options.n, options.size)
     print(f"{figure.alt_text}\n{path}")

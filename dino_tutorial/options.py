@@ -1,5 +1,6 @@
 """Settings as dataclasses: declared once with bounds, filled from text, checked in one place."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -153,7 +155,7 @@ def takes(**checks: Check) -> Callable[[Function], Function]:
 
     Args:
         checks: for each argument that is to be looked at, what looks at its name and value:
-            :func:`whole`, :func:`number` or :func:`tensor`.
+            :func:`whole`, :func:`number`, :func:`tensor` or :func:`array`.
     """
 
     def decorate(function: Function) -> Function:
@@ -212,6 +214,23 @@ def tensor(shape: str, kind: str = "", none: bool = False) -> Check:
         if value.is_complex() or (kind and _kind_of(value) != kind):
             say = {"float": ".float()", "int": ".long()", "bool": ".bool()"}.get(kind, ".real")
             raise UserError(f"{name} is of {value.dtype}: convert it with {say} first")
+
+    return check
+
+
+def array(shape: str, none: bool = False) -> Check:
+    """An argument that is a tensor, a numpy array or lists of numbers, of any real type.
+
+    Args:
+        shape, none: as for :func:`tensor`.
+    """
+    as_tensor = tensor(shape, none=none)
+
+    def check(name: str, value: Any) -> None:
+        if value is not None and not isinstance(value, Tensor):
+            with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+                value = torch.as_tensor(np.ascontiguousarray(value))
+        as_tensor(name, value)
 
     return check
 

@@ -77,14 +77,14 @@ def test_eval_of_patches_needs_masks_and_depth(capsys, run_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("eval", "--k", 0), "k = 0 neighbours from a bank of 40 images: use a k from 1 to 40"),
-        (("eval", "--temperature", 0), "temperature is 0.0: use a positive one"),
-        (("eval", "--temperature", "nan"), "temperature is nan: use a positive one"),
+        (("eval", "--k", 0), "k must be 1 to 1000000000, not 0"),
+        (("eval", "--temperature", 0), "temperature is 0.0: use a number, more than 0"),
+        (("eval", "--temperature", "nan"), "temperature is nan: use a number, more than 0"),
         (("eval", "--size", 0), "image_size must be 1 to 4096 pixels, not 0"),
         (("eval", "--size", 8), "scenes are drawn at 16 to 512 pixels, not at 8"),
         (("eval", "--device", "tpu"), "device=tpu is unknown: use auto, "),
         (("show", "pca", "--size", 0), "image_size must be 1 to 4096 pixels, not 0"),
-        (("show", "crops", "--n", 0), "nothing to show with --n 0"),
+        (("show", "crops", "--n", 0), "--n must be 1 to 64 images, not 0"),
     ],
 )
 def test_bounds_of_measuring_and_showing(capsys, run_folder, tmp_path, arguments, sentence):

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.inputs import as_features, as_labels
-from dino_tutorial.options import number, takes, tensor, whole
+from dino_tutorial.options import array, number, takes, whole
 
 CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
 
 
 @takes(
-    train_x=tensor("N D"),
-    train_y=tensor("N", "int"),
-    test_x=tensor("n D"),
+    train_x=array("N D"),
+    train_y=array("N"),
+    test_x=array("n D"),
     k=whole(low=-(2**31)),
     temperature=number(0, 1e6, above=True),
     n_classes=whole(none=True),
@@ -63,10 +63,10 @@ def knn_classify(
 
 
 @takes(
-    train_x=tensor("N D"),
-    train_y=tensor("N", "int"),
-    test_x=tensor("n D"),
-    test_y=tensor("n", "int"),
+    train_x=array("N D"),
+    train_y=array("N"),
+    test_x=array("n D"),
+    test_y=array("n"),
     temperature=number(0, 1e6, above=True),
 )
 def knn_accuracies(
@@ -102,7 +102,7 @@ def vote(
     return votes.scatter_add_(1, classes, weight)
 
 
-@takes(votes=tensor("n C"), labels=tensor("n"), topk=whole(low=-(2**31)))
+@takes(votes=array("n C"), labels=array("n"), topk=whole(low=-(2**31)))
 def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int = 1) -> float:
     """The fraction of rows whose label is among the ``topk`` classes with most votes.
 
@@ -138,7 +138,7 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
     return hits.double().mean().item()
 
 
-@takes(features=tensor("N D"), queries=tensor("q D"), k=whole(low=-(2**31)))
+@takes(features=array("N D"), queries=array("q D"), k=whole(low=-(2**31)))
 def nearest_neighbours(
     features: Float[Tensor, "N D"], queries: Float[Tensor, "q D"], k: int
 ) -> Int[Tensor, "q k"]:

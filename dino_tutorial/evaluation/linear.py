@@ -17,7 +17,7 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.evaluation.knn import accuracy
-from dino_tutorial.options import number, takes, tensor, whole
+from dino_tutorial.options import array, number, takes, whole
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
@@ -52,10 +52,10 @@ class LinearProbe:
 
 
 @takes(
-    train_x=tensor("N D"),
-    train_y=tensor("N", "int"),
-    test_x=tensor("n D"),
-    test_y=tensor("n", "int"),
+    train_x=array("N D"),
+    train_y=array("N"),
+    test_x=array("n D"),
+    test_y=array("n"),
     steps=whole(),
     batch_size=whole(),
     validation_fraction=number(0, 1),

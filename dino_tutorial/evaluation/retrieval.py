@@ -18,12 +18,12 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.evaluation.knn import check_features
-from dino_tutorial.options import takes, tensor
+from dino_tutorial.options import array, takes
 
 CHUNK_ENTRIES = 2**22  # similarities sorted at once
 
 
-@takes(queries=tensor("Q D"), gallery=tensor("N D", none=True))
+@takes(queries=array("Q D"), gallery=array("N D", none=True))
 @torch.no_grad()
 def retrieval_map(
     queries: Float[Tensor, "Q D"],
@@ -66,7 +66,7 @@ def retrieval_map(
     return float(total) / _counted(int(count))
 
 
-@takes(queries=tensor("Q D"), gallery=tensor("N D", none=True))
+@takes(queries=array("Q D"), gallery=array("N D", none=True))
 @torch.no_grad()
 def recall_at(
     queries: Float[Tensor, "Q D"],
