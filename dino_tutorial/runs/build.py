@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dino_tutorial.runs.config import Config
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.models.released import RELEASED
+from dino_tutorial.runs.config import Config
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
-
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.checkpoint import CURRENT, has_checkpoint, load_checkpoint
 

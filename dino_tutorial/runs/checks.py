@@ -47,9 +47,7 @@ def check_lengths(config: Config) -> str | None:
         return None
     be = "is" if len(longer) == 1 else "are"
     theirs = " and ".join(f"{key} = {value}" for key, value in longer.items())
-    return (
-        f"{theirs} {be} longer than the run of train.epochs = {epochs}, and {be} cut to it"
-    )
+    return f"{theirs} {be} longer than the run of train.epochs = {epochs}, and {be} cut to it"
 
 
 def check_learning_rate(config: Config) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from dino_tutorial import methods
 from dino_tutorial.datasets.settings import DataSettings
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import check_name, read_yaml
 from dino_tutorial.evaluation.settings import KNNSettings
-from dino_tutorial import methods
+from dino_tutorial.files import check_name, read_yaml
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models.settings import ModelSettings
 from dino_tutorial.options import flatten, note, option, replace_options
@@ -64,11 +64,13 @@ class Config:
     method: str = option("dino", "What trains the encoder.")
     preset: str = option("laptop", "The preset that the settings start from.", among=PRESETS)
     source: str = option("scenes", "A data set's name, or a folder of images.")
-    name: str | None = option(
-        None, "The run's name; null is method-data-preset.", check=check_name
+    name: str | None = option(None, "The run's name; null is method-data-preset.", check=check_name)
+    seed: int = option(
+        0, "Of all randomness: weights, batches, views, masks.", low=0, high=2**32 - 1
     )
-    seed: int = option(0, "Of all randomness: weights, batches, views, masks.", low=0, high=2**32 - 1)
-    device: str = option("auto", "Where it runs; auto takes CUDA, else MPS, else the CPU.", among=DEVICES)
+    device: str = option(
+        "auto", "Where it runs; auto takes CUDA, else MPS, else the CPU.", among=DEVICES
+    )
     folder: str = option("runs", "Where the folders of runs are.")
     data: DataSettings = field(default_factory=DataSettings)
     views: ViewSettings = field(default_factory=ViewSettings)

@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import (
     describe_error,
@@ -31,6 +30,7 @@ from dino_tutorial.files import (
 from dino_tutorial.files.locks import locked
 from dino_tutorial.models import Encoder, build_encoder
 from dino_tutorial.parallel import Processes, from_main
+from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.training.checkpoint import has_checkpoint
 from dino_tutorial.training.log import read_rows
 
@@ -292,7 +292,9 @@ def find_folder(config: Config, resume: bool) -> Path:
     if resume:
         started = [path for path in taken.values() if kind_of(path / "config.yaml")]
         if not started:
-            raise UserError(f"there is nothing to resume in {root / stem}: start it without --resume")
+            raise UserError(
+                f"there is nothing to resume in {root / stem}: start it without --resume"
+            )
         return started[-1]
     if not config.name:
         number = max(taken, default=0) + 1

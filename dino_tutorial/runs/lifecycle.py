@@ -1,7 +1,7 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
-import sys
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.datasets import ImageDataset
-from dino_tutorial.datasets.subset import labelled_subset
 from dino_tutorial.datasets.decode import listing
+from dino_tutorial.datasets.subset import labelled_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import Processes, process_group
 from dino_tutorial.runs.build import build_method, start_from
-from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches, check_run
+from dino_tutorial.runs.checks import (
+    check_batch,
+    check_learning_rate,
+    check_lengths,
+    check_patches,
+    check_run,
+)
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
-from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.runs.folder import (
     Run,
     load_run,
@@ -30,6 +35,7 @@ from dino_tutorial.runs.folder import (
 )
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
+from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.training.sharding import gathered
@@ -193,8 +199,13 @@ def _finish(
     missing = images.missing_labels()
     if missing is None:
         summary |= measure_knn(
-            encoder, new_encoder(config), bank, test,
-            min(config.knn.k, len(bank)), config.knn.temperature, trainer.device,
+            encoder,
+            new_encoder(config),
+            bank,
+            test,
+            min(config.knn.k, len(bank)),
+            config.knn.temperature,
+            trainer.device,
         )
     elif len(images.bank.classes) > 1:  # nobody expects a score of images without classes
         trainer.warn(f"{images.test.name}: {missing}, so k-NN accuracy is not measured.")

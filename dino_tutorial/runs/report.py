@@ -14,7 +14,6 @@ from dino_tutorial.options import flatten
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.runs.folder import Run
 from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_images, patch_components
-
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 

@@ -1,4 +1,4 @@
-"""What a command means that goes on with a run: the run's own settings, and nothing against them."""
+"""What a command means that goes on with a run: its own settings, and nothing against them."""
 
 import os
 from pathlib import Path

@@ -16,7 +16,6 @@ from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, pa
 from dino_tutorial.plots.style import DescribedFigure, check_figure_path, save_figure
 from dino_tutorial.runs.folder import Run
 from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_images, patch_components
-
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
@@ -113,15 +112,31 @@ def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> 
     config = run.config
     own = config.data.image_size if what == "crops" else config.views.global_size
     data = config.source if data is None else data
-    return View(run.folder.name, run.encoder, data, config.data.root, n,
-                size=own if size is None else size, seed=config.seed, run=run)
+    return View(
+        run.folder.name,
+        run.encoder,
+        data,
+        config.data.root,
+        n,
+        size=own if size is None else size,
+        seed=config.seed,
+        run=run,
+    )
 
 
 def _of(released: str, data: str | None, n: int, size: int | None) -> View:
     if data is None:
         raise UserError(f"{released} comes without images: name some with --data")
-    return View(released, lambda: pretrained(released), data, None, n, RELEASED_SIZE if size is None else size,
-                seed=0, run=None)
+    return View(
+        released,
+        lambda: pretrained(released),
+        data,
+        None,
+        n,
+        RELEASED_SIZE if size is None else size,
+        seed=0,
+        run=None,
+    )
 
 
 def _attention(view: View) -> DescribedFigure:

@@ -29,18 +29,30 @@ REFUSED = [
     ("dino", "train.batch_size=300", "is larger than the data set of 256 images: use a smaller"),
     ("dino", "views.local_size=12", "views.local_size = 12 is not a multiple of the patch size 8"),
     ("dino", "views.local_size=4", "use 8 or another model.patch_size"),
-    ("dino", "views.global_size=20", "views.global_size = 20 is not a multiple of the patch size 8"),
+    (
+        "dino",
+        "views.global_size=20",
+        "views.global_size = 20 is not a multiple of the patch size 8",
+    ),
     ("dino", "model.arch=vit_small model.patch_size=null views.global_size=40", "size 16: use 32"),
     ("dino", "model.arch=vit_giant model.patch_size=null views.global_size=48", "size 14: use 42"),
     ("dino", "model.num_heads=3", "embed_dim=32 cannot be shared by num_heads=3"),
-    ("dino", "model.stem=conv model.patch_size=12 views.global_size=24 views.local_crops=0", "patch_size must be a power of two, not 12"),
+    (
+        "dino",
+        "model.stem=conv model.patch_size=12 views.global_size=24 views.local_crops=0",
+        "patch_size must be a power of two, not 12",
+    ),
     ("dino", "model.arch=resnet10 model.depth=3", "resnet10 has no argument depth"),
     ("dino", "model.arch=resnet10 train.checkpoint_activations=true", "vision transformers"),
     ("dino", "train.sharding=fsdp", "train.sharding=fsdp cuts a model up"),
     ("dino", "data.image_size=8", "scenes are drawn at 16 to 512 pixels, not at 8"),
     ("dino", "views.global_size=8", "scenes are drawn at 16 to 512 pixels, not at 8"),
     ("dino", "optim.warmup_epochs=3", "optim.warmup_epochs = 3.0 is longer than the run"),
-    ("dino", "train.epochs=4 optim.warmup_epochs=5", "set it to 4.0 or less, or train.epochs to 5.0"),
+    (
+        "dino",
+        "train.epochs=4 optim.warmup_epochs=5",
+        "set it to 4.0 or less, or train.epochs to 5.0",
+    ),
     ("dino", "objective.freeze_last_layer_epochs=2.5", "set it to 2.0 or less"),
     ("dino", "objective.teacher_temp_warmup_epochs=30", "train.epochs to 30.0 or more"),
     ("dino", "optim.lr=0.008 optim.lr_final=0.002", "is above the learning rate of 0.001 that"),
@@ -53,7 +65,11 @@ REFUSED = [
     ("simclr", ONE_AT_A_TIME, "and simclr tells it from others, its negatives: use a larger batch"),
     ("dinov2", ONE_AT_A_TIME, "and KoLeo keeps it away from others (objective.koleo_weight=0"),
     ("dinov2", "objective.dino_weight=0 objective.ibot_weight=0 objective.koleo_weight=0", "all 0"),
-    ("dinov2", "objective.mask_share=0.01", "none of the 64 global crops of a batch would be masked"),
+    (
+        "dinov2",
+        "objective.mask_share=0.01",
+        "none of the 64 global crops of a batch would be masked",
+    ),
     ("dinov2", "model.arch=resnet10", "choose a model.arch that begins with vit"),
     ("dinov2", "objective.mask_ratio=[0.5,0.1]", "the smaller number comes first"),
     ("jigsaw", "objective.tile_size=12", "tile_size = 12 is not a multiple of the patch size 8"),
@@ -105,8 +121,8 @@ def test_a_presets_lengths_are_cut_with_a_sentence(tmp_path, capsys):
     changes = {"train.epochs": 0.125, "folder": str(tmp_path), "device": "cpu"}
     config = configure("dino", preset="smoke", changes=changes)
     sentence = (
-        "objective.freeze_last_layer_epochs = 1.0 and optim.warmup_epochs = 0.5 are longer than the "
-        "run of train.epochs = 0.125, and are cut to it"
+        "objective.freeze_last_layer_epochs = 1.0 and optim.warmup_epochs = 0.5 are longer than "
+        "the run of train.epochs = 0.125, and are cut to it"
     )
     assert check_lengths(config) == sentence
     run = train(config)

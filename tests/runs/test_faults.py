@@ -393,8 +393,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(command, begun, f
     (out / "submitted").mkdir()
     (out / "submitted" / "one.ipynb").write_text("{}")
     words = [
-        word.replace("OUT", str(out)).replace("RUN", str(out / "run"))
-        for word in WRITERS[command]
+        word.replace("OUT", str(out)).replace("RUN", str(out / "run")) for word in WRITERS[command]
     ]
     before = tree(out)
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from dino_tutorial import configure, train
-from dino_tutorial.runs import start_from, trained_method
 from dino_tutorial.cli import main
 from dino_tutorial.errors import UserError
-from dino_tutorial.runs import build_method, record
+from dino_tutorial.runs import build_method, record, start_from, trained_method
 from dino_tutorial.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow  # whole trainings, other processes
@@ -61,8 +60,9 @@ def test_a_finish_trains_on_and_resumes_bit_for_bit(low, tmp_path):
     config = finish(tmp_path / "whole", low)
     whole = train(config)
     assert whole.encoder().grid_size == (8, 8)
-    fresh = train(replace(config, folder=str(tmp_path / "fresh"),
-                          train=replace(config.train, init=None)))
+    fresh = train(
+        replace(config, folder=str(tmp_path / "fresh"), train=replace(config.train, init=None))
+    )
     assert whole.metrics[0]["loss"] != fresh.metrics[0]["loss"]
     folder = tmp_path / "again" / whole.folder.name
     shutil.copytree(whole.folder, folder)
@@ -88,8 +88,18 @@ def test_a_finish_trains_on_and_resumes_bit_for_bit(low, tmp_path):
     ],
 )
 def test_runs_that_cannot_be_gone_on_from(low, tmp_path, capsys, changes, sentence):
-    words = [*changes[:2], "--preset", "smoke", "--device", "cpu", "--folder", str(tmp_path),
-             "--set", f"train.init={low.folder}", *changes[2:]]
+    words = [
+        *changes[:2],
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--folder",
+        str(tmp_path),
+        "--set",
+        f"train.init={low.folder}",
+        *changes[2:],
+    ]
     assert main(words) == 2
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
 """A run that an earlier version began can be finished by this one.
 
-`interrupted_run/` was trained at commit e887fff for 4 of 8 steps, and its rows go on to the end of the
-uninterrupted run: ``dino-tutorial train dinov2 --preset smoke`` with small networks. It holds
+`interrupted_run/` was trained at commit e887fff for 4 of 8 steps, and its rows go on to the end of
+the uninterrupted run: ``dino-tutorial train dinov2 --preset smoke`` with small networks. It holds
 settings that are gone since.
 """
 

@@ -13,12 +13,9 @@ from dino_tutorial import configure, load_run
 from dino_tutorial.cli import main
 from dino_tutorial.evaluation import patch_pca
 from dino_tutorial.models import VisionTransformer, load_weights
-from dino_tutorial.runs.gallery import attention_maps, nearest_images, patch_components
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
 from dino_tutorial.runs.gallery import attention_maps, nearest_images, patch_components
-from dino_tutorial.runs import Run, new_encoder
-from dino_tutorial.runs.folder import save_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ROOT / "data" / "checkpoints" / "dino-scenes-laptop-s0"
@@ -89,8 +86,18 @@ def test_a_released_model_is_shown_ones_own_photos(capsys, tmp_path, small_dinov
         )
     for what in ("pca", "attention"):
         code, out, _ = say(
-            capsys, "show", "dinov2_vits14", what, "--data", folder, "--n", 2, "--size", 70,
-            "--out", tmp_path / f"{what}.png",
+            capsys,
+            "show",
+            "dinov2_vits14",
+            what,
+            "--data",
+            folder,
+            "--n",
+            2,
+            "--size",
+            70,
+            "--out",
+            tmp_path / f"{what}.png",
         )
         assert code == 0 and "2 images" in out, what
         assert (tmp_path / f"{what}.png").stat().st_size > 1000
