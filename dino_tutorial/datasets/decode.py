@@ -7,6 +7,7 @@ Folders, shards and downloaded sets differ only in where the bytes come from. Ea
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import sys
@@ -15,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _LIST: ContextVar[Path | None] = ContextVar("where what cannot be read is listed", default=None)
 
 
-def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+def open_image(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
     """An image as Pillow opens it, not yet decoded.
 
     Args:

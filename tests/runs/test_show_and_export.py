@@ -123,9 +123,12 @@ def test_the_nearest_picture_of_a_picture_of_the_bank_is_itself():
     "words, complaint",
     [
         (["show", TRAINED, "pca", "--out", "p.gif"], "has to end in .png"),
-        (["show", TRAINED, "crops", "--out", "no/such/p.png"], "cannot be written"),
-        (["show", TRAINED, "pca", "--n", "0"], "at least one image"),
-        (["show", TRAINED, "crops", "--n", "-1"], "at least one image"),
+        (
+            ["show", TRAINED, "crops", "--out", "no/such/p.png"],
+            "there is no folder no/such: make it first",
+        ),
+        (["show", TRAINED, "pca", "--n", "0"], "--n must be 1 to 64 images"),
+        (["show", TRAINED, "crops", "--n", "-1"], "--n must be 1 to 64 images"),
         (["show", "nothing", "crops"], "is not a run's folder"),
         (["show", "dinov2_vits14", "pca"], "comes without images: name some with --data"),
         (["show", "dinov2_vits14", "crops", "--data", "scenes"], "show a run's crops"),
