@@ -24,8 +24,9 @@ from dino_tutorial.evaluation import (
     propagate_labels,
     video_scores,
 )
+from dino_tutorial.files import make_folder, write_json, write_text
 from dino_tutorial.runs.environment import describe_environment
-from dino_tutorial.runs.folder import new_encoder, write_json, write_text
+from dino_tutorial.runs.folder import new_encoder
 
 # As in DINO's release, which looks 12 patches away in frames that are 60 patches high.
 SETTINGS = {"n_context": 7, "topk": 5, "temperature": 0.1}
@@ -96,6 +97,7 @@ def main() -> None:
     reach = round(REACH * (options.short_side // patch_size))
     shown = " ".join(str(folder) for folder in options.runs)
     command = f"python tools/measure_davis.py FOLDER {shown} --short-side {options.short_side}"
+    make_folder(options.into)
     write_text(options.into / "command.txt", command + "\n")
     write_json(options.into / "environment.json", describe_environment(torch.device("cpu")))
     by_film = {}

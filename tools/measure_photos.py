@@ -37,8 +37,9 @@ from dino_tutorial.evaluation import (
     retrieval_map,
 )
 from dino_tutorial.evaluation.patches import upsample
+from dino_tutorial.files import make_folder, write_json, write_text
 from dino_tutorial.runs.environment import describe_environment
-from dino_tutorial.runs.folder import new_encoder, write_json, write_text
+from dino_tutorial.runs.folder import new_encoder
 
 FOLDS = 4
 FRAMES = 6  # of each film, evenly spaced, for segments
@@ -119,7 +120,7 @@ def segment(films: list[Sample], describe: dict, patch_size: int) -> dict:
         )
         truth = torch.cat([film.masks for film in test])
         shapes = torch.cat([film.masks for film in train])[:, None].float()
-        coarse = [side // 4 for side in small]  # four pixels a patch teach enough
+        coarse = tuple(side // 4 for side in small)  # four pixels a patch teach enough
         shapes = F.interpolate(shapes, size=coarse, mode="area")[:, 0] > 0.5
         for name, x in tokens.items():
             train_x, test_x = x[~unseen].flatten(0, 1), x[unseen].flatten(0, 1)
@@ -128,7 +129,7 @@ def segment(films: list[Sample], describe: dict, patch_size: int) -> dict:
             )
             scores = [
                 fitted(x, size).diff(dim=1)[:, 0]
-                for x, size in ((train_x, coarse), (test_x, large))
+                for x, size in ((train_x, coarse), (test_x, tuple(large)))
             ]
             j[name] |= by_film(scores[1], best_threshold(scores[0], shapes), test)
             confusion[name] = confusion[name] + fitted.confusion
@@ -266,6 +267,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=Path("data/results/frozen-photos"))
     options = parser.parse_args()
 
+    make_folder(options.into)
     write_json(options.into / "environment.json", describe_environment(torch.device("cpu")))
     runs = [load_run(folder) for folder in options.runs]
     encoders = {run.folder.name: run.encoder() for run in runs}

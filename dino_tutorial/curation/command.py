@@ -34,13 +34,13 @@ from dino_tutorial.datasets.scenes.sets import curated_seeds, uncurated_pool
 from dino_tutorial.datasets.subset import Subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import normalize
-from dino_tutorial.files import kind_of, user_path
+from dino_tutorial.files import kind_of, user_path, write_json
 from dino_tutorial.models import pretrained
 from dino_tutorial.options import check_whole, flatten
 from dino_tutorial.parallel import process_group
 from dino_tutorial.plots.curation import CurationReport, write_curation_report
 from dino_tutorial.runs.environment import choose_device, describe_environment
-from dino_tutorial.runs.folder import load_run, write_json
+from dino_tutorial.runs.folder import load_run
 
 SCENE_POOL, SCENE_SIZE, PHOTO_SIZE = 20_000, 32, 64  # images; px, when no network wants others
 RELEASED_SIZE = 224  # px that released weights were trained with

@@ -2,6 +2,7 @@
 
 from dino_tutorial.files.io import (
     as_json,
+    as_utf8,
     check_name,
     clear_leftovers,
     describe_error,
@@ -25,6 +26,7 @@ from dino_tutorial.files.io import (
 
 __all__ = [
     "as_json",
+    "as_utf8",
     "check_name",
     "clear_leftovers",
     "describe_error",

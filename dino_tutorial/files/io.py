@@ -196,13 +196,18 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, then: str = "") ->
 
 
 def write_text(path: str | os.PathLike[str], text: str, then: str = "") -> None:
-    """Write a whole UTF-8 file or nothing; what is no Unicode is written as an escape."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"), then)
+    """Write a whole UTF-8 file or nothing, see :func:`as_utf8`."""
+    write_bytes(path, as_utf8(text), then)
 
 
 def write_json(path: str | os.PathLike[str], value: dict[str, Any], then: str = "") -> None:
     """Write a dictionary as indented JSON, whole or not at all."""
     write_bytes(path, as_json(value), then)
+
+
+def as_utf8(text: str) -> bytes:
+    """The bytes of a text file; what is no Unicode, in a path for example, becomes an escape."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def as_json(value: dict[str, Any]) -> bytes:

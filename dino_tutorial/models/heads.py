@@ -84,8 +84,8 @@ class DINOHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, learn_scale=not norm_last_layer)
 
-    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-        """Features (B, D) to logits (B, K), not yet divided by a temperature."""
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
+        """Features (…, D) to logits (…, K), not yet divided by a temperature."""
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))
 
 

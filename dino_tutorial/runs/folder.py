@@ -25,7 +25,6 @@ from dino_tutorial.files import (
     unwritable,
     user_path,
     write_json,
-    write_text,
 )
 from dino_tutorial.files.locks import locked
 from dino_tutorial.models import Encoder, build_encoder
@@ -34,8 +33,7 @@ from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.training.checkpoint import has_checkpoint
 from dino_tutorial.training.log import read_rows
 
-__all__ = ["Run", "find_folder", "load_run", "new_encoder", "run_folder", "save_backbone",
-           "write_json", "write_text"]  # fmt: skip
+__all__ = ["Run", "find_folder", "load_run", "new_encoder", "run_folder", "save_backbone"]
 
 AGAIN = "train again, or resume the run, to have it written anew"
 NUMBERS = ("steps", "parameters", "train_seconds", "images_per_second", "final_loss", "ln_k",

@@ -12,6 +12,7 @@ from dino_tutorial.datasets import ImageDataset
 from dino_tutorial.datasets.decode import listing
 from dino_tutorial.datasets.subset import labelled_subset
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import write_json, write_text
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import Processes, process_group
 from dino_tutorial.runs.build import build_method, start_from
@@ -24,15 +25,7 @@ from dino_tutorial.runs.checks import (
 )
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
-from dino_tutorial.runs.folder import (
-    Run,
-    load_run,
-    new_encoder,
-    run_folder,
-    save_backbone,
-    write_json,
-    write_text,
-)
+from dino_tutorial.runs.folder import Run, load_run, new_encoder, run_folder, save_backbone
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
 from dino_tutorial.runs.scores import measure_knn

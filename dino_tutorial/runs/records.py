@@ -8,6 +8,7 @@ from typing import Any
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import (
     as_json,
+    as_utf8,
     check_name,
     kind_of,
     read_bytes,
@@ -70,15 +71,15 @@ def record(run: Run, destination: Path, name: str | None = None, weights: bool =
         "timings.jsonl": _copied(run, "timings.jsonl"),
         "summary.json": as_json(run.summary),
         "environment.json": as_json(run.environment),
-        "config.yaml": config.dump().encode(),
-        "command.txt": f"{command_line(config)}\n".encode(),
+        "config.yaml": as_utf8(config.dump()),
+        "command.txt": as_utf8(f"{command_line(config)}\n"),
     }
     if run.evaluations:
         files["evaluation.json"] = as_json(run.evaluations)
     if weights:
         run.encoder()  # says what is wrong with them, if anything is
         files["backbone.safetensors"] = _copied(run, "backbone.safetensors")
-        files["card.md"] = card(target.name, run.summary, command_line(config)).encode()
+        files["card.md"] = as_utf8(card(target.name, run.summary, command_line(config)))
     replace_folder(target, files)
     return target
 
