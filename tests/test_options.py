@@ -194,4 +194,4 @@ def test_the_bounds_are_those_that_are_checked():
     bounds = {one.key: one.bounds for one in describe(configure("dino"))}
     assert bounds["views.hue"] == "[0, 0.5]" and bounds["optim.lr"] == "0 or more"
     assert bounds["optim.lr_scaling"] == "one of linear, sqrt" and bounds["train.init"] == ""
-    assert bounds["model.stem"] == "one of patch, conv, null"
+    assert bounds["model.stem"] == "one of patch, conv, conv_local, null"

@@ -142,7 +142,7 @@ def to_timm(model: VisionTransformer) -> "timm.models.VisionTransformer":
     import timm
 
     if not isinstance(model.patch_embed, PatchEmbed):
-        raise UserError("a model with stem='conv' has no counterpart in timm: use stem='patch'")
+        raise UserError("a convolutional stem has no counterpart in timm: use stem='patch'")
     state = model.state_dict()
     gated = isinstance(model.blocks[0].mlp, SwiGLU)
     ffn = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}

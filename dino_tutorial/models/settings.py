@@ -45,8 +45,9 @@ class ModelSettings:
     )
     stem: str | None = option(
         None,
-        "What makes tokens out of pixels: one linear map a patch, or a few convolutions.",
-        among=("patch", "conv", None),
+        "What makes tokens out of pixels: one linear map a patch, or convolutions with norms over "
+        "the image (conv) or over the channels of each position (conv_local).",
+        among=("patch", "conv", "conv_local", None),
     )
     small_images: bool | None = option(
         None,

@@ -56,24 +56,29 @@ class PatchEmbed(nn.Module):
 class ConvStem(nn.Module):
     """Patch tokens from stride-2 3x3 convolutions, for small images (Xiao et al., 2021).
 
-    Channels double from one convolution to the next and end at D, each with a group norm of one
-    group and GELU; a last 1x1 projection gives (B, N, D). The norm is of each image by itself, so
-    nothing depends on the batch, in training or after, on one process or many.
-    Neighbouring tokens see overlapping pixels, so a masked patch is painted over before the stem.
+    Channels double from one convolution to the next and end at D, each with a norm and GELU; a
+    last 1x1 projection gives (B, N, D). Neighbouring tokens see overlapping pixels, so a masked
+    patch is painted over before the stem.
+
+    The norm is a group norm of one group: of each image by itself, so nothing depends on the batch,
+    in training or after, on one process or many. But it is of the *whole* image, so each token
+    knows a little of every pixel.
     """
+
+    norm: Callable[[int], nn.Module] = staticmethod(partial(nn.GroupNorm, 1))
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
         steps = patch_size.bit_length() - 1
         if patch_size != 2**steps:
             raise UserError(
-                f"stem='conv' halves the image several times, so patch_size must be a power of "
-                f"two, not {patch_size}; use 2, 4, 8 or 16, or stem='patch'"
+                f"a convolutional stem halves the image several times, so patch_size must be a "
+                f"power of two, not {patch_size}; use 2, 4, 8 or 16, or stem='patch'"
             )
         channels = [in_chans, *(max(16, embed_dim >> (steps - 1 - i)) for i in range(steps))]
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairs)
-        self.norms = nn.ModuleList(nn.GroupNorm(1, o) for _, o in pairs)
+        self.norms = nn.ModuleList(self.norm(o) for _, o in pairs)
         self.proj = nn.Linear(channels[-1], embed_dim)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
@@ -83,7 +88,28 @@ class ConvStem(nn.Module):
         return self.proj(x.flatten(2).transpose(1, 2))
 
 
-STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem}
+class ChannelNorm(nn.LayerNorm):
+    """A norm over the channels of each position: (B, C, H, W) to (B, C, H, W)."""
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class LocalConvStem(ConvStem):
+    """A :class:`ConvStem` whose tokens know nothing but the pixels around them.
+
+    Its norm is over the channels of one position, as in ConvNeXt (Liu et al., 2022): a token of a
+    patch of P pixels sees 2P - 1 of them a side, and what is masked far from it leaves it alone.
+    """
+
+    norm = ChannelNorm
+
+
+STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {
+    "patch": PatchEmbed,
+    "conv": ConvStem,
+    "conv_local": LocalConvStem,
+}
 
 
 class VisionTransformer(Encoder):
@@ -104,8 +130,8 @@ class VisionTransformer(Encoder):
         layer_scale_init: start of LayerScale, or None for none.
         num_register_tokens: tokens without a patch, R (Darcet et al., 2024).
         ffn: "mlp" or "swiglu".
-        stem: "patch" (one linear map a patch) or "conv" (strided convolutions, which learn faster
-            on small images).
+        stem: "patch" (one linear map a patch), "conv" or "conv_local" (strided convolutions, which
+            learn faster on small images; see :class:`ConvStem` and :class:`LocalConvStem`).
         in_chans: image channels.
 
     ``mask_token`` is frozen at zero: without masks it would be a parameter that never gets a

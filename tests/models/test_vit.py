@@ -16,7 +16,7 @@ from dino_tutorial.models import (
 )
 from dino_tutorial.models.block import Block, DropPath, SwiGLU
 from dino_tutorial.models.shortcuts import LastSampledBlock, SampledBlock
-from dino_tutorial.models.vit import ConvStem, PatchEmbed
+from dino_tutorial.models.vit import ConvStem, LocalConvStem, PatchEmbed
 
 VARIANTS = {
     "plain": {},
@@ -24,6 +24,7 @@ VARIANTS = {
     "registers and layer scale": {"num_register_tokens": 2, "layer_scale_init": 0.5},
     "swiglu": {"ffn": "swiglu", "mlp_ratio": 3.0},
     "convolutional stem": {"stem": "conv"},
+    "local convolutional stem": {"stem": "conv_local"},
     "drop path": {"drop_path_rate": 0.5, "depth": 3},
     "dropped samples": {"drop_path_rate": 0.5, "drop_path_uniform": True},
     "one block": {"depth": 1},
@@ -189,7 +190,7 @@ def test_intermediate_layers_end_with_the_output():
     torch.testing.assert_close(second, shorter.get_intermediate_layers(x)[0])
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "conv_local"])
 def test_masked_patches_are_not_seen(stem):
     model = make(stem=stem).eval()
     masks = torch.zeros(3, 16, dtype=torch.bool)
@@ -255,7 +256,7 @@ def test_a_size_that_patches_do_not_divide_is_refused(height, width):
         ({"num_heads": 5}, "embed_dim=24"),
         ({"img_size": 18}, "18 x 18"),
         ({"ffn": "glu"}, "mlp, swiglu"),
-        ({"stem": "resnet"}, "patch, conv"),
+        ({"stem": "resnet"}, "patch, conv, conv_local"),
         ({"stem": "conv", "patch_size": 6, "img_size": 12}, "power of two"),
     ],
 )
@@ -270,18 +271,36 @@ def test_patch_embedding_is_the_convolution():
     torch.testing.assert_close(embed(x), embed.proj(x).flatten(2).transpose(1, 2))
 
 
-def test_convolutional_stem_by_channels_first_operations():
+@pytest.mark.parametrize(
+    "kind, normed", [(ConvStem, (1, 2, 3)), (LocalConvStem, 1)], ids=["image", "position"]
+)
+def test_convolutional_stem_by_channels_first_operations(kind, normed):
     torch.manual_seed(0)
-    stem, x = ConvStem(4, 3, 64), images(2, 16, 24)
+    stem, x = kind(4, 3, 64), images(2, 16, 24)
     y = x
     for conv, norm in zip(stem.convs, stem.norms, strict=True):
         y = F.conv2d(y, conv.weight, conv.bias, stride=2, padding=1)
-        mean, variance = y.mean((1, 2, 3), keepdim=True), y.var((1, 2, 3), False, keepdim=True)
+        mean, variance = y.mean(normed, keepdim=True), y.var(normed, False, keepdim=True)
         y = (y - mean) / (variance + 1e-5).sqrt()
         y = F.gelu(y * norm.weight[:, None, None] + norm.bias[:, None, None])
     y = F.conv2d(y, stem.proj.weight[..., None, None], stem.proj.bias)
     assert [conv.out_channels for conv in stem.convs] == [32, 64]
     torch.testing.assert_close(stem(x), y.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_a_local_stem_sees_the_pixels_around_a_patch_alone():
+    torch.manual_seed(0)
+    x = images(1, 32, 32)
+    changed = x.clone()
+    changed[..., :16] += 1.0  # the left half
+    seen = {}
+    for kind in (ConvStem, LocalConvStem):
+        stem = kind(8, 3, 64)
+        difference = (stem(x) - stem(changed)).detach().abs().amax(-1).reshape(4, 4)
+        seen[kind] = (difference > 1e-6).any(0).tolist()
+    # Tokens of the third column look back over 2P - 1 = 15 pixels: one before their own patch.
+    assert seen[LocalConvStem] == [True, True, True, False]
+    assert seen[ConvStem] == [True, True, True, True]
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
