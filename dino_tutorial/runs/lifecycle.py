@@ -41,7 +41,8 @@ def train(config: Config, resume: bool = False) -> Run:
     Args:
         config: from :func:`dino_tutorial.configure`.
         resume: continue the newest run of this configuration from its last checkpoint. The
-            result is the uninterrupted run's, bit for bit, on the same machine.
+            result is the uninterrupted run's, bit for bit, on the same machine with the same
+            number of threads.
 
     Raises:
         UserError: for anything that the caller can mend.

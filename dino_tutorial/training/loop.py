@@ -44,6 +44,7 @@ from dino_tutorial.training.optim import (
 )
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.training.sharding import gathered, shard, sharded_like
+from dino_tutorial.training.threads import Threads
 from dino_tutorial.views import Augment, PatchMasks
 
 # Seconds within which signals count as one: torchrun hands on what all its processes get anyway.
@@ -120,6 +121,7 @@ class Trainer:
         if self.train.checkpoint_activations:
             self._checkpoint_activations()
         self.rows: list[dict[str, Any]] = []
+        self.threads = Threads()
 
     @property
     def seconds(self) -> float:
@@ -134,6 +136,7 @@ class Trainer:
         self.clock.start(self.step)
         with interruptible() as interrupted, self._bar() as bar:
             for images, labels in bar:
+                self._adapt_threads()
                 logged = self._due(self.train.log_every)
                 values = {name: table[self.step] for name, table in self.schedules.items()}
                 measured = self._step(images, labels, values, logged)
@@ -175,6 +178,17 @@ class Trainer:
             unit="step",
             dynamic_ncols=True,
             mininterval=0.5,
+        )
+
+    def _adapt_threads(self) -> None:
+        """On a processor that others use too, fewer threads may be many times as fast."""
+        if self.device.type != "cpu" or self.threads.adapt() is None or self.threads.told:
+            return
+        self.threads.told = True
+        self.warn(
+            f"step {self.step}: other work keeps the processor busy, and "
+            f"{torch.get_num_threads()} of {self.threads.most} threads are faster now; their "
+            f"number follows from here on (threads in timings.jsonl)."
         )
 
     def _save(self, metrics: RowLog, timings: RowLog) -> None:
@@ -416,6 +430,8 @@ class Trainer:
             "seconds": round(self.clock.seconds, 3),
             "images_per_second": round(steps * self.train.batch_size / seconds, 1),
         }
+        if self.device.type == "cpu":
+            timing["threads"] = torch.get_num_threads()
         if self.device.type == "cuda":
             timing["memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
         return timing
