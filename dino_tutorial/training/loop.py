@@ -121,7 +121,7 @@ class Trainer:
         if self.train.checkpoint_activations:
             self._checkpoint_activations()
         self.rows: list[dict[str, Any]] = []
-        self.threads = Threads()
+        self.threads, self.told_of_threads = Threads(), False
 
     @property
     def seconds(self) -> float:
@@ -136,11 +136,12 @@ class Trainer:
         self.clock.start(self.step)
         with interruptible() as interrupted, self._bar() as bar:
             for images, labels in bar:
-                self._adapt_threads()
                 logged = self._due(self.train.log_every)
                 values = {name: table[self.step] for name, table in self.schedules.items()}
-                measured = self._step(images, labels, values, logged)
-                self.method.after_step(values)
+                with self.threads:
+                    measured = self._step(images, labels, values, logged)
+                    self.method.after_step(values)
+                self._tell_of_threads()
                 if logged:
                     row = self._row(measured, values)
                     bar.set_postfix(self._postfix(row), refresh=False)
@@ -180,16 +181,14 @@ class Trainer:
             mininterval=0.5,
         )
 
-    def _adapt_threads(self) -> None:
-        """On a processor that others use too, fewer threads may be many times as fast."""
-        if self.device.type != "cpu" or self.threads.adapt() is None or self.threads.told:
-            return
-        self.threads.told = True
-        self.warn(
-            f"step {self.step}: other work keeps the processor busy, and "
-            f"{torch.get_num_threads()} of {self.threads.most} threads are faster now; their "
-            f"number follows from here on (threads in timings.jsonl)."
-        )
+    def _tell_of_threads(self) -> None:
+        if self.threads.changes and not self.told_of_threads:
+            self.told_of_threads = True
+            self.warn(
+                f"step {self.step}: other work keeps the processor busy, so one thread goes on "
+                f"alone and all {self.threads.most} are tried again later (threads in "
+                f"timings.jsonl)."
+            )
 
     def _save(self, metrics: RowLog, timings: RowLog) -> None:
         self._check_weights(self.step)

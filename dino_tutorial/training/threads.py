@@ -1,78 +1,85 @@
-"""How many threads the processor works with: as many as help.
+"""How many threads the processor works with: all, or one while other work keeps them waiting.
 
-Threads wait for each other after each small operation. On an idle machine two of them gain a
-third; beside other work one waits, each time, until the other gets its turn, and a step takes many
-times as long as with one thread alone. So both are tried on a piece of work like a step's: at the
-start, and again and again, because other work comes and goes.
+Threads wait for each other after each small operation. On an idle machine two of them gain a fifth
+to a third; beside other work each waits until the others get their turn, and a step takes several
+times as long as with one thread alone.
+
+The sign of it costs nothing to see: a step of an idle machine keeps its thread on the processor all
+the time, whereas beside other work wall-clock seconds pass and processor seconds do not.
 """
 
 import os
 import time
 from collections.abc import Callable
+from types import TracebackType
 
 import torch
-import torch.nn.functional as F
 
-TRIED_EVERY = 20.0  # seconds
-ROUNDS, PASSES = 3, 2  # a trial is the median of some rounds
-PATIENCE = 0.3  # seconds that the trial of one number may take
+STEPS, SECONDS = 4, 0.4  # what is looked at together: at least so many, and so long
+BUSY, FREE = 0.2, 0.1  # shares of waiting above which others are there, and below which none is
+PATIENCE = 20.0  # seconds with one thread before all are tried again; doubled when that fails
+LONGEST_PATIENCE = 320.0
 
 
 class Threads:
-    """Changes torch's number of threads to what is fastest now.
+    """A context around each step that sets torch's number of threads for the next ones.
 
     Sums are added up in another order with another number of threads, and results differ in their
-    last bits. So the number that torch comes with stays until another is clearly faster, and a
-    number that was asked for by ``OMP_NUM_THREADS`` stays always.
+    last bits. So nothing changes on a machine without other work, and a number that was asked for
+    by ``OMP_NUM_THREADS`` never changes.
 
     Args:
-        seconds: what a piece of work takes with the threads set now.
-        clock: seconds that only grow.
+        wall, processor: seconds that have passed, and those that this thread was computing.
 
     Attributes:
-        told: whether the reader knows that the number changes.
+        most: the number that torch began with.
+        changes: how often the number has changed.
     """
 
     def __init__(
         self,
-        seconds: Callable[[], float] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.perf_counter,
+        processor: Callable[[], float] = time.thread_time,
     ) -> None:
-        self.seconds = seconds or seconds_of_work
-        self.clock = clock
+        self.wall, self.processor = wall, processor
         self.most = 1 if "OMP_NUM_THREADS" in os.environ else torch.get_num_threads()
-        self.tried = float("-inf")
-        self.told = False
+        self.changes = 0
+        self.patience = PATIENCE
+        self.changed_at = wall()
+        self._look_anew()
 
-    def adapt(self) -> int | None:
-        """Try all numbers if the last trial is long ago; the new number where it has changed."""
-        if self.most == 1 or self.clock() - self.tried < TRIED_EVERY:
-            return None
-        before = torch.get_num_threads()
-        best = self._fastest(before)
-        torch.set_num_threads(best)
-        self.tried = self.clock()
-        return best if best != before else None
+    def __enter__(self) -> "Threads":
+        self.entered = self.wall(), self.processor()
+        return self
 
-    def _fastest(self, before: int) -> int:
-        times = {}
-        for number in {1, before, self.most}:
-            torch.set_num_threads(number)
-            times[number] = self.seconds()
-        best = min(times, key=times.__getitem__)
-        return best if times[best] < 0.85 * times[before] else before
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.steps += 1
+        self.seconds += self.wall() - self.entered[0]
+        self.computed += self.processor() - self.entered[1]
+        if self.most > 1 and self.steps >= STEPS and self.seconds >= SECONDS:
+            self._decide(waited=1.0 - self.computed / self.seconds)
+            self._look_anew()
 
+    def _look_anew(self) -> None:
+        self.steps, self.seconds, self.computed = 0, 0.0, 0.0
 
-def seconds_of_work() -> float:
-    """What a piece of work like a step's takes now: small products, norms, activations."""
-    tokens = torch.ones(32, 64, 96)
-    wide, narrow = torch.ones(384, 96), torch.ones(96, 384)
-    times: list[float] = []
-    while len(times) < ROUNDS and sum(times) < PATIENCE:
-        start = time.perf_counter()
-        for _ in range(PASSES):
-            hidden = F.gelu(F.linear(F.layer_norm(tokens, (96,)), wide))
-            tokens = tokens + F.linear(hidden, narrow)
-            tokens = tokens / tokens.norm(dim=-1, keepdim=True)
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    def _decide(self, waited: float) -> None:
+        stayed = self.wall() - self.changed_at
+        alone = torch.get_num_threads() == 1
+        if not alone and waited > BUSY:
+            # All were tried in vain: the next time later. They were good for long: as at first.
+            again = self.changes > 0 and stayed < PATIENCE
+            self.patience = min(2 * self.patience, LONGEST_PATIENCE) if again else PATIENCE
+            self._set(1)
+        elif alone and waited < FREE and stayed > self.patience:
+            self._set(self.most)
+
+    def _set(self, number: int) -> None:
+        torch.set_num_threads(number)
+        self.changed_at = self.wall()
+        self.changes += 1

@@ -1,9 +1,9 @@
-"""The number of threads follows what is fastest, and nothing else changes it."""
+"""One thread goes on alone while other work keeps the processor busy, and at no other time."""
 
 import pytest
 import torch
 
-from dino_tutorial.training.threads import TRIED_EVERY, Threads, seconds_of_work
+from dino_tutorial.training.threads import LONGEST_PATIENCE, PATIENCE, Threads
 
 
 @pytest.fixture(autouse=True)
@@ -16,62 +16,82 @@ def two_threads(monkeypatch):
 
 
 class Machine:
-    """Seconds of a piece of work by the number of threads, and a clock."""
+    """Two clocks: a step computes for a tenth of a second, and waits beside other work."""
 
-    def __init__(self, **seconds: float):
-        self.by_number = {1: seconds["one"], 2: seconds["two"]}
-        self.now, self.trials = 0.0, 0
-
-    def seconds(self) -> float:
-        self.trials += 1
-        return self.by_number[torch.get_num_threads()]
+    def __init__(self):
+        self.wall = self.processor = 0.0
+        self.waiting = {1: 0.0, 2: 0.0}  # share of the time, by the number of threads
 
     def threads(self) -> Threads:
-        return Threads(self.seconds, lambda: self.now)
+        return Threads(lambda: self.wall, lambda: self.processor)
+
+    def steps(self, threads: Threads, seconds: float) -> None:
+        end = self.wall + seconds
+        while self.wall < end:
+            with threads:
+                self.processor += 0.1
+                self.wall += 0.1 / (1 - self.waiting[torch.get_num_threads()])
 
 
-def test_an_idle_machine_keeps_what_it_has():
-    machine = Machine(one=1.0, two=0.7)
-    assert machine.threads().adapt() is None
-    assert torch.get_num_threads() == 2
-    assert machine.trials == 2
-
-
-def test_a_busy_machine_gets_one_and_an_idle_one_all_again():
-    machine = Machine(one=1.0, two=14.0)
+def test_an_idle_machine_keeps_its_threads():
+    machine = Machine()
     threads = machine.threads()
-    assert threads.adapt() == 1
+    machine.waiting[2] = 0.15  # a little always comes between
+    machine.steps(threads, 1000)
+    assert (torch.get_num_threads(), threads.changes) == (2, 0)
+
+
+def test_a_busy_machine_is_seen_within_a_second():
+    machine = Machine()
+    threads = machine.threads()
+    machine.waiting = {1: 0.5, 2: 0.7}
+    machine.steps(threads, 1.5)
+    assert (torch.get_num_threads(), threads.changes) == (1, 1)
+    machine.steps(threads, 1000)
+    assert (torch.get_num_threads(), threads.changes) == (1, 1)  # one waits too: still busy
+
+
+def test_all_work_again_when_the_others_have_gone():
+    machine = Machine()
+    threads = machine.threads()
+    machine.waiting = {1: 0.5, 2: 0.7}
+    machine.steps(threads, 1.5)
+    machine.waiting = {1: 0.0, 2: 0.0}
+    machine.steps(threads, PATIENCE - 3)
     assert torch.get_num_threads() == 1
-    machine.by_number[2] = 0.7
-    machine.now = TRIED_EVERY + 0.1
-    assert threads.adapt() == 2
-    assert torch.get_num_threads() == 2
+    machine.steps(threads, 4)
+    assert (torch.get_num_threads(), threads.changes) == (2, 2)
 
 
-def test_a_small_difference_changes_nothing():
-    machine = Machine(one=0.9, two=1.0)
-    assert machine.threads().adapt() is None
-    assert torch.get_num_threads() == 2
-
-
-def test_nothing_is_tried_before_its_time():
-    machine = Machine(one=1.0, two=0.7)
+def test_what_fails_is_tried_less_and_less_often():
+    """One other process on two cores: one thread never waits, two always do."""
+    machine = Machine()
     threads = machine.threads()
-    threads.adapt()
-    machine.by_number[2], machine.now = 14.0, TRIED_EVERY - 0.1
-    assert threads.adapt() is None
-    assert (torch.get_num_threads(), machine.trials) == (2, 2)
+    machine.waiting = {1: 0.0, 2: 0.7}
+    machine.steps(threads, 10 * LONGEST_PATIENCE)
+    assert torch.get_num_threads() == 1
+    tried = (threads.changes - 1) // 2
+    assert 8 <= tried <= 14  # after 20, 40, 80, 160, then each 320 seconds
+    assert threads.patience == LONGEST_PATIENCE
+
+
+def test_patience_is_short_again_after_a_good_time():
+    machine = Machine()
+    threads = machine.threads()
+    machine.waiting = {1: 0.0, 2: 0.7}
+    machine.steps(threads, 100)
+    machine.waiting = {1: 0.0, 2: 0.0}
+    machine.steps(threads, 2 * LONGEST_PATIENCE)
+    assert torch.get_num_threads() == 2
+    machine.waiting = {1: 0.0, 2: 0.7}
+    machine.steps(threads, 2)
+    assert (torch.get_num_threads(), threads.patience) == (1, PATIENCE)
 
 
 def test_a_number_that_was_asked_for_stays(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    machine = Machine(one=1.0, two=14.0)
-    assert machine.threads().adapt() is None
-    assert (torch.get_num_threads(), machine.trials) == (2, 0)
-
-
-def test_work_takes_time_and_draws_nothing():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    assert 0 < seconds_of_work() < 60
-    assert torch.equal(torch.get_rng_state(), before)
+    machine = Machine()
+    threads = machine.threads()
+    machine.waiting = {1: 0.5, 2: 0.9}
+    machine.steps(threads, 100)
+    assert (torch.get_num_threads(), threads.changes) == (2, 0)
