@@ -24,10 +24,10 @@ from dino_tutorial.views import Augment, ViewSpec
 EPOCHS, BATCH, LR = 8, 64, 1e-3
 
 
-def supervised(train: SceneDataset, test: SceneDataset) -> float:
+def supervised(name: str, train: SceneDataset, test: SceneDataset) -> float:
     """The laptop encoder trained on the labels: random crops and flips, eight epochs."""
     torch.manual_seed(0)
-    model = new_encoder(configure())
+    model = new_encoder(configure("dino", name))
     model = nn.Sequential(model, nn.Linear(model.embed_dim, len(train.classes)))
     steps = EPOCHS * (len(train) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.05)
@@ -60,7 +60,7 @@ def main() -> None:
     started = time.perf_counter()
     train.images()
     seconds = time.perf_counter() - started
-    encoders = {"untrained": new_encoder(configure())}
+    encoders = {"untrained": new_encoder(configure("dino", name))}
     for run in sys.argv[2:]:
         encoders[Path(run).name] = load_run(run).encoder()
     print(f"k-NN (k = 20, T = 0.07) on {name}          in colour  in gray")
@@ -73,7 +73,7 @@ def main() -> None:
             rows.setdefault(encoder, []).append(knn["knn_top1"][20])
     for row, values in rows.items():
         print(f"{row:40s} {100 * values[0]:8.1f} % {100 * values[-1]:6.1f} %")
-    print(f"supervised, same encoder {100 * supervised(train, test):.1f} %")
+    print(f"supervised, same encoder {100 * supervised(name, train, test):.1f} %")
     print(f"drawn at 32 px           {len(train) / seconds:.0f} scenes/s on this machine")
 
 
