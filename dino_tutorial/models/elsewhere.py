@@ -39,7 +39,7 @@ def timm_folder(model: VisionTransformer) -> Folder:
     arguments = timm_arguments(model)
     side = arguments["img_size"][0]
     gated = isinstance(model.blocks[0].mlp, SwiGLU)
-    config = {
+    config: dict[str, Any] = {
         # Any size is built by the arguments below; of gated layers only this one tells.
         "architecture": "vit_giant_patch14_dinov2" if gated else "vit_small_patch16_224",
         "num_classes": 0,
@@ -89,7 +89,7 @@ def huggingface_folder(model: VisionTransformer) -> Folder:
     registers = model.num_register_tokens
     kind = "Dinov2WithRegisters" if registers else "Dinov2"
     side = model.grid_size[0] * model.patch_size
-    config = {
+    config: dict[str, Any] = {
         "architectures": [f"{kind}Model"],
         "model_type": "dinov2_with_registers" if registers else "dinov2",
         "hidden_size": dim,
@@ -107,7 +107,7 @@ def huggingface_folder(model: VisionTransformer) -> Folder:
         "torch_dtype": "float32",
         **({"num_register_tokens": registers} if registers else {}),
     }
-    preprocessor = {
+    preprocessor: dict[str, Any] = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
