@@ -19,6 +19,38 @@ from dino_tutorial.files.streams import (
     streams_that_hold,
 )
 
+GO_ON = "stopped; what is described stays. Continue with the same command."
+EMBED = """\
+Features of every image of a folder, a row each, with the image's name and class:
+
+  dino-tutorial embed runs/dino-photos --data photos --out photos.npz
+  dino-tutorial embed dinov2_vits14_reg --data photos --out photos.parquet
+
+An .npz holds the arrays files, labels, classes and features, and with --patches also patches
+(images, patches, width), in float16; numpy.load reads it. A command that was stopped goes on
+where it was when it is given again. Images become squares: the short side resized, the centre
+kept."""
+
+CLASSIFY = """\
+Fit k-NN and a linear classifier to frozen features of images in folders by class, say how often
+they are right on the images held out (those in test/, else a tenth), and name the classes of
+other images:
+
+  dino-tutorial classify runs/dino-photos --data photos
+  dino-tutorial classify dinov2_vits14_reg --data photos --predict new --out new.csv"""
+
+EXPORT = """\
+The backbone of a finished run in a form that other programs load without this package:
+
+  dino-tutorial export RUN --to timm --out FOLDER
+      timm.create_model("local-dir:FOLDER", pretrained=True)
+  dino-tutorial export RUN --to hf --out FOLDER
+      transformers' Dinov2Model, with registers Dinov2WithRegistersModel: .from_pretrained("FOLDER")
+  dino-tutorial export RUN --to onnx --out FILE.onnx
+      class tokens and patch tokens of any number of images of any size
+  dino-tutorial export RUN --out FILE.safetensors
+      the weights under this package's names"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, 2 for a mistake of the user's, 130 after Ctrl-C.
@@ -35,8 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
             return code
     except UserError as error:
         return _say(printable(str(error)), 2)
-    except KeyboardInterrupt:
-        return _say("stopped", 130)
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "stopped", 130)
     except Terminated:
         return _say("stopped", 143)
     except BrokenPipeError:
@@ -110,10 +142,52 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--out", help=".png, .svg, .pdf or .html (default: WHAT.png)")
     show.set_defaults(run=_show)
 
-    export = commands.add_parser("export", help="the backbone for timm, safetensors or ONNX")
-    export.add_argument("run_folder", metavar="RUN")
-    export.add_argument("--to", choices=("timm", "safetensors", "onnx"), default="safetensors")
-    export.add_argument("--out", required=True, help="the file to write")
+    embed = commands.add_parser(
+        "embed",
+        help="features of every image of a folder, with its name, as one file",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=EMBED,
+    )
+    _add_encoder(embed)
+    embed.add_argument("--data", required=True, help="a folder of images, or a data set's name")
+    embed.add_argument(
+        "--out", required=True, metavar="FILE", help="ends in .npz, .parquet or .csv"
+    )
+    embed.add_argument(
+        "--patches", action="store_true", help="patch tokens too, in float16; for .npz"
+    )
+    embed.add_argument("--size", type=int, help="side of the images (default: the encoder's)")
+    embed.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    embed.set_defaults(run=_embed)
+
+    classify = commands.add_parser(
+        "classify",
+        help="k-NN and a linear classifier for one's own classes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=CLASSIFY,
+    )
+    _add_encoder(classify)
+    classify.add_argument(
+        "--data", required=True, help="a folder of images by class, or an .npz that embed made"
+    )
+    classify.add_argument("--predict", metavar="FOLDER", help="name the classes of these, too")
+    classify.add_argument("--out", default="predictions.csv", help="(default: predictions.csv)")
+    classify.add_argument("--k", type=int, help="neighbours (default: 20, or all of fewer)")
+    classify.add_argument("--size", type=int, help="side of the images (default: the encoder's)")
+    classify.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    classify.set_defaults(run=_classify)
+
+    export = commands.add_parser(
+        "export",
+        help="the backbone for timm, transformers, ONNX or safetensors",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=EXPORT,
+    )
+    export.add_argument("run_folder", metavar="RUN", help="the folder of a run")
+    export.add_argument(
+        "--to", choices=("safetensors", "timm", "hf", "onnx"), default="safetensors"
+    )
+    export.add_argument("--out", required=True, help="the file to write; of timm and hf, a folder")
     export.set_defaults(run=_export)
 
     grade = commands.add_parser("grade", help="run submitted notebooks, grade their exercises")
@@ -138,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     curate.add_argument(
         "--weights",
         default="pixels",
-        help="features to retrieve with: a run's folder, a released model, or pixels (default)",
+        help="features to retrieve with: a run, a released model, a file, or pixels (default)",
     )
     curate.add_argument("--out", required=True, metavar="FOLDER")
     curate.add_argument("--limit", type=int, help="at most this many images of the pool")
@@ -167,6 +241,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, device, memory: for a bug report")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_encoder(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "encoder",
+        metavar="ENCODER",
+        help="a run's folder, a released model's name, or a file of weights",
+    )
 
 
 def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
@@ -307,6 +389,51 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _embed(options: argparse.Namespace) -> int:
+    from dino_tutorial.runs.embed import embed
+    from dino_tutorial.runs.encoders import open_encoder
+
+    try:
+        told = embed(
+            open_encoder(options.encoder),
+            options.data,
+            options.out,
+            patches=options.patches,
+            image_size=options.size,
+            device=options.device,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(GO_ON) from None
+    if told:
+        print(told)
+    return 0
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from dino_tutorial.runs.classify import classify
+    from dino_tutorial.runs.encoders import open_encoder
+
+    found = classify(
+        open_encoder(options.encoder),
+        options.data,
+        options.predict,
+        options.out,
+        k=options.k,
+        image_size=options.size,
+        device=options.device,
+    )
+    print(f"{'k-NN':<26}{_percent(found.knn):>10}")
+    print(f"{'linear classifier':<26}{_percent(found.linear):>10}")
+    print(f"{'the most frequent class':<26}{_percent(found.majority):>10}")
+    print(
+        f"fitted to {found.fitted:,} images of {found.classes} classes, measured on "
+        f"{found.measured:,} others"
+    )
+    if options.predict is not None:
+        print(f"classes of {found.predicted:,} images: {options.out}")
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from dino_tutorial.runs import load_run
     from dino_tutorial.runs.export import export
@@ -365,11 +492,7 @@ def _curate(options: argparse.Namespace) -> int:
             command=shlex.join(words),
         )
     except KeyboardInterrupt:
-        print(
-            "dino-tutorial: stopped; what is described stays. Continue with the same command.",
-            file=sys.stderr,
-        )
-        return 130
+        raise KeyboardInterrupt(GO_ON) from None
     if summary:
         print(describe_summary(summary))
         out = Path(options.out)

@@ -104,6 +104,14 @@ def evaluating(*words):
     return ["eval", "run", "--device", "cpu", "--limit", "40", *words]
 
 
+def embedding(*words):
+    return ["embed", "run", "--data", "few", "--out", "a.npz", "--device", "cpu", *words]
+
+
+def classifying(*words):
+    return ["classify", "run", "--data", "few", "--device", "cpu", *words]
+
+
 def curating(*words):
     return ["curate", "--pool", "few", "--device", "cpu", "--out", "curated", *words]
 
@@ -206,6 +214,15 @@ COMMANDS = {
     "preset": (["train", "dino", "--preset", "lap"], "unknown preset"),
     "device": (["train", "dino", "--device", "gpu"], "device"),
     "init missing": (setting("train.init=no/such"), "not a run's folder"),
+    "init name": (setting("train.init=dinov2_vits15"), "did you mean the released dinov2_vits14"),
+    "init dinov3": (setting("train.init=dinov3_vits16"), "rotary position embeddings"),
+    "init text": (setting("train.init=file"), "was not loaded"),
+    "init patch": (
+        train("--set", "train.init=run/backbone.safetensors", "--set", "model.patch_size=4"),
+        "model.patch_size=8",
+    ),
+    "freeze negative": (setting("train.freeze_backbone_steps=-1"), "out of range"),
+    "freeze all": (setting("train.freeze_backbone_steps=1000000"), "freeze it for fewer"),
     # distillation
     "teacher missing": (["distill", "no/such"], "not a run's folder"),
     "teacher file": (["distill", "file"], "an encoder without the heads"),
@@ -257,14 +274,41 @@ COMMANDS = {
     "export ending": (["export", "run", "--out", "a.pt"], "has to end in"),
     "export no folder": (["export", "run", "--out", "no/a.safetensors"], "make it first"),
     "export loop": (["export", "run", "--out", "loop/a.safetensors"], "loop"),
+    # features of one's own images
+    "embed missing": (["embed", "no/such", "--data", "few", "--out", "a.npz"], "not a run's"),
+    "embed name": (["embed", "dino_vits17", "--data", "few", "--out", "a.npz"], "did you mean"),
+    "embed dinov3": (
+        ["embed", "vit_small_patch16_dinov3", "--data", "few", "--out", "a.npz"], "rotary"),
+    "embed text": (["embed", "file", "--data", "few", "--out", "a.npz"], "was not loaded"),
+    "embed pipe": (["embed", "pipe", "--data", "few", "--out", "a.npz"], "cannot be read"),
+    "embed no run": (["embed", "empty", "--data", "few", "--out", "a.npz"], "has no config.yaml"),
+    "embed long": (["embed", LONG, "--data", "few", "--out", "a.npz"], "too long"),
+    "embed data": (embedding("--data", "no/such"), "give an existing folder"),
+    "embed nothing": (embedding("--data", "empty"), "no images in empty"),
+    "embed broken": (embedding("--data", "broken"), "none of the 5 image files"),
+    "embed ending": (embedding("--out", "a.txt"), "has to end in .npz"),
+    "embed no folder": (embedding("--out", "no/a.npz"), "make it first"),
+    "embed long out": (embedding("--out", f"{LONG}.npz"), "too long"),
+    "embed patches": (embedding("--out", "a.csv", "--patches"), "no room for patches"),
+    "embed size": (embedding("--size", "0"), "image_size must be"),
+    "embed size patch": (embedding("--size", "33"), "cannot be cut into patches"),
+    "embed device": (embedding("--device", "x"), "use auto, cuda"),
+    "classify missing": (["classify", "no/such", "--data", "few"], "not a run's folder"),
+    "classify flat": (classifying(), "has no classes"),
+    "classify data": (classifying("--data", "no/such"), "give an existing folder"),
+    "classify npz": (classifying("--data", "no.npz"), "make it by"),
+    "classify broken": (classifying("--data", "broken"), "none of the 5 image files"),
+    "classify out": (classifying("--predict", "few", "--out", "a.txt"), "has to end in .csv"),
+    "classify no folder": (classifying("--predict", "few", "--out", "no/a.csv"), "make it first"),
+    "classify size": (classifying("--size", "33"), "cannot be cut into patches"),
     # curation
     "pool missing": (["curate", "--pool", "no/such", "--out", "o"], "give an existing folder"),
     "pool empty": (["curate", "--pool", "empty", "--out", "o"], "no images in empty"),
     "pool long": (["curate", "--pool", LONG, "--out", "o"], "too long"),
     "pool nobody": (["curate", "--pool", "~nobody-here", "--out", "o"], "write the whole path"),
     "curate limit": (curating("--limit", "0"), "limit must be"),
-    "curate weights": (curating("--weights", "no/such"), "there is no folder no/such"),
-    "curate model": (curating("--weights", "dino_vits17"), "choose one of"),
+    "curate weights": (curating("--weights", "no/such"), "not a run's folder"),
+    "curate model": (curating("--weights", "dino_vits17"), "did you mean"),
     "curate set": (curating("--set", "similarity=2"), "out of range"),
     "curate nan": (curating("--set", "similarity=.nan"), "out of range"),
     "curate key": (curating("--set", "sizes=2"), "did you mean 'size'"),

@@ -15,8 +15,8 @@ from dino_tutorial.curation.measure import class_balance, duplicate_scores, puri
 from dino_tutorial.curation.neighbours import nearest, similar_pairs
 from dino_tutorial.curation.pipeline import Curation, CurationSettings, curate, describers
 from dino_tutorial.curation.retrieve import Retrieved, retrieve_clusters, retrieve_nearest
-from dino_tutorial.curation.storage import StoredArray, store
 from dino_tutorial.curation.whitening import Whitening, fit_whitening, whiten
+from dino_tutorial.evaluation.storage import StoredArray, store
 
 __all__ = [
     "Components",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dino_tutorial.curation.neighbours import kmeans, nearest_centroid, train_centroids
-from dino_tutorial.curation.storage import StoredArray
+from dino_tutorial.evaluation.storage import StoredArray
 
 
 class Hierarchy(NamedTuple):

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from dino_tutorial.curation.pipeline import (
     describe_all,
     describers,
 )
-from dino_tutorial.curation.storage import StoredArray
 from dino_tutorial.datasets import (
     LARGEST_LIMIT,
     ArrayDataset,
@@ -34,16 +32,15 @@ from dino_tutorial.datasets.scenes.sets import curated_seeds, uncurated_pool
 from dino_tutorial.datasets.subset import Subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import normalize
+from dino_tutorial.evaluation.storage import StoredArray
 from dino_tutorial.files import kind_of, user_path, write_json
-from dino_tutorial.models import pretrained
 from dino_tutorial.options import check_whole, flatten
 from dino_tutorial.parallel import process_group
 from dino_tutorial.plots.curation import CurationReport, write_curation_report
+from dino_tutorial.runs.encoders import open_encoder
 from dino_tutorial.runs.environment import choose_device, describe_environment
-from dino_tutorial.runs.folder import load_run
 
 SCENE_POOL, SCENE_SIZE, PHOTO_SIZE = 20_000, 32, 64  # images; px, when no network wants others
-RELEASED_SIZE = 224  # px that released weights were trained with
 
 
 def curate_pool(
@@ -67,8 +64,8 @@ def curate_pool(
         out: gets ``selected.txt``, ``summary.json``, ``report.html`` and the descriptions; when
             these are there from an earlier call, it goes on from them.
         seeds: curated images to retrieve around, named like the pool; None retrieves nothing.
-        weights: what features retrieve and cluster: "pixels", a run's folder, or a released
-            model, such as "dinov2_vits14".
+        weights: what features retrieve and cluster: "pixels", a run's folder, a released model,
+            such as "dinov2_vits14", or a file of weights.
         evaluation: images to keep out; a named data set's test split.
         limit: at most so many images of the pool.
         shards: also write the chosen images as tar shards that can be trained on.
@@ -149,17 +146,10 @@ def open_weights(
     """Features of pixels by weights; the image size that they want; what identifies them."""
     if name == "pixels":
         return copy_descriptors, None, {"weights": "pixels"}
-    if kind_of(user_path(name)) == "folder":
-        run = load_run(name)
-        encoder, size = run.encoder(), run.config.views.global_size
-        digest = sha256((run.folder / "backbone.safetensors").read_bytes()).hexdigest()[:16]
-        identity = {"weights": digest}
-    elif os.sep in name:
-        raise UserError(f"there is no folder {name}: give a run's folder, pixels or a model's name")
-    else:
-        encoder, size, identity = pretrained(name), RELEASED_SIZE, {"weights": name}
-    encoder = encoder.to(device).eval()
-    return lambda pixels: encoder(normalize(pixels)), size, identity
+    opened = open_encoder(name)
+    encoder = opened.encoder.to(device)
+    identity = {"weights": opened.digest}
+    return lambda pixels: encoder(normalize(pixels)), opened.image_size, identity
 
 
 def open_pool(

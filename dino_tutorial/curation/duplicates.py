@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dino_tutorial.curation.neighbours import nearest, similar_pairs
-from dino_tutorial.curation.storage import StoredArray, scratch_array
+from dino_tutorial.evaluation.storage import StoredArray, scratch_array
 
 # On 4,000 scenes with planted copies, precision and recall of pairs both stay at or above 0.985 for
 # any similarity from 0.65 to 0.85.

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from dino_tutorial.curation.storage import StoredArray, scratch_array
 from dino_tutorial.curation.whitening import random_ids
+from dino_tutorial.evaluation.storage import StoredArray, scratch_array
 
 LIST_SIZE = 2000  # images in a list, on average; a smaller pool is one list, compared exactly
 PROBES = 4  # lists that an image is compared with

@@ -25,10 +25,10 @@ from dino_tutorial.curation.duplicates import (
 )
 from dino_tutorial.curation.embedding import BATCH, Describe
 from dino_tutorial.curation.retrieve import Retrieved, retrieve_clusters, retrieve_nearest
-from dino_tutorial.curation.storage import StoredArray
 from dino_tutorial.curation.whitening import whiten, whitening_for
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages
+from dino_tutorial.evaluation.storage import StoredArray
 from dino_tutorial.options import option
 
 LEVELS = (20, 10)  # images in a cluster of the finest level, clusters in one of the level above

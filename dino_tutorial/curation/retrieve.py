@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from dino_tutorial.curation.neighbours import kmeans, nearest, nearest_centroid, training_size
-from dino_tutorial.curation.storage import StoredArray
 from dino_tutorial.curation.whitening import random_ids
+from dino_tutorial.evaluation.storage import StoredArray
 
 BUFFER = 1 << 18  # images held in memory at a time, beside those that are taken
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dino_tutorial.curation.descriptors import SIDE, cosines
-from dino_tutorial.curation.storage import StoredArray
+from dino_tutorial.evaluation.storage import StoredArray
 
 DIM = 128
 PER_DIM = 4  # images for each direction kept: with fewer, a copy may get a direction of its own

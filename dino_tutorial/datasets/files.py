@@ -3,7 +3,7 @@
 import os
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
@@ -34,6 +34,7 @@ class ImageFiles(ImageDataset):
 
     Attributes:
         paths: of the images, relative to the folder.
+        labels: -1 for an image that lies beside the class folders.
 
     Raises:
         UserError: there is no such folder, or no image in it.
@@ -55,9 +56,9 @@ class ImageFiles(ImageDataset):
         self.name = printable(folder.resolve().name)
         classes = class_names(self.paths, level)
         kept, labels = label_paths(self.paths, classes, level)
-        labelled = len(kept) == len(self.paths)
-        self.classes = tuple(map(printable, classes)) if labelled else ()
-        self.labels = labels if labelled else torch.full((len(self.paths),), -1)
+        of_path = dict(zip(kept, labels.tolist(), strict=True))
+        self.classes = tuple(map(printable, classes))
+        self.labels = torch.tensor([of_path.get(path, -1) for path in self.paths])
         self._source = FileSource(folder, self.paths)
         self.image_size = image_size or native_size(self._source)
 
@@ -65,10 +66,18 @@ class ImageFiles(ImageDataset):
         return self._source.contents()
 
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
+        return self.read(indices)[0]
+
+    def read(
+        self, indices: Int[Tensor, " n"] | None = None
+    ) -> tuple[UInt8[Tensor, "n 3 S S"], Bool[Tensor, " n"]]:
+        """The images, and whether each of them could be read; one that could not is black."""
         chosen = list(range(len(self))) if indices is None else indices.tolist()
         canvas, problems = decode_many(self._source, chosen, self.image_size)
         for position, reason in problems.items():
             canvas[position] = 0
             name = self._source.name(chosen[position])
             report(f"{self.name}: an image cannot be read", [f"{name} ({reason})"])
-        return torch.from_numpy(canvas)
+        readable = torch.ones(len(chosen), dtype=torch.bool)
+        readable[list(problems)] = False
+        return torch.from_numpy(canvas), readable

@@ -127,6 +127,12 @@ class Method(nn.Module, ABC):
         return [self.student] if self.teacher is None else [self.student, self.teacher.network]
 
     @property
+    def backbones(self) -> list[Encoder]:
+        """The student's, and that of the teacher which follows it, if there is one."""
+        networks = [self.student] if self.teacher is None else [self.student, self.teacher.network]
+        return [network.backbone for network in networks]
+
+    @property
     def constants(self) -> dict[str, float]:
         """Numbers that belong beside every logged row, such as ``ln_k``.
 

@@ -81,12 +81,26 @@ def load_weights(
     if source not in CONVERTERS:
         raise UserError(f"source={source!r} is unknown: choose one of {', '.join(CONVERTERS)}")
     where = "the state dict"
-    if not isinstance(state_dict_or_path, Mapping):
-        where = str(state_dict_or_path)
-        state_dict_or_path = _read(user_path(state_dict_or_path))
-    state = _unwrap(state_dict_or_path)
+    if isinstance(state_dict_or_path, Mapping):
+        state = _unwrap(state_dict_or_path)
+    else:
+        where, state = str(state_dict_or_path), read_state(state_dict_or_path)
     if not state:
         raise UserError(f"{where} holds no state dict: names with a tensor each were expected")
+    return fill(model, state, source, where)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of an encoder in a file, wrappers taken off; see :func:`load_weights`.
+
+    Raises:
+        UserError: the file cannot be read as weights.
+    """
+    return _unwrap(_read(user_path(path)))
+
+
+def fill(model: AnyModule, state: dict[str, Tensor], source: str, where: str) -> AnyModule:
+    """Give a model weights without wrappers; ``where`` they are from is for the error."""
     own = model.state_dict()
     state = CONVERTERS[source](state, own)
     if "mask_token" in own:
@@ -306,6 +320,10 @@ def _from_native(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, 
 
 
 def _from_dinov2(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    return flat_blocks(state)
+
+
+def flat_blocks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Blocks may come in chunks for sharded training: blocks.CHUNK.INDEX becomes blocks.INDEX."""
     return {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", k): v for k, v in state.items()}
 

@@ -3,7 +3,7 @@
 Parameter names follow DINOv2, so that a checkpoint reads like the released ones.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -413,34 +413,43 @@ def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise UserError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
 
 
+#: Width, blocks and heads of the named vision transformers.
+SHAPES: dict[str, dict[str, Any]] = {
+    "vit_tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "vit_small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "vit_base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "vit_large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "vit_giant": {"embed_dim": 1536, "depth": 40, "num_heads": 24},
+}
+
+
 def vit_tiny(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
     """ViT-Ti: width 192, 12 blocks, 3 heads; 5.5 M parameters at patch 16."""
-    return _build({"embed_dim": 192, "depth": 12, "num_heads": 3}, patch_size, overrides)
+    return _build(SHAPES["vit_tiny"], patch_size, overrides)
 
 
 def vit_small(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
     """ViT-S: width 384, 12 blocks, 6 heads; 22 M parameters."""
-    return _build({"embed_dim": 384, "depth": 12, "num_heads": 6}, patch_size, overrides)
+    return _build(SHAPES["vit_small"], patch_size, overrides)
 
 
 def vit_base(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
     """ViT-B: width 768, 12 blocks, 12 heads; 86 M parameters."""
-    return _build({"embed_dim": 768, "depth": 12, "num_heads": 12}, patch_size, overrides)
+    return _build(SHAPES["vit_base"], patch_size, overrides)
 
 
 def vit_large(patch_size: int = 16, **overrides: Any) -> VisionTransformer:
     """ViT-L: width 1024, 24 blocks, 16 heads; 303 M parameters."""
-    return _build({"embed_dim": 1024, "depth": 24, "num_heads": 16}, patch_size, overrides)
+    return _build(SHAPES["vit_large"], patch_size, overrides)
 
 
 def vit_giant(patch_size: int = 14, **overrides: Any) -> VisionTransformer:
     """ViT-g as in DINOv2: width 1536, 40 blocks, 24 heads, SwiGLU, LayerScale; 1.1 B parameters."""
-    giant: dict[str, Any] = {"embed_dim": 1536, "depth": 40, "num_heads": 24}
-    giant |= {"ffn": "swiglu", "layer_scale_init": 1e-5}
+    giant = SHAPES["vit_giant"] | {"ffn": "swiglu", "layer_scale_init": 1e-5}
     return _build(giant, patch_size, overrides)
 
 
 def _build(
-    defaults: dict[str, Any], patch_size: int, overrides: dict[str, Any]
+    defaults: Mapping[str, Any], patch_size: int, overrides: dict[str, Any]
 ) -> VisionTransformer:
     return VisionTransformer(patch_size=patch_size, **{**defaults, **overrides})

@@ -1,4 +1,4 @@
-"""Methods out of configurations and of runs: fresh, as a run left them, or going on from one."""
+"""Methods out of configurations and of runs: fresh, or as a run left them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS, Method
-from dino_tutorial.models import VisionTransformer
 from dino_tutorial.models.released import RELEASED
 from dino_tutorial.runs.config import Config
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
@@ -76,39 +75,16 @@ def trained_method(folder: str | Path, n_classes: int = 0) -> Method:
             f"trained in, not a record of it"
         )
     method = build_method(run.config, n_classes)
-    _load(method, load_checkpoint(run.folder)["method"], f"the checkpoint in {folder}")
+    load_method(method, load_checkpoint(run.folder)["method"], f"the checkpoint in {folder}")
     return method
 
 
-def start_from(method: Method, folder: str | Path, n_classes: int = 0) -> None:
-    """Fill a fresh method with all that a finished run of it has learned.
-
-    Students, teachers, heads and centers are taken over; position embeddings are interpolated to
-    the new image size, as the encoder itself would at call time. The optimizer starts anew.
-
-    Args:
-        method: changed in place.
-        folder: of the run; see :func:`trained_method`.
-        n_classes: as in :func:`build_method`.
+def load_method(method: Method, state: dict[str, Tensor], where: str) -> None:
+    """Give a method the state of another of its kind; ``where`` it is from is for the error.
 
     Raises:
-        UserError: the run cannot be used, or is of another method or architecture.
+        UserError: it is of another architecture.
     """
-    before = trained_method(folder, n_classes)
-    if type(before) is not type(method):
-        raise UserError(
-            f"train.init = {folder} is a run of {type(before).__name__}, not of "
-            f"{type(method).__name__}: start from a run of the same method"
-        )
-    state, modules = before.state_dict(), dict(method.named_modules())
-    for name, module in before.named_modules():
-        if isinstance(module, VisionTransformer) and f"{name}.pos_embed" in state:
-            rows, columns = modules[name].grid_size
-            state[f"{name}.pos_embed"] = module.positions(rows, columns).detach()
-    _load(method, state, f"train.init = {folder}")
-
-
-def _load(method: Method, state: dict[str, Tensor], where: str) -> None:
     try:
         method.load_state_dict(state)
     except RuntimeError as error:

@@ -48,6 +48,7 @@ ADDED = {
     "views.blur_p": None,
     "views.solarize_p": None,
     "train.init": None,
+    "train.freeze_backbone_steps": 0,
     "train.checkpoint_activations": False,
     "train.sharding": "none",
 }

@@ -27,7 +27,7 @@ from dino_tutorial.files import (
     write_json,
 )
 from dino_tutorial.files.locks import locked
-from dino_tutorial.models import Encoder, build_encoder
+from dino_tutorial.models import Encoder, VisionTransformer, build_encoder
 from dino_tutorial.parallel import Processes, from_main
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.training.checkpoint import has_checkpoint
@@ -142,7 +142,7 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
         open_regular(path).close()
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            digest = (file.metadata() or {}).get("sha256")
+            expected = (file.metadata() or {}).get("sha256")
     except PermissionError:
         raise UserError(
             f"{path} may not be read (Permission denied): ask its owner for chmod +r"
@@ -151,7 +151,7 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} is damaged and does not fit the run ({describe_error(error)}): {AGAIN}"
         ) from None
-    if digest not in (None, _digest(state)):
+    if expected not in (None, digest(state)):
         raise UserError(f"{path} is damaged (its checksum is wrong): {AGAIN}")
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise UserError(f"{path} holds NaN or infinity, for its training diverged: train again")
@@ -325,20 +325,26 @@ def _numbered(root: Path, stem: str) -> dict[int, Path]:
 
 
 def save_backbone(path: Path, encoder: nn.Module) -> None:
-    """Write an encoder's weights as safetensors with their checksum, whole or not at all.
+    """Write an encoder's weights as safetensors, whole or not at all.
+
+    With them go their checksum, and of a transformer the number of its heads, which weights do
+    not tell.
 
     Raises:
         UserError: if the disk is full or the folder cannot be written.
     """
     state = {k: tensor.detach().cpu().contiguous() for k, tensor in encoder.state_dict().items()}
+    notes = {"sha256": digest(state)}
+    if isinstance(encoder, VisionTransformer):
+        notes["num_heads"] = str(encoder.num_heads)
     with replacing(path) as temporary:
         try:
-            save_file(state, temporary, {"sha256": _digest(state)})
+            save_file(state, temporary, notes)
         except SafetensorError as error:
             raise unwritable(path, error) from error
 
 
-def _digest(state: dict[str, Tensor]) -> str:
+def digest(state: dict[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and values, in the order of the names."""
     total = sha256()
     for name, tensor in sorted(state.items()):

@@ -15,7 +15,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.files import write_json, write_text
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import Processes, process_group
-from dino_tutorial.runs.build import build_method, start_from
+from dino_tutorial.runs.build import build_method
 from dino_tutorial.runs.checks import (
     check_batch,
     check_learning_rate,
@@ -29,6 +29,7 @@ from dino_tutorial.runs.folder import Run, load_run, new_encoder, run_folder, sa
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
 from dino_tutorial.runs.scores import measure_knn
+from dino_tutorial.runs.start import as_started, start_from, with_architecture
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.training.sharding import gathered
@@ -55,6 +56,9 @@ def train(config: Config, resume: bool = False) -> Run:
     device = choose_device(config.device)
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
+        config, adapted = (as_started(config), None) if resume else with_architecture(config)
+        if adapted is not None and processes.is_main:
+            print(f"note: {adapted}", file=sys.stderr)
         with run_folder(config, resume, processes) as folder:
             left_out = folder / "left_out.txt" if processes.is_main else None
             with listing(left_out):

@@ -18,6 +18,7 @@ from dino_tutorial.files import (
 )
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.runs.config import Config, configure, read_config
+from dino_tutorial.runs.encoders import is_released
 from dino_tutorial.runs.folder import Run
 
 FILES = {  # of a record
@@ -113,8 +114,17 @@ def _public(config: Config) -> Config:
     }
     for key in ("train.init", "objective.teacher"):
         other = flatten(config).get(key)
-        public |= {key: f"runs/{Path(other).name}"} if other else {}
+        public |= {key: _public_place(other)} if other else {}
     return replace_options(config, public)
+
+
+def _public_place(name: str) -> str:
+    """A run by its name, a file by its own and its run's; a released model has no place."""
+    path = Path(name)
+    if is_released(name):
+        return name
+    is_file = kind_of(path) == "file"
+    return f"runs/{path.parent.name}/{path.name}" if is_file else f"runs/{path.name}"
 
 
 def command_line(config: Config) -> str:

@@ -108,6 +108,7 @@ class Trainer:
             rank=self.processes.rank,
             world=self.processes.world,
         )
+        self._check_freeze()
         self.schedules = self._schedules(per_epoch)
         groups = param_groups(
             self.method,
@@ -230,6 +231,7 @@ class Trainer:
         masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, self.step))
         masks = self.method.draw_masks(self.train.batch_size, masks_seed)
         size = len(images) // self.train.accumulate
+        self._set_mode()
         micro_metrics = []
         for part in range(self.train.accumulate):
             chosen = slice(part * size, (part + 1) * size)
@@ -246,12 +248,30 @@ class Trainer:
                     metrics = self.engine(views, values, measure, **asked)
                 (metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
+        if self.step < self.train.freeze_backbone_steps:
+            for parameter in self.method.student.backbone.parameters():
+                parameter.grad = None  # what has none is not moved, nor decayed
         grad_norm = self._clip()
         self.method.before_step(self.step / self.order.steps_per_epoch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         means = {n: torch.stack([m[n] for m in micro_metrics]).mean() for n in micro_metrics[0]}
         return means | {"grad_norm": grad_norm}
+
+    def _set_mode(self) -> None:
+        """Frozen backbones are in evaluation mode: their running statistics stay, too."""
+        frozen_steps = self.train.freeze_backbone_steps
+        if frozen_steps and self.step <= frozen_steps:
+            for backbone in self.method.backbones:
+                backbone.train(self.step == frozen_steps)
+
+    def _check_freeze(self) -> None:
+        frozen = self.train.freeze_backbone_steps
+        if frozen and frozen >= self.total_steps:
+            raise UserError(
+                f"train.freeze_backbone_steps = {frozen} leaves the backbone as it is to the end "
+                f"of the run, which has {self.total_steps} steps: freeze it for fewer"
+            )
 
     def state(self, metrics_size: int, timings_size: int) -> dict[str, Any]:
         """Everything that :meth:`restore` needs; random state is a function of seed and step.

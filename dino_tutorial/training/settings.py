@@ -50,7 +50,15 @@ class TrainSettings:
 
     init: str | None = option(
         None,
-        "The folder of a finished run of the same method, whose weights are where this one begins.",
+        "Where the weights begin: the folder of a finished run of the same method; or, for a "
+        "backbone with fresh heads, a released model's name or a file of weights.",
+    )
+    freeze_backbone_steps: int = option(
+        0,
+        "Steps at the start in which the backbones stay as they are and heads alone learn: for "
+        "fresh heads on a trained backbone.",
+        low=0,
+        high=10**9,
     )
     epochs: float = option(100, "How often each image is seen.", low=0.001)
     batch_size: int = option(256, "Images a step, over all processes.", low=2, high=2**20)

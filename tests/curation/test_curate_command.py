@@ -131,8 +131,11 @@ def test_shares_are_described():
     [
         (["--pool", "scens"], "Did you mean scenes?"),
         (["--pool", "no/such"], "no/such"),
-        (["--pool", "scenes", "--weights", "no/run"], "there is no folder no/run"),
-        (["--pool", "scenes", "--weights", "dino_vits99"], "dino_vits99"),
+        (
+            ["--pool", "scenes", "--weights", "no/run"],
+            "no/run is not a run's folder",
+        ),
+        (["--pool", "scenes", "--weights", "dino_vits99"], "dino_vits99 is not a run's folder"),
         (["--pool", "scenes", "--set", "sise=3"], "did you mean 'size'"),
         (["--pool", "scenes", "--set", "similarity=2"], "out of range"),
         (["--pool", "scenes", "--set", "seed=2147483648"], "seed = 2147483648 is out of range"),

@@ -19,7 +19,7 @@ from dino_tutorial.curation import (
     retrieve,
 )
 from dino_tutorial.curation.balance import sample_of_each
-from dino_tutorial.curation.storage import store
+from dino_tutorial.evaluation.storage import store
 
 sizes = arrays.arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 50))
 

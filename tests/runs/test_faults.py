@@ -377,7 +377,9 @@ WRITERS = {
     "show": ["show", "RUN", "attention", "--n", "1", "--out", "OUT/a.png"],
     "show page": ["show", "RUN", "crops", "--n", "1", "--out", "OUT/a.html"],
     "safetensors": ["export", "RUN", "--out", "OUT/a.safetensors"],
-    "timm": ["export", "RUN", "--to", "timm", "--out", "OUT/b.safetensors"],
+    "timm": ["export", "RUN", "--to", "timm", "--out", "OUT/b"],
+    "hf": ["export", "RUN", "--to", "hf", "--out", "OUT/b"],
+    "embed": ["embed", "RUN", "--data", "OUT/photos", "--device", "cpu", "--out", "OUT/a.npz"],
     "onnx": ["export", "RUN", "--to", "onnx", "--out", "OUT/a.onnx"],
     "curate": ["curate", "--pool", "scenes", "--limit", "200", "--device", "cpu", "--out",
                "OUT/curated"],
@@ -390,6 +392,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(command, begun, f
     out = tmp_path / "out"
     shutil.copytree(begun / NAME, out / NAME)
     shutil.copytree(finished.folder, out / "run")
+    (out / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(out / "photos" / "a.png")
     (out / "submitted").mkdir()
     (out / "submitted" / "one.ipynb").write_text("{}")
     words = [

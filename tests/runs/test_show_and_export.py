@@ -1,18 +1,21 @@
 """`dino-tutorial show` draws what the encoder gives; `export` keeps its outputs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dino_tutorial import configure, load_run
 from dino_tutorial.cli import main
 from dino_tutorial.evaluation import patch_pca
 from dino_tutorial.models import VisionTransformer, load_weights
+from dino_tutorial.models.elsewhere import huggingface_folder, resampling
 from dino_tutorial.runs import Run, new_encoder
 from dino_tutorial.runs.folder import save_backbone
 from dino_tutorial.runs.gallery import attention_maps, nearest_images, patch_components
@@ -132,7 +135,8 @@ def test_the_nearest_picture_of_a_picture_of_the_bank_is_itself():
         (["show", "nothing", "crops"], "is not a run's folder"),
         (["show", "dinov2_vits14", "pca"], "comes without images: name some with --data"),
         (["show", "dinov2_vits14", "crops", "--data", "scenes"], "show a run's crops"),
-        (["export", TRAINED, "--to", "timm", "--out", "x.safetensors"], "has no counterpart"),
+        (["export", TRAINED, "--to", "timm", "--out", "x"], "has no counterpart in timm"),
+        (["export", TRAINED, "--to", "hf", "--out", "x"], "has no counterpart in transformers"),
         (["export", TRAINED, "--out", "x.pt"], "has to end in .safetensors"),
         (["export", TRAINED, "--out", "no/such/x.safetensors"], "there is no folder"),
     ],
@@ -143,30 +147,138 @@ def test_mistakes_are_one_sentence(capsys, words, complaint):
 
 
 def test_an_exported_backbone_is_the_same_function(capsys, tmp_path):
-    run = run_of(tmp_path)
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    expected = run.encoder()(images)
-    for form in ("safetensors", "timm"):
-        path = tmp_path / f"{form}.safetensors"
-        assert say(capsys, "export", tmp_path, "--to", form, "--out", path)[0] == 0
-    path = tmp_path / "safetensors.safetensors"
-    own = load_weights(new_encoder(run.config), path, "native")
-    torch.testing.assert_close(own.eval()(images), expected)
-    path = tmp_path / "timm.safetensors"
-    _, out, _ = say(capsys, "export", tmp_path, "--to", "timm", "--out", path)
-    architecture = out[out.index("timm.models.VisionTransformer") :].strip()
-    model = eval(architecture, {"timm": timm}).eval()  # what the sentence says is what to write
-    model.load_state_dict(load_file(path))
-    torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
+    run, path = run_of(tmp_path), tmp_path / "x.safetensors"
+    assert say(capsys, "export", tmp_path, "--out", path)[0] == 0
+    own = load_weights(new_encoder(run.config), path, "native").eval()
+    images = drawn(2, 32, 32)
+    torch.testing.assert_close(own(images), run.encoder()(images))
 
 
-def test_onnx_gives_the_same_features_for_any_batch(capsys, tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
-    run, path = run_of(tmp_path), tmp_path / "encoder.onnx"
-    assert say(capsys, "export", tmp_path, "--to", "onnx", "--out", path)[0] == 0
-    session = runtime.InferenceSession(path)
-    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    (features,) = session.run(None, {"images": images.numpy()})
-    torch.testing.assert_close(
-        torch.from_numpy(features), run.encoder()(images).detach(), atol=1e-4, rtol=1e-4
+def drawn(*shape: int) -> torch.Tensor:
+    batch, height, width = shape
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 3, height, width, generator=generator)
+
+
+FORMS = {
+    "plain": {},
+    "registers": {"model.num_register_tokens": 3, "model.layer_scale_init": 0.5},
+    "swiglu": {"model.ffn": "swiglu", "model.num_register_tokens": 1},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_timm_loads_the_folder_by_itself(form, capsys, tmp_path):
+    run, folder = run_of(tmp_path, **FORMS[form]), tmp_path / "for-timm"
+    code, out, _ = say(capsys, "export", tmp_path, "--to", "timm", "--out", folder)
+    assert code == 0 and f'timm.create_model("local-dir:{folder}", pretrained=True)' in out
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    side = run.config.views.global_size
+    for images in (drawn(2, side, side), drawn(2, 2 * side, side)):
+        torch.testing.assert_close(model(images), run.encoder()(images), atol=1e-4, rtol=1e-4)
+    wanted = timm.data.resolve_model_data_config(model)
+    assert wanted["input_size"] == (3, side, side) and list(wanted["mean"]) == [0.485, 0.456, 0.406]
+    assert say(capsys, "export", tmp_path, "--to", "timm", "--out", folder)[0] == 0  # again
+    (folder / "mine.txt").write_text("mine")
+    code, _, error = say(capsys, "export", tmp_path, "--to", "timm", "--out", folder)
+    assert code == 2 and "holds mine.txt too" in error and (folder / "mine.txt").exists()
+
+
+# The parameters of a Dinov2WithRegistersModel of one layer, as the files on the hub call them,
+# after transformers' modeling_dinov2_with_registers.py and its conversion_mapping.py.
+D, HIDDEN, R, N, P = 48, 192, 3, 16, 4
+HUGGING_FACE = {
+    "embeddings.cls_token": (1, 1, D),
+    "embeddings.mask_token": (1, D),
+    "embeddings.register_tokens": (1, R, D),
+    "embeddings.position_embeddings": (1, 1 + N, D),
+    "embeddings.patch_embeddings.projection.weight": (D, 3, P, P),
+    "embeddings.patch_embeddings.projection.bias": (D,),
+    **{
+        f"encoder.layer.0.attention.attention.{part}.{kind}": (D, D) if kind == "weight" else (D,)
+        for part in ("query", "key", "value")
+        for kind in ("weight", "bias")
+    },
+    "encoder.layer.0.attention.output.dense.weight": (D, D),
+    "encoder.layer.0.attention.output.dense.bias": (D,),
+    "encoder.layer.0.layer_scale1.lambda1": (D,),
+    "encoder.layer.0.layer_scale2.lambda1": (D,),
+    "encoder.layer.0.norm1.weight": (D,),
+    "encoder.layer.0.norm1.bias": (D,),
+    "encoder.layer.0.norm2.weight": (D,),
+    "encoder.layer.0.norm2.bias": (D,),
+    "encoder.layer.0.mlp.fc1.weight": (HIDDEN, D),
+    "encoder.layer.0.mlp.fc1.bias": (HIDDEN,),
+    "encoder.layer.0.mlp.fc2.weight": (D, HIDDEN),
+    "encoder.layer.0.mlp.fc2.bias": (D,),
+    "layernorm.weight": (D,),
+    "layernorm.bias": (D,),
+}
+
+
+def test_the_folder_for_transformers_has_its_names_and_shapes(capsys, tmp_path):
+    changes = {
+        "model.num_register_tokens": R,
+        "model.embed_dim": D,
+        "model.depth": 1,
+        "model.num_heads": 3,
+        "model.patch_size": P,
+    }
+    run, folder = run_of(tmp_path, **changes), tmp_path / "for-hf"
+    code, out, _ = say(capsys, "export", tmp_path, "--to", "hf", "--out", folder)
+    assert code == 0 and "transformers.Dinov2WithRegistersModel.from_pretrained(" in out
+    weights = load_file(folder / "model.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == HUGGING_FACE
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "dinov2_with_registers" and config["mlp_ratio"] == 4
+    assert (config["num_attention_heads"], config["num_register_tokens"]) == (3, R)
+    assert config["image_size"] == run.config.views.global_size and config["patch_size"] == P
+    seen = json.loads((folder / "preprocessor_config.json").read_text())
+    assert seen["image_mean"] == [0.485, 0.456, 0.406] and seen["resample"] == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_goes_to_transformers_comes_back_the_same_function(form, tmp_path):
+    """The names are read by the code that reads the hub's own files."""
+    encoder = run_of(tmp_path, **FORMS[form]).encoder()
+    save_file(huggingface_folder(encoder).weights, tmp_path / "x.safetensors")
+    shape = {"img_size": encoder.grid_size[0] * encoder.patch_size, "depth": len(encoder.blocks)}
+    shape |= {"patch_size": encoder.patch_size, "embed_dim": encoder.embed_dim}
+    shape |= {"num_heads": encoder.num_heads, "ffn": "swiglu" if form == "swiglu" else "mlp"}
+    back = VisionTransformer(
+        **shape, layer_scale_init=1.0, num_register_tokens=encoder.num_register_tokens
     )
+    load_weights(back, tmp_path / "x.safetensors", "dinov2").eval()
+    images = drawn(2, shape["img_size"], shape["img_size"])
+    for ours, theirs in zip(
+        encoder.forward_features(images), back.forward_features(images), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("own", [(16, 16), (37, 16), (4, 7), (14, 5)])
+def test_positions_for_onnx_are_those_of_the_model(own):
+    out, grid = own[1], torch.randn(own[0], 5, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(
+        grid.T[None, :, :, None].expand(1, 5, own[0], 2),
+        size=(out, 2),
+        mode="bicubic",
+        antialias=True,
+    )[0, :, :, 0].T
+    torch.testing.assert_close(resampling(out, own[0]) @ grid, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_onnx_gives_the_same_tokens_for_any_batch_and_size(capsys, tmp_path, unchecked):
+    runtime = pytest.importorskip("onnxruntime")
+    run, path = run_of(tmp_path, **FORMS["registers"]), tmp_path / "encoder.onnx"
+    code, out, _ = say(capsys, "export", tmp_path, "--to", "onnx", "--out", path)
+    assert code == 0 and "'patches' (B, N, D)" in out
+    session = runtime.InferenceSession(path)
+    for shape in ((5, 16, 16), (1, 32, 24), (2, 8, 16)):
+        images = drawn(*shape)
+        found = session.run(None, {"images": images.numpy()})
+        expected = run.encoder().forward_features(images)
+        for ours, theirs in zip((expected.cls, expected.patches), found, strict=True):
+            torch.testing.assert_close(
+                torch.from_numpy(theirs), ours.detach(), atol=1e-4, rtol=1e-4
+            )

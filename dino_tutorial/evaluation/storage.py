@@ -1,7 +1,7 @@
 """Arrays on disk in .npy files of so many rows, read a block at a time.
 
-A pool of images is larger than memory; what describes it need not be in memory either. Every
-step of the curation reads blocks of rows and forgets them again.
+A pool of images is larger than memory; what describes it need not be in memory either. Who uses
+such an array reads blocks of rows and forgets them again.
 """
 
 import tempfile
