@@ -57,9 +57,9 @@ class ConvStem(nn.Module):
     """Patch tokens from stride-2 3x3 convolutions, for small images (Xiao et al., 2021).
 
     Channels double from one convolution to the next and end at D, each with a group norm of one
-    group and GELU; a last 1x1 projection gives (B, N, D). The norm is of each image by itself, so
-    nothing depends on the batch, in training or after, on one process or many.
-    Neighbouring tokens see overlapping pixels, so a masked patch is painted over before the stem.
+    group and GELU; a last 1x1 projection gives (B, N, D). The mean and variance of the norm are
+    those of one image, over all channels and all positions: nothing depends on the batch, but every
+    token depends on the whole image, and a masked patch is painted over before the stem.
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
