@@ -13,6 +13,7 @@ os.environ["DINO_TUTORIAL_PROGRESS"] = "off"
 # a test that no machine runs proves nothing.
 MAY_BE_SKIPPED = {
     "DINOV2_CLONE names no clone": "the reference's own code is not part of this repository",
+    "neither Node nor a browser here": "scripts of the pages need one, and pip brings neither",
     "no browser here": "the figure is also checked without one",
     "this machine has CUDA": "the test is about machines that have none",
 }
