@@ -71,10 +71,10 @@ PATCH_LOSS = Exercise(
     chapter=CHAPTER,
     call="patch_loss(student_logits, targets, masks, student_temp)",
     task="`student_logits` (B, N, K), `targets` (B, N, K), the teacher's probabilities, boolean "
-    "`masks` (B, N), true where a patch is hidden, and a float `student_temp` to a scalar: "
+    "`masks` (B, N), true where a patch is masked, and a float `student_temp` to a scalar: "
     "the cross-entropy −Σ target · ln softmax(student_logits / student_temp) over K at the "
-    "hidden patches, their mean in each image, then the mean over all B images, where one "
-    "with nothing hidden counts 0.",
+    "masked patches, their mean in each image, then the mean over all B images, where one "
+    "with nothing masked counts 0.",
     solution=_package_patch_loss,
     variant=_patch_loss,
     observe=_observe_patch_loss,
@@ -88,28 +88,28 @@ PATCH_LOSS = Exercise(
         ),
         Mistake(
             "every-patch",
-            "all patches are asked for; only the hidden ones count",
+            "all patches are asked for; only the masked ones count",
             {"asked": "all"},
         ),
         Mistake(
             "nan-without-mask",
-            "an image with nothing hidden makes it nan, a mean over no patches; it counts 0",
+            "an image with nothing masked makes it nan, a mean over no patches; it counts 0",
             {"per_image": "nan"},
         ),
         Mistake(
             "patches-together",
-            "the mean runs over the hidden patches of all images together, so that an image with "
+            "the mean runs over the masked patches of all images together, so that an image with "
             "more of them counts more; take the mean in each image first",
             {"per_image": "together"},
         ),
         Mistake(
             "summed",
-            "the hidden patches of an image are summed; take their mean",
+            "the masked patches of an image are summed; take their mean",
             {"per_image": "sum"},
         ),
         Mistake(
             "divided-by-all-patches",
-            "the sum over an image's hidden patches is divided by N; divide by how many are hidden",
+            "the sum over an image's masked patches is divided by N; divide by how many are masked",
             {"per_image": "all patches"},
         ),
         Mistake(

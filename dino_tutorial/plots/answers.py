@@ -1,4 +1,4 @@
-"""Figures of a teacher's answers: how probable each prototype is for each picture."""
+"""Figures of a teacher's outputs: how probable each prototype is for each image."""
 
 import math
 
@@ -36,18 +36,18 @@ def answer_figure(answers: Tensor, shown: int = 2) -> DescribedFigure:
     for index, answer in enumerate(answers[:shown]):
         axes = _panel(figure, top=1.15 * index + 0.25, height=0.8)
         _draw_bars(axes, answer)
-        axes.set_title(f"picture {index + 1}", fontsize=10, pad=3)
+        axes.set_title(f"image {index + 1}", fontsize=10, pad=3)
         if index + 1 < shown:
             axes.set_xticklabels([])
         best = int(answer.argmax())
         told.append(
-            f"Picture {index + 1}: prototype {best + 1} has most, {percent(answer[best].item())}."
+            f"Image {index + 1}: prototype {best + 1} has most, {percent(answer[best].item())}."
         )
     axes.set_xlabel("prototype", labelpad=1)
     each, batch = entropy(answers).mean().item(), entropy(answers.mean(dim=0)).item()
     _draw_scale(_panel(figure, top=1.15 * shown + 0.6, height=0.3), each, batch, ln_k)
     told.append(
-        f"Entropy of one answer {number(each)} on average, of the mean answer {number(batch)},"
+        f"Entropy of one output {number(each)} on average, of the mean output {number(batch)},"
         f" difference {number(max(batch - each, 0.0))}; ln K is {number(ln_k)}."
     )
     figure.alt_text = " ".join(told)
@@ -57,14 +57,14 @@ def answer_figure(answers: Tensor, shown: int = 2) -> DescribedFigure:
 def _panel(figure: DescribedFigure, top: float, height: float) -> Axes:
     """Axes at a place in inches. Solving a layout takes longer than drawing, and many are drawn."""
     across, up = figure.get_size_inches()
-    left, right = 0.68, 0.35
+    left, right = 0.68, 0.5
     return figure.add_axes(
         (left / across, 1 - (top + height) / up, 1 - (left + right) / across, height / up)
     )
 
 
 def _draw_bars(axes: Axes, answer: Tensor) -> None:
-    """Probabilities on a logarithmic axis from FAINTEST to 1, beside those of the even answer."""
+    """Probabilities on a logarithmic axis from FAINTEST to 1, and the uniform distribution."""
     n_prototypes = len(answer)
     heights = answer.clamp_min(FAINTEST).tolist()
     corners = [(0.5, FAINTEST)]
@@ -88,8 +88,8 @@ def _draw_scale(axes: Axes, each: float, batch: float, ln_k: float) -> None:
     axes.set(xlim=(0, ln_k), ylim=(0, 1), yticks=[])
     axes.plot([each, batch], [0, 0], color=colour("orange"), linewidth=5, clip_on=False)
     for value, name, tint, mark, height in (
-        (each, "one answer", "blue", "o", 7),
-        (batch, "mean answer", "green", "D", 20),
+        (each, "one output", "blue", "o", 7),
+        (batch, "mean output", "green", "D", 20),
     ):
         axes.plot([value], [0], mark, color=colour(tint), markersize=7, clip_on=False, zorder=3)
         axes.annotate(

@@ -327,8 +327,8 @@ def test_answers_are_bars_and_their_entropies_marks():
     marks = [line[0, 0] for line in drawn(figure, 2)[1:]]
     assert marks == pytest.approx([each, batch])
     assert figure.alt_text == (
-        "Picture 1: prototype 1 has most, 50.0 %. Picture 2: prototype 1 has most, 25.0 %. Entropy"
-        f" of one answer {each:.2f} on average, of the mean answer {batch:.2f}, difference"
+        "Image 1: prototype 1 has most, 50.0 %. Image 2: prototype 1 has most, 25.0 %. Entropy"
+        f" of one output {each:.2f} on average, of the mean output {batch:.2f}, difference"
         f" {batch - each:.3g}; ln K is 1.39."
     )
 

@@ -102,6 +102,19 @@ def test_every_picture_of_the_text_has_words_and_a_file(pages):
                 assert (page.parent / unquote(image["src"])).is_file(), image["src"]
 
 
+def test_diagrams_are_set_into_the_page_and_have_words(pages):
+    """As elements, which follow the theme; an <img> would not."""
+    drawn = {path.stem for path in (ROOT / "book" / "figures").glob("*.svg")}
+    shown = {}
+    for page, soup in pages.items():
+        assert not soup.select("article img[src$='.svg']"), page.name
+        for svg in soup.select("article svg[id^=figure-]"):
+            assert svg["role"] == "img" and len(svg["aria-label"].split()) > 20, page.name
+            assert svg.find_parent("figure").select_one("figcaption .caption-text"), page.name
+            shown[svg["id"].removeprefix("figure-")] = page
+    assert shown.keys() == drawn
+
+
 def test_every_page_has_one_title_and_a_description(pages):
     for page, soup in pages.items():
         assert len(soup.select("article h1")) == 1, page.name
