@@ -17,10 +17,10 @@ HEAD_WIDTH = 64  # of every head of every released vision transformer
 def read_encoder(path: str | Path) -> VisionTransformer:
     """A vision transformer built as a file's weights need it, with these weights.
 
-    Everything that :func:`load_weights` reads will do: checkpoints of DINO and DINOv2, timm's
-    files, those of Hugging Face's transformers, this package's own. Weights do not tell the number
-    of attention heads. Files that this package writes note it; for others it is the width over 64,
-    as in all released models.
+    Everything that :func:`dino_tutorial.models.load_weights` reads will do: checkpoints of DINO
+    and DINOv2, timm's files, those of Hugging Face's transformers, this package's own. Weights do
+    not tell the number of attention heads. Files that this package writes note it; for others it
+    is the width over 64, as in all released models.
 
     Returns:
         the model, in evaluation mode.

@@ -32,7 +32,7 @@ def start_from(method: Method, init: str | Path, n_classes: int = 0) -> None:
         method: changed in place.
         init: the folder of a run, see :func:`trained_method`; a released name or a file, see
             :func:`~dino_tutorial.runs.encoders.open_encoder`.
-        n_classes: as in :func:`build_method`.
+        n_classes: as in :func:`dino_tutorial.runs.build_method`.
 
     Raises:
         UserError: it cannot be used, or is of another method or architecture.
