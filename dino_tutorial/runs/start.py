@@ -109,7 +109,11 @@ def with_architecture(config: Config) -> tuple[Config, str | None]:
     changes = wanted | named | _sizes(config, trained.patch_size)
     changed = config.changed(changes)
     after = flatten(changed)
-    differing = [f"{key} = {_yaml(after[key])}" for key in after if after[key] != before[key]]
+    differing = [
+        f"{key} = {value}"
+        for key, value in after.items()
+        if value != before[key] and value is not None  # null is what the architecture has
+    ]
     if not differing:
         return changed, None
     return changed, f"as {init} needs it, {', '.join(differing)}"
