@@ -6,8 +6,10 @@ import torch
 
 from dino_tutorial import configure
 from dino_tutorial.datasets import ArrayDataset
+from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.parallel import Processes
 from dino_tutorial.runs import build_method
+from dino_tutorial.runs.folder import new_encoder
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.views import Augment
 
@@ -31,14 +33,27 @@ def pictures(n: int = 64) -> ArrayDataset:
 
 
 def trainer(
-    method: str, folder: Path, processes: Processes | None = None, evaluate=None, **changes
+    method: str,
+    folder: Path,
+    processes: Processes | None = None,
+    evaluate=None,
+    device: str = "cpu",
+    teacher: Method | None = None,
+    **changes,
 ) -> Trainer:
-    """A trainer of the smoke preset on the tiny pictures; keys of ``changes`` have ``__``."""
+    """A trainer of the smoke preset on the tiny pictures; keys of ``changes`` have ``__``.
+
+    ``teacher`` is the trained method that distillation starts from.
+    """
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
     config = configure(method, preset="smoke", changes={"device": "cpu"} | dotted)
     folder.mkdir(parents=True, exist_ok=True)
     dataset = pictures()
-    built = build_method(config, len(dataset.classes))
+    if teacher is None:
+        built = build_method(config, len(dataset.classes))
+    else:
+        built = METHODS[method](new_encoder(config), config.objective, teacher=teacher)
+    built.to(device)
     return Trainer(
         method=built,
         augment=Augment(built.view_specs(config.views)),
@@ -46,7 +61,7 @@ def trainer(
         optim=config.optim,
         train=config.train,
         seed=config.seed,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         folder=folder,
         processes=processes or Processes(),
         evaluate=evaluate,

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from dino_tutorial.datasets.base import ImageDataset, identity
 from dino_tutorial.errors import UserError
 from dino_tutorial.seeds import Stream, mix
+from dino_tutorial.views.params import to_device
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:
@@ -93,7 +94,7 @@ def batches(
         images = images.to(device) if device.type != "cpu" else images
         labels = dataset.labels.to(device)
         for indices in order:
-            chosen = torch.tensor(indices, device=images.device)
+            chosen = to_device(torch.tensor(indices), device)
             yield images[chosen], labels[chosen]
     else:
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 from dino_tutorial.views.color import HUE, color_jitter_, grayscale, solarize
-from dino_tutorial.views.params import ViewParams, sample_params, to_device
+from dino_tutorial.views.params import ViewParams, all_to_device, sample_params
 from dino_tutorial.views.resample import (
     column_blocks,
     gaussian_blur,
@@ -125,45 +126,99 @@ class Augment:
             group: (V_g, B, 3, size, size), written to.
             columns: the images, as :func:`column_blocks` gives.
             height: of the images, in pixels.
-            params: of all n = V_g · B samples, on the host, where it is read what is to be done
-                to which of them.
+            params: of all n = V_g · B samples, on the host, where it is worked out what is to be
+                done to which of them.
         """
         device, size = columns.device, group.shape[-1]
         chunk = max(1, chunk_numbers(device) // (3 * size * size))
         by_height = params.boxes[0, :, 2].argsort(stable=True)
         by_hue = hue_steps(params).argsort(stable=True)
+        cut, params = params[by_height], params[by_hue]
+        plan = _Plan(
+            source=by_height % len(columns),
+            boxes=cut.boxes[0],
+            flip=cut.flip[0],
+            by_hue=by_height.argsort()[by_hue],
+            gray=params.gray[0].nonzero()[:, 0],
+            blurred=params.sigma[0].nonzero()[:, 0],
+            solarized=params.solarize[0].nonzero()[:, 0],
+            factors=params.factors[0],
+            order=params.order[0],
+            sigma=params.sigma[0],
+            places=by_hue.argsort().view(group.shape[:2]),
+            mean=self.mean[:, None, None],
+            std=self.std[:, None, None],
+        )
+        there = _Plan(*all_to_device(plan, device))
 
         views = torch.empty(group.flatten(0, 1).shape, device=device)
-        for index, part in zip(by_height.split(chunk), views.split(chunk), strict=True):
-            boxes = params.boxes[0, index]
+        for part in _chunks(len(views), chunk):
+            boxes = plan.boxes[part]
             crops = resized_crop(
                 columns,
-                to_device(index % len(columns), device),
-                to_device(boxes, device),
-                to_device(params.flip[0, index], device),
+                there.source[part],
+                there.boxes[part],
+                there.flip[part],
                 size,
                 max_taps(boxes, size),
                 max_blocks(boxes, height),
             )
-            torch.clamp(crops, 0, 1, out=part)
-        views = views.index_select(0, to_device(by_height.argsort()[by_hue], device))
+            torch.clamp(crops, 0, 1, out=views[part])
+        views = views.index_select(0, there.by_hue)
 
-        params = params[by_hue]
-        on_device = params.to(device)
-        jitter_all_(views, params, on_device, chunk)
-        for index in indices(params.gray, device, chunk):
+        jitter_all_(views, hue_steps(params), there.factors, there.order, chunk)
+        for index in _filled(there.gray, chunk):
             views[index] = grayscale(views[index]).expand(-1, 3, -1, -1)
-        for index in indices(params.sigma > 0, device, chunk):
-            sigma = on_device.sigma[0, index]
-            views[index] = gaussian_blur(views, index, sigma, self.blur_radius)
-        for index in indices(params.solarize, device, chunk):
+        for index in _filled(there.blurred, chunk):
+            views[index] = gaussian_blur(views, index, there.sigma[index], self.blur_radius)
+        for index in _filled(there.solarized, chunk):
             views[index] = solarize(views[index])
 
-        mean, std = (to_device(t, device)[:, None, None] for t in (self.mean, self.std))
-        back = to_device(by_hue.argsort().view(group.shape[:2]), device)
-        for index, view in zip(back, group, strict=True):
+        for index, view in zip(there.places, group, strict=True):
             torch.index_select(views, 0, index, out=view)
-            view.sub_(mean).div_(std)
+            view.sub_(there.mean).div_(there.std)
+
+
+class _Plan(NamedTuple):
+    """What the device has to know of n samples of one size, which the host has worked out.
+
+    The first three are in the order in which crops are made, by height; the others, but for
+    ``places``, in that of the jitter.
+
+    Attributes:
+        source: (n,) the image of each crop.
+        boxes: (n, 4) of the crops.
+        flip: (n,) whether they are mirrored.
+        by_hue: (n,) the crop that comes next in the order of the jitter.
+        gray, blurred, solarized: (m,) the samples that lose their colour, and so on.
+        factors, order: (n, 4) of the jitter.
+        sigma: (n,) of the blur, in pixels.
+        places: (V_g, B) the sample of each view of each image.
+        mean, std: (3, 1, 1) of the normalisation.
+    """
+
+    source: Tensor
+    boxes: Tensor
+    flip: Tensor
+    by_hue: Tensor
+    gray: Tensor
+    blurred: Tensor
+    solarized: Tensor
+    factors: Tensor
+    order: Tensor
+    sigma: Tensor
+    places: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def _chunks(n: int, chunk: int) -> list[slice]:
+    return [slice(first, min(first + chunk, n)) for first in range(0, n, chunk)]
+
+
+def _filled(index: Tensor, chunk: int) -> tuple[Tensor, ...]:
+    """Indices (m,) in chunks; none of them is empty."""
+    return index.split(chunk) if len(index) else ()
 
 
 def chunk_numbers(device: torch.device) -> int:
@@ -178,20 +233,16 @@ def hue_steps(params: ViewParams) -> Int[Tensor, " n"]:
 
 
 def jitter_all_(
-    views: Float[Tensor, "n 3 H W"], host: ViewParams, params: ViewParams, chunk: int
+    views: Float[Tensor, "n 3 H W"],
+    steps: Int[Tensor, " n"],
+    factors: Float[Tensor, "n 4"],
+    order: Int[Tensor, "n 4"],
+    chunk: int,
 ) -> None:
-    """Colour jitter, in place, of samples that are sorted by `hue_steps`."""
+    """Colour jitter, in place, of samples that are sorted by their `hue_steps`, on the host."""
     start = 0
-    for step, count in enumerate(hue_steps(host).bincount(minlength=5)[:4].tolist()):
+    for step, count in enumerate(steps.bincount(minlength=5)[:4].tolist()):
         for first in range(start, start + count, chunk):
             part = slice(first, min(first + chunk, start + count))
-            color_jitter_(views[part], params.factors[0, part], params.order[0, part], step)
+            color_jitter_(views[part], factors[part], order[part], step)
         start += count
-
-
-def indices(
-    mask: Bool[Tensor, "1 n"], device: torch.device, chunk: int
-) -> tuple[Int[Tensor, " _"], ...]:
-    """Where a (1, n) mask on the host is true, in chunks of indices on the device."""
-    index = mask[0].nonzero()[:, 0]
-    return to_device(index, device).split(chunk) if len(index) else ()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.views.params import to_device
+from dino_tutorial.views.params import all_to_device
 
 MIN_BLOCK = 4  # patches that a block covers, unless fewer are left to mask
 ASPECT = (0.3, 1 / 0.3)  # height / width of a block, drawn uniformly in the logarithm
@@ -52,7 +52,7 @@ class DrawnMasks:
         per_image = masks.sum(dim=1, keepdim=True).clamp(min=1)
         weights = (1 / per_image).expand(masks.shape)[masks]
         indices = masks.flatten().nonzero()[:, 0]
-        return PatchMasks(*(to_device(tensor, device) for tensor in (masks, indices, weights)))
+        return PatchMasks(*all_to_device((masks, indices, weights), device))
 
 
 def block_masks(
