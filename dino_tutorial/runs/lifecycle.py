@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,11 @@ from dino_tutorial.training.loop import Trainer
 from dino_tutorial.training.sharding import gathered
 from dino_tutorial.views import Augment
 
+NO_BF16 = (
+    "this GPU has no bf16 in hardware, so products are in fp16 and the loss is scaled "
+    "(train.precision=fp32 is slower and more exact)"
+)
+
 
 def train(config: Config, resume: bool = False) -> Run:
     """Train to the end, evaluate, write the report; return the finished run.
@@ -56,7 +63,7 @@ def train(config: Config, resume: bool = False) -> Run:
         device = choose_device(config.device, processes.local_rank)
         with run_folder(config, resume, processes) as folder:
             left_out = folder / "left_out.txt" if processes.is_main else None
-            with listing(left_out):
+            with listing(left_out), room_on(device, config):
                 _train(config, device, processes, folder, resume)
     return load_run(folder)
 
@@ -78,14 +85,13 @@ def _train(
         start_from(method, config.train.init, n_classes)
     method.to(device)
     augment = Augment(method.view_specs(config.views))
+    precision = choose_precision(config.train.precision, device)
     trainer = Trainer(
         method=method,
         augment=augment,
         dataset=learned,
         optim=config.optim,
-        train=replace_options(
-            config.train, {"precision": choose_precision(config.train.precision, device)}
-        ),
+        train=replace_options(config.train, {"precision": precision}),
         seed=config.seed,
         device=device,
         folder=folder,
@@ -96,6 +102,8 @@ def _train(
         _prepare(folder, config, device, resume)
         if cut is not None:
             print(f"note: {cut}", file=sys.stderr)
+        if precision == "fp16" and config.train.precision == "auto":
+            print(f"note: {NO_BF16}", file=sys.stderr)
         if resume and not resumes:
             trainer.warn(f"there is no checkpoint in {folder} yet: it begins at step 0")
     if resumes:
@@ -105,6 +113,23 @@ def _train(
     weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)
     if processes.is_main:
         _finish(folder, config, trainer, images, weights)
+
+
+@contextmanager
+def room_on(device: torch.device, config: Config) -> Iterator[None]:
+    """Tell what to do when a device's memory is full.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the memory of {device} is full with train.batch_size = {config.train.batch_size} in "
+            f"train.accumulate = {config.train.accumulate} parts: use more parts, "
+            f"train.checkpoint_activations=true or a smaller batch"
+        ) from error
 
 
 def _labelled(images: ImageDataset, method: str) -> ImageDataset:

@@ -105,7 +105,7 @@ def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Floa
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
-        return torch.zeros(())
+        return torch.zeros((), device=parameters[0].device if parameters else None)
     norms = _norms(gradients)
     gradients = [own_part(gradient) for gradient in gradients]
     total = norms.norm()

@@ -113,6 +113,19 @@ def half_way(folder):
     return torch.load(folder / PREVIOUS) | {"log_sizes": [0, 0]}
 
 
+def in_fp16(processes, folder):
+    """Losses, norms and the last scale of a loss that begins at a scale at which steps overflow."""
+    results = {}
+    for layout, sharding in LAYOUTS.items():
+        settings = {"train.sharding": sharding, "train.precision": "fp16", "train.log_every": 1}
+        run = build("dino", folder / layout, processes, **settings)
+        run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**11})
+        run.fit()
+        norms = [row["grad_norm"] for row in run.rows]
+        results[layout] = [row["loss"] for row in run.rows], norms, run.scaler.get_scale()
+    return results
+
+
 def what_lies_here(processes, folder):
     """Numbers that each rank holds, of its share and of the whole."""
     run = build("dinov2", folder / "parts", processes, **{"train.sharding": "fsdp"})
@@ -167,6 +180,7 @@ def main(folder: Path, alone: Path):
         results = {
             "layouts": train_in_each_layout(processes, folder / "layouts"),
             "resumed": stop_and_go_on(processes, folder / "resumed", alone),
+            "fp16": in_fp16(processes, folder / "fp16"),
             "parts": what_lies_here(processes, folder),
             "stopped": stopped_on_one(processes, folder / "stopped"),
             "clipped": {rule: clipped(rule) for rule in ("parameter", "global")},
@@ -224,6 +238,15 @@ def last_steps(result):
 def test_parts_train_as_copies_do(stored, method):
     layouts = stored[2][0]["layouts"]
     assert_same(layouts["fsdp", method], layouts["ddp", method], rtol=1e-3, atol=1e-5)
+
+
+def test_all_leave_out_a_step_that_overflows_on_one(stored):
+    (losses, norms, scale), fsdp = (stored[2][0]["fp16"][layout] for layout in LAYOUTS)
+    assert norms[0] is None and norms[-1] is not None  # left out, and then not
+    assert scale == fsdp[2] < 2.0**11
+    assert [norm is None for norm in fsdp[1]] == [norm is None for norm in norms]
+    assert fsdp[0] == pytest.approx(losses, rel=1e-2)
+    assert [rank["fp16"]["ddp"][2] for rank in stored[2]] == [scale, scale]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
