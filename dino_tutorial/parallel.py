@@ -4,12 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+
+# How long a process waits for another one that saves, evaluates or has died.
+PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,10 @@ def process_group(device_type: str) -> Iterator[Processes]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    there = torch.device("cuda", local_rank) if device_type == "cuda" else None
+    dist.init_process_group(
+        "nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE, device_id=there
+    )
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
     finally:

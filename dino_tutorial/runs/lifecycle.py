@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from dino_tutorial.runs.environment import choose_device, choose_precision, desc
 from dino_tutorial.runs.folder import Run, load_run, new_encoder, run_folder, save_backbone
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
+from dino_tutorial.runs.resume import is_started
 from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
 from dino_tutorial.training.loop import Trainer
@@ -42,13 +43,14 @@ NO_BF16 = (
 )
 
 
-def train(config: Config, resume: bool = False) -> Run:
+def train(config: Config, resume: bool | Literal["auto"] = False) -> Run:
     """Train to the end, evaluate, write the report; return the finished run.
 
     Args:
         config: from :func:`dino_tutorial.configure`.
         resume: continue the newest run of this configuration from its last checkpoint. The
-            result is the uninterrupted run's, bit for bit, on the same machine.
+            result is the uninterrupted run's, bit for bit, on the same machine's CPU. With
+            ``"auto"`` it is started if there is none, as a cluster wants that starts a job again.
 
     Raises:
         UserError: for anything that the caller can mend.
@@ -58,6 +60,8 @@ def train(config: Config, resume: bool = False) -> Run:
         raise UserError(
             f"train wants a configuration, not a {type(config).__name__}: configure(…) makes one"
         )
+    if resume == "auto":
+        resume = is_started(config)
     device = choose_device(config.device)
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)

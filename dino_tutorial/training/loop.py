@@ -45,7 +45,7 @@ from dino_tutorial.training.optim import (
 )
 from dino_tutorial.training.precision import autocast, fast_float32, loss_scaler
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
-from dino_tutorial.training.sharding import gathered, shard, sharded_like
+from dino_tutorial.training.sharding import gathered, shard, sharded_like, without_reduction
 from dino_tutorial.views import Augment, PatchMasks
 
 # Seconds within which signals count as one: torchrun hands on what all its processes get anyway.
@@ -364,7 +364,9 @@ class Trainer:
             shard(self.method, self.device.type)
             return self.method
         ids = [self.processes.local_rank] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            self.method, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def _checkpoint_activations(self) -> None:
         encoder = self.method.student.backbone
@@ -384,7 +386,7 @@ class Trainer:
         """For all but the last part of a batch: gradients are added up over processes once."""
         if isinstance(self.engine, DistributedDataParallel):
             return self.engine.no_sync()
-        return nullcontext()
+        return without_reduction(self.engine)
 
     def _agree(self, interrupted: bool, logged: bool) -> bool:
         """Whether all stop after this step; several processes ask each other where they wait."""
@@ -402,7 +404,8 @@ class Trainer:
         """This step's row of metrics, looked at. Here alone the host waits for the device."""
         names = list(metrics)
         numbers = mean_over_processes(torch.stack([metrics[n].float() for n in names])).tolist()
-        row = {"step": self.step, "epoch": round(self.step / self.order.steps_per_epoch, 4)}
+        row: dict[str, Any] = {"step": self.step}
+        row |= {"epoch": round(self.step / self.order.steps_per_epoch, 4)}
         row |= dict(zip(names, numbers, strict=True)) | values
         row |= self.method.constants
         if self.scaler.is_enabled() and not math.isfinite(row["grad_norm"]):
@@ -410,7 +413,8 @@ class Trainer:
         check_finite(row, kept=(self.folder / CURRENT).exists())
         if self._due(self.train.eval_every) and self.evaluate is not None:
             self._check_weights(self.step + 1)
-            row |= self.evaluate()
+            if self.processes.is_main or self.train.sharding == "fsdp":  # where all have a shard
+                row |= self.evaluate()  # the others wait in _agree
         self.rows.append(row)
         self._report_health()
         return row
