@@ -3,10 +3,10 @@
     python -m benchmarks.evaluation                  # 10,000, 100,000 and 1,000,000 features
     python -m benchmarks.evaluation --device cuda    # the same on a GPU
 
-Features (N, 384) float32 are drawn around the centers of 100 classes; 2,000 queries; 100 steps of the probe. Each size
-runs in a process of its own. `peak_mib` is what the work took at most beside the features, on the
-host; `peak_device_mib` on the GPU. Results are added to benchmarks/evaluation.json with the
-machine described.
+Features (N, 384) float32 are drawn around the centers of 100 classes, with 2,000 queries; the probe
+takes 100 steps. Each size runs in a process of its own. `peak_mib` is what the work took at most
+beside the features, on the host; `peak_device_mib` on the GPU. Results are added to
+benchmarks/evaluation.json with the machine described.
 """
 
 import argparse
