@@ -257,7 +257,14 @@ def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
     command.add_argument("--seed", type=int, help="of all randomness (default: 0)")
     command.add_argument("--device", help="auto (default), cpu, cuda or mps")
-    command.add_argument("--resume", action="store_true", help="continue the newest such run")
+    command.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("auto",),
+        help="continue the newest such run; --resume=auto starts it if there is none",
+    )
     command.add_argument(
         "--set",
         dest="changes",
@@ -274,7 +281,7 @@ def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
 def _train(options: argparse.Namespace) -> int:
     from dino_tutorial.options import parse_assignments
     from dino_tutorial.runs import configure, train
-    from dino_tutorial.runs.resume import resumed_config
+    from dino_tutorial.runs.resume import is_started, resumed_config
     from dino_tutorial.training.loop import Interrupted
 
     own = {key: getattr(options, key) for key in ("folder", "name", "seed", "device")}
@@ -283,10 +290,11 @@ def _train(options: argparse.Namespace) -> int:
     data = "scenes" if options.data is None else options.data
     preset = "laptop" if options.preset is None else options.preset
     config = configure(options.method, data, preset, changes)
-    if options.resume:
+    resume = is_started(config) if options.resume == "auto" else options.resume
+    if resume:
         config = resumed_config(config, options.data, options.preset, changes)
     try:
-        run = train(config, resume=options.resume)
+        run = train(config, resume=resume)
     except Interrupted as stop:
         again = shlex.join(
             [

@@ -4,12 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
+
+# How long a process waits for another one that saves, evaluates or has died.
+PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,18 @@ def process_group(device_type: str) -> Iterator[Processes]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    there = torch.device("cuda", local_rank) if device_type == "cuda" else None
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    # torchrun starts dead processes again on the store that still has their old addresses.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        "nccl" if device_type == "cuda" else "gloo",
+        store=PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=world,
+        timeout=PATIENCE,
+        device_id=there,
+    )
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
     finally:

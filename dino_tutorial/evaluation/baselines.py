@@ -21,6 +21,7 @@ from dino_tutorial.evaluation.knn import knn_accuracies
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 CHUNK = 1024  # images at a time
+BASELINE_BANK = 50_000  # images: as pixels, 2.3 GiB at 64 x 64
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
@@ -120,7 +121,8 @@ def evaluate_knn(
 
     Args:
         encoder: ``forward(images (B, 3, H, W)) -> (B, D)``.
-        train_set: the bank; all of it is used.
+        train_set: the bank; all of it is used, but for the pixels and colours of a bank of more
+            than ``BASELINE_BANK`` images, of which they take so many (``baseline_bank``).
         test_set: the queries; all of them are used.
         ks: numbers of neighbours, each at most the size of the bank.
         temperature: of the votes.
@@ -144,19 +146,53 @@ def evaluate_knn(
         bank, queries = (extract_features(model, images, **options)[0] for images in sets)
         return bank, queries
 
-    def measure(bank: Tensor, queries: Tensor) -> dict[int, float]:
-        return knn_accuracies(bank, train_set.labels, queries, test_set.labels, ks, temperature)
+    def measure(bank: Tensor, queries: Tensor, labels: Tensor) -> dict[int, float]:
+        if torch.device(device or "cpu").type == "cuda":  # which the bank visits part by part
+            queries = queries.to(device)
+        return knn_accuracies(bank, labels, queries, test_set.labels, ks, temperature)
 
-    results = {"knn_top1": measure(*encode(encoder))}
+    results = {"knn_top1": measure(*encode(encoder), train_set.labels)}
     if untrained is not None:
-        results["knn_random_init"] = measure(*encode(untrained))
-    pixels = (pixel_features(images) for images in (train_set, test_set))
-    results["knn_raw_pixels"] = measure(*pixels)
-    colors = (color_histogram(images) for images in (train_set, test_set))
-    results["knn_color_histogram"] = measure(*colors)
+        results["knn_random_init"] = measure(*encode(untrained), train_set.labels)
+    bank = baseline_bank(train_set)
+    for name, describe in (
+        ("knn_raw_pixels", pixel_features),
+        ("knn_color_histogram", color_histogram),
+    ):
+        results[name] = measure(describe(bank), describe(test_set), bank.labels)
     return results
 
 
+class _Sample:
+    """Some images of a data set."""
+
+    def __init__(self, dataset: LabelledImages, chosen: Tensor) -> None:
+        self.dataset, self.chosen = dataset, chosen
+        self.labels = dataset.labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        return self.dataset.images(self.chosen if indices is None else self.chosen[indices])
+
+
+def baseline_bank(dataset: LabelledImages) -> LabelledImages:
+    """The images that baselines have as their bank: all, or ``BASELINE_BANK`` of them.
+
+    The same ones every time, in the order of the data set.
+    """
+    if len(dataset) <= BASELINE_BANK:
+        return dataset
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    return _Sample(dataset, order[:BASELINE_BANK].sort().values)
+
+
 def _in_chunks(dataset: LabelledImages, describe) -> Tensor:
-    chunks = torch.arange(len(dataset)).split(CHUNK)
-    return torch.cat([describe(dataset.images(indices)).cpu() for indices in chunks])
+    features = None
+    for indices in torch.arange(len(dataset)).split(CHUNK):
+        found = describe(dataset.images(indices))
+        if features is None:
+            features = torch.empty(len(dataset), found.shape[1])
+        features[indices[0] : indices[-1] + 1] = found
+    return features

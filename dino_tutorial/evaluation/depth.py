@@ -94,7 +94,7 @@ def depth_scores(
     rmse = (predicted - truth).square().mean(dim=(1, 2)).sqrt()
     # A depth below zero, which a linear map can give, is wrong: products say so, ratios do not.
     right = (predicted * factor > truth) & (predicted < truth * factor)
-    return DepthScores(float(rmse.mean()), float(right.double().mean()))
+    return DepthScores(float(rmse.mean()), int(right.sum()) / right.numel())
 
 
 def align_depth(
@@ -131,7 +131,8 @@ def linear_depth(
     """Fit linear maps for several penalties, choose one by validation, and test it.
 
     Args:
-        train_x: (n, N, D) frozen patch tokens, row by row; the fit runs on their device.
+        train_x: (n, N, D) frozen patch tokens, row by row; the fit runs on their device, or
+            on the CPU if that is Apple's, which has no float64.
         train_y: (n, H, W) depth, positive.
         test_x, test_y: the same for the test images.
         grid: rows and columns of patches, N in all.
@@ -151,7 +152,8 @@ def linear_depth(
         check_dense(x, y, grid, name)
         if not (y.isfinite() & (y > 0)).all():
             raise UserError(f"some {name} depths are not positive numbers: leave these images out")
-    device = train_x.device
+    device = train_x.device if train_x.device.type != "mps" else torch.device("cpu")  # no float64
+    train_x, train_y = train_x.to(device), train_y.to(device)
     test_x, test_y = test_x.to(device), test_y.to(device).float()
     targets = _standardised(train_y.float()) if relative else train_y.float()
     targets = targets.to(device)

@@ -39,7 +39,8 @@ def extract_features(
     """Features of every image, in the order of the data set.
 
     The encoder runs in evaluation mode without gradients; afterwards each of its modules is back
-    in the mode that it was in. Pixels travel to the device as bytes and are normalised there.
+    in the mode that it was in. On CUDA its products are in bf16, or in fp16 where it has no bf16.
+    Pixels travel to the device as bytes and are normalised there.
 
     Args:
         encoder: ``forward(images (B, 3, H, W)) -> (B, D)``.
@@ -68,13 +69,23 @@ def extract_features(
     with evaluating(encoder):
         for indices in tqdm(batches, desc="features", unit="batch", disable=not progress):
             pixels = dataset.images(indices).to(device, non_blocking=True)
-            with torch.inference_mode():
+            with torch.inference_mode(), products(device, precision):
                 batch = encoder(normalize(pixels, mean, std).to(precision))
             _check_output(batch, len(indices))
             if features is None:  # an ordinary tensor, unlike the batches: a probe may train on it
                 features = torch.empty(len(dataset), batch.shape[1])
             features[indices[0] : indices[-1] + 1] = batch
     return features, dataset.labels.cpu()
+
+
+def products(device: torch.device | str, precision: torch.dtype) -> torch.autocast:
+    """On CUDA, products of a float32 encoder in bf16, or fp16 where the hardware has no bf16."""
+    kind = torch.device(device).type
+    enabled = kind == "cuda" and precision == torch.float32
+    if not enabled:
+        return torch.autocast(kind, enabled=False)
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(kind, torch.bfloat16 if native else torch.float16)
 
 
 def _check_output(batch: Any, images: int) -> None:

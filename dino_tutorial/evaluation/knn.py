@@ -17,6 +17,7 @@ from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.options import array, number, takes, whole
 
 CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
+BANK_CHUNK = 2**16  # features of the bank that are compared with at once
 
 
 @takes(
@@ -135,7 +136,7 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
     if (votes >= 0).all():
         right &= votes.gather(1, best) > 0
     hits = right.any(dim=1)
-    return hits.double().mean().item()
+    return int(hits.sum()) / len(hits)
 
 
 @takes(features=array("N D"), queries=array("q D"), k=whole(low=-(2**31)))
@@ -161,8 +162,9 @@ def top_neighbours(
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     """Cosine similarities and indices, both (q, k), of each query's nearest features.
 
-    The similarity matrix is never held whole: queries are taken in chunks, so memory stays at
-    64 MiB beside the features for any number of queries, and two queries work as well as 10,000.
+    The similarity matrix is never held whole: bank and queries are taken in chunks, so 64 MiB of
+    similarities are enough for any number of either, and two queries work as well as 10,000. The
+    bank may lie on the host and the queries on a device: it then visits the device part by part.
     """
     features, queries = as_features(features), as_features(queries, "queries")
     check_features(features, queries)
@@ -171,13 +173,29 @@ def top_neighbours(
             f"k = {k} neighbours from a bank of {len(features)} images: "
             f"use a k from 1 to {len(features)}"
         )
-    bank = F.normalize(features.to(queries.device).float(), dim=1).T
-    found = []
-    for chunk in queries.split(max(1, CHUNK_ENTRIES // len(features))):
-        similarity = F.normalize(chunk.float(), dim=1) @ bank
-        found.append(similarity.topk(k, dim=1))
-    similarity, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+    best: list[tuple[Tensor, Tensor]] = []
+    at_once = max(1, CHUNK_ENTRIES // min(len(features), BANK_CHUNK))
+    for first, part in zip(
+        range(0, len(features), BANK_CHUNK), features.split(BANK_CHUNK), strict=True
+    ):
+        bank = F.normalize(part.to(queries.device).float(), dim=1).T
+        found = []
+        for chunk in queries.split(at_once):
+            similarity = F.normalize(chunk.float(), dim=1) @ bank
+            values, places = similarity.topk(min(k, len(part)), dim=1)
+            found.append((values, places + first))
+        best = [_nearer(a, b, k) for a, b in zip(best, found, strict=True)] if first else found
+    similarity, index = (torch.cat(parts) for parts in zip(*best, strict=True))
     return similarity, index
+
+
+def _nearer(
+    one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], k: int
+) -> tuple[Tensor, Tensor]:
+    """The k best of two lists of similarities and indices, each (q, at most k)."""
+    similarity, index = (torch.cat(pair, dim=1) for pair in zip(one, two, strict=True))
+    similarity, places = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    return similarity, index.gather(1, places)
 
 
 def check_features(features: Tensor, queries: Tensor) -> None:

@@ -22,6 +22,7 @@ from dino_tutorial.options import array, number, takes, whole
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
 MOMENTUM = 0.9
+CHUNK_LOGITS = 2**26  # of all heads, held at once: 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def linear_probe(
     train_x, train_y = train_x.float(), train_y.to(device)
     std, mean = torch.std_mean(train_x, dim=0, correction=0)
     std = std.clamp_min(1e-6 * std.max().clamp_min(1e-6))  # a constant dimension says nothing
-    x = (train_x - mean) / std
+    x = (train_x - mean).div_(std)
     grid = torch.cartesian_prod(torch.tensor(learning_rates), torch.tensor(weight_decays))
     rates, decays = grid.view(-1, 2).to(device).unbind(1)
     schedule = {"steps": steps, "batch_size": batch_size, "seed": seed}
@@ -158,12 +159,11 @@ def train_heads(
     n, dim = x.shape
     n_heads = len(learning_rates)
     size = min(batch_size, n)
-    x = F.pad(x, (0, 1), value=1.0)  # the last row of the weights is the bias
     weight = x.new_zeros(dim + 1, n_heads, n_classes)
     velocity = torch.zeros_like(weight)
     decay = weight_decays[:, None].expand(dim + 1, n_heads, 1).clone()
     decay[-1] = 0
-    targets = F.one_hot(y, n_classes).to(x.dtype)[:, None]  # (N, 1, C)
+    rows = torch.arange(size, device=x.device)
     generator = torch.Generator().manual_seed(seed)
     cosine = 0.5 * (1 + torch.cos(torch.pi * torch.arange(steps) / steps))
     batches: list[Tensor] = []
@@ -172,9 +172,9 @@ def train_heads(
             order = torch.randperm(n, generator=generator).to(x.device)
             batches = list(order[: n - n % size].split(size))  # all of one size: no noisy last one
         batch = batches.pop()
-        inputs = x[batch]
+        inputs = F.pad(x[batch], (0, 1), value=1.0)  # the last row of the weights is the bias
         error = (inputs @ weight.flatten(1)).unflatten(1, weight.shape[1:]).softmax(dim=-1)
-        error -= targets[batch]
+        error[rows, :, y[batch]] -= 1  # what softmax says minus the truth
         gradient = (inputs.T @ error.flatten(1) / len(batch)).view_as(weight)
         velocity.mul_(MOMENTUM).add_(gradient).addcmul_(decay, weight)
         weight -= factor * learning_rates[:, None] * velocity
@@ -189,9 +189,13 @@ def _score(
     y: Int[Tensor, " n"],
 ) -> Float[Tensor, " L"]:
     """Accuracy (L,) of every head; a head that diverged has 0."""
-    logits = torch.einsum("nd,ldc->lnc", x, weight) + bias[:, None]
-    right = (logits.argmax(dim=-1) == y).float().mean(dim=1)
-    return right * logits.isfinite().flatten(1).all(dim=1)
+    right, finite = torch.zeros_like(bias[:, 0]), torch.ones_like(bias[:, 0], dtype=torch.bool)
+    at_once = max(1, CHUNK_LOGITS // bias.numel())
+    for some, truth in zip(x.split(at_once), y.split(at_once), strict=True):
+        logits = torch.einsum("nd,ldc->lnc", some, weight) + bias[:, None]
+        right += (logits.argmax(dim=-1) == truth).sum(dim=1)
+        finite &= logits.isfinite().flatten(1).all(dim=1)
+    return right / len(x) * finite
 
 
 def check_split(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> int:

@@ -182,7 +182,11 @@ def replacing(path: str | os.PathLike[str], then: str = "") -> Iterator[Path]:
         _sync(path.parent)
     except UserError:
         raise
-    except (OSError, RuntimeError) as error:  # torch's zip writer makes a RuntimeError of ENOSPC
+    except OSError as error:
+        raise unwritable(path, error, then) from error
+    except RuntimeError as error:
+        if not _is_of_the_disk(error):
+            raise
         raise unwritable(path, error, then) from error
     finally:
         with contextlib.suppress(OSError):
@@ -374,6 +378,14 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Whether torch's zip writer, which makes a RuntimeError of a full disk, raised an error."""
+    if any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container")):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and (isinstance(cause, OSError) or _is_of_the_disk(cause))
 
 
 def _is_alive(pid: int) -> bool:

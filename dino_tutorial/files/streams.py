@@ -88,7 +88,8 @@ def of_the_machine(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         return (
             "there is not enough memory: use fewer or smaller images (--limit, --size, "
-            "data.image_size), a smaller train.batch_size or model, or a larger machine"
+            "data.image_size), a smaller train.batch_size or model, more train.accumulate, or a "
+            "larger machine"
         )
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename!r}" if error.filename else "the output"

@@ -1,9 +1,11 @@
 """BYOL's regression loss."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from dino_tutorial.losses.precision import at_least_float32
 from dino_tutorial.options import takes, tensor
 
 
@@ -20,8 +22,10 @@ def byol_loss(prediction: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) ->
         target: (B, D), the teacher's (BYOL: target network's) projection.
 
     Returns:
-        Scalar, the mean over the batch.
+        Scalar, the mean over the batch, in float32 at least, under autocast too.
 
     Source: Grill et al. 2020, equation 2.
     """
-    return (2 - 2 * cosine_similarity(prediction, target.detach(), dim=-1)).mean()
+    with torch.autocast(prediction.device.type, enabled=False):
+        prediction, target = at_least_float32(prediction), at_least_float32(target.detach())
+        return (2 - 2 * cosine_similarity(prediction, target, dim=-1)).mean()

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from dino_tutorial.losses.precision import at_least_float32
 from dino_tutorial.options import number, takes, tensor
 from dino_tutorial.parallel import gather_over_processes, rank_and_world
 
@@ -46,19 +47,20 @@ def info_nce(
         raise ValueError(
             f"info_nce wants query and key (B, D), got {tuple(query.shape)} and {tuple(key.shape)}"
         )
-    query, key = normalize(query, dim=1), normalize(key, dim=1)
-    if negatives is None:
-        candidates = gather_over_processes(key)
-        own = rank_and_world()[0] * len(key) + torch.arange(len(key), device=key.device)
-        return cross_entropy(query @ candidates.T / temperature, own)
-    if negatives.ndim != 2 or negatives.shape[1] != query.shape[1]:
+    if negatives is not None and (negatives.ndim != 2 or negatives.shape[1] != query.shape[1]):
         raise ValueError(
             f"info_nce wants negatives (K, {query.shape[1]}), got {tuple(negatives.shape)}"
         )
-    positive = (query * key).sum(dim=1, keepdim=True)  # (B, 1)
-    others = query @ normalize(negatives, dim=1).T  # (B, K)
-    first = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    return cross_entropy(torch.cat([positive, others], dim=1) / temperature, first)
+    with torch.autocast(query.device.type, enabled=False):
+        query, key = (normalize(at_least_float32(tensor), dim=1) for tensor in (query, key))
+        if negatives is None:
+            candidates = gather_over_processes(key)
+            own = rank_and_world()[0] * len(key) + torch.arange(len(key), device=key.device)
+            return cross_entropy(query @ candidates.T / temperature, own)
+        positive = (query * key).sum(dim=1, keepdim=True)  # (B, 1)
+        others = query @ normalize(at_least_float32(negatives), dim=1).T  # (B, K)
+        first = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+        return cross_entropy(torch.cat([positive, others], dim=1) / temperature, first)
 
 
 @takes(projections=tensor("...", "float"), temperature=number(-1e6, 1e6))
@@ -86,15 +88,16 @@ def nt_xent(projections: Float[Tensor, "2 B D"], temperature: float = 0.1) -> Fl
     if projections.ndim != 3 or len(projections) != 2:
         raise ValueError(f"nt_xent wants projections (2, B, D), got {tuple(projections.shape)}")
     batch = projections.shape[1]
-    views = normalize(projections, dim=-1)
-    everyone = gather_over_processes(views.transpose(0, 1)).transpose(0, 1)  # (2, n, D)
-    n = everyone.shape[1]
-    if n < 2:
-        raise ValueError("nt_xent needs at least two images: one alone has no negatives")
-    own = rank_and_world()[0] * batch + torch.arange(batch, device=views.device)
-    itself, positive = torch.cat([own, n + own]), torch.cat([n + own, own])
-    similarity = views.flatten(0, 1) @ everyone.flatten(0, 1).T / temperature  # (2B, 2n)
-    return cross_entropy(similarity.scatter(1, itself[:, None], -torch.inf), positive)
+    with torch.autocast(projections.device.type, enabled=False):
+        views = normalize(at_least_float32(projections), dim=-1)
+        everyone = gather_over_processes(views.transpose(0, 1)).transpose(0, 1)  # (2, n, D)
+        n = everyone.shape[1]
+        if n < 2:
+            raise ValueError("nt_xent needs at least two images: one alone has no negatives")
+        own = rank_and_world()[0] * batch + torch.arange(batch, device=views.device)
+        itself, positive = torch.cat([own, n + own]), torch.cat([n + own, own])
+        similarity = views.flatten(0, 1) @ everyone.flatten(0, 1).T / temperature  # (2B, 2n)
+        return cross_entropy(similarity.scatter(1, itself[:, None], -torch.inf), positive)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -12,7 +12,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import KoLeoLoss, ibot_loss, iBOTPatchLoss, sinkhorn_knopp
 from dino_tutorial.losses.centering import Center
-from dino_tutorial.losses.fused import fused_dino_loss
+from dino_tutorial.losses.fused import fused_dino_loss, fused_ibot_loss
 from dino_tutorial.methods.dino import DINO, DINOSettings, PrototypeNetwork, measures
 from dino_tutorial.methods.teacher import Frozen, Teacher
 from dino_tutorial.models import DINOHead, Encoder, VisionTransformer
@@ -212,7 +212,10 @@ class DINOv2(DINO):
         if masks is not None:
             assert guide.patch_logits is not None and student.patch_logits is not None
             patch_targets = self._targets(self.patch_loss, guide.patch_logits, temp)
-            parts["ibot_loss"] = ibot_loss(
+            # Runs on the CPU keep the bits that they have always had; a GPU lacks memory first.
+            on_cpu = student.patch_logits.device.type == "cpu"
+            patch_loss = ibot_loss if on_cpu else fused_ibot_loss
+            parts["ibot_loss"] = patch_loss(
                 student.patch_logits, patch_targets, masks.weights, len(masks.masks), o.student_temp
             )
             if measure:

@@ -83,7 +83,7 @@ class MoCo(Method):
     ) -> dict[str, Float[Tensor, ""]]:
         (pair,) = views  # one group: (2, B, 3, S, S)
         features, queries = self.student([pair[:1]])  # (1, B, D), (1, B, out_dim)
-        keys = normalize(self.teacher([pair[1:]])[1][0], dim=-1)  # (B, out_dim)
+        keys = normalize(self.teacher([pair[1:]])[1][0].float(), dim=-1)  # (B, out_dim)
         loss = info_nce(queries[0], keys, self.queue.entries, self.settings.temperature)
         self.queue.add(keys)
         if not measure:

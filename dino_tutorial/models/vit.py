@@ -17,6 +17,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.models.block import FEED_FORWARD, Block
 from dino_tutorial.models.encoder import Encoder
 from dino_tutorial.models.heads import LARGEST_WIDTH, check_widths
+from dino_tutorial.models.positions import resample_grid
 from dino_tutorial.models.shortcuts import LastBlock, LastSampledBlock, SampledBlock
 from dino_tutorial.options import check_number, check_whole
 
@@ -335,18 +336,9 @@ class VisionTransformer(Encoder):
         """
         if (height, width) == self.grid_size:
             return self.pos_embed
-        rows, columns = self.grid_size
-        grid = self.pos_embed[:, 1:].unflatten(1, self.grid_size).permute(0, 3, 1, 2)
-        if grid.dtype in (torch.float16, torch.bfloat16):  # interpolated in full: few kernels know
-            grid = grid.float()
-        if self.pos_embed_mode == "offset":
-            # A tenth of a patch too much, once meant against rounding; weights that were trained
-            # with it have to be used with it.
-            scale = ((height + 0.1) / rows, (width + 0.1) / columns)
-            grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
-        else:
-            grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
-        grid = grid.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        learned = self.pos_embed[0, 1:].unflatten(0, self.grid_size)  # (h, w, D)
+        grid = resample_grid(learned, height, width, self.pos_embed_mode)
+        grid = grid.flatten(0, 1)[None].to(self.pos_embed.dtype)
         return torch.cat([self.pos_embed[:, :1], grid], dim=1)
 
     def _check_images(self, x: Tensor) -> None:

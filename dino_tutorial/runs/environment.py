@@ -35,11 +35,12 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """``auto``: bf16 where it is fast for certain, on CUDA; fp32 elsewhere."""
+    """``auto``: on CUDA bf16, or fp16 where it has no bf16 in hardware; fp32 elsewhere."""
     if name != "auto":
         return name
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if fast else "fp32"
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if native_bf16(device) else "fp16"
 
 
 def describe_device(device: torch.device) -> str:

@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from dino_tutorial.runs.environment import choose_device, choose_precision, desc
 from dino_tutorial.runs.folder import Run, load_run, new_encoder, run_folder, save_backbone
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
+from dino_tutorial.runs.resume import is_started
 from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.runs.start import as_started, start_from, with_architecture
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
@@ -35,15 +38,21 @@ from dino_tutorial.training.loop import Trainer
 from dino_tutorial.training.sharding import gathered
 from dino_tutorial.views import Augment
 
+NO_BF16 = (
+    "this GPU has no bf16 in hardware, so products are in fp16 and the loss is scaled "
+    "(train.precision=fp32 is slower and more exact)"
+)
 
-def train(config: Config, resume: bool = False) -> Run:
+
+def train(config: Config, resume: bool | Literal["auto"] = False) -> Run:
     """Train to the end, evaluate, write the report; return the finished run.
 
     Args:
         config: from :func:`dino_tutorial.configure`.
         resume: continue the newest run of this configuration from its last checkpoint. The
-            result is the uninterrupted run's, bit for bit, on the same machine with the same
-            number of threads.
+            result is the uninterrupted run's, bit for bit, on the CPU of the same machine with the
+            same number of threads. With ``"auto"`` it is started if there is none, as a cluster
+            wants that starts a job again.
 
     Raises:
         UserError: for anything that the caller can mend.
@@ -53,6 +62,8 @@ def train(config: Config, resume: bool = False) -> Run:
         raise UserError(
             f"train wants a configuration, not a {type(config).__name__}: configure(…) makes one"
         )
+    if resume == "auto":
+        resume = is_started(config)
     device = choose_device(config.device)
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
@@ -61,7 +72,7 @@ def train(config: Config, resume: bool = False) -> Run:
             print(f"note: {adapted}", file=sys.stderr)
         with run_folder(config, resume, processes) as folder:
             left_out = folder / "left_out.txt" if processes.is_main else None
-            with listing(left_out):
+            with listing(left_out), room_on(device, config):
                 _train(config, device, processes, folder, resume)
     return load_run(folder)
 
@@ -83,14 +94,13 @@ def _train(
         start_from(method, config.train.init, n_classes)
     method.to(device)
     augment = Augment(method.view_specs(config.views))
+    precision = choose_precision(config.train.precision, device)
     trainer = Trainer(
         method=method,
         augment=augment,
         dataset=learned,
         optim=config.optim,
-        train=replace_options(
-            config.train, {"precision": choose_precision(config.train.precision, device)}
-        ),
+        train=replace_options(config.train, {"precision": precision}),
         seed=config.seed,
         device=device,
         folder=folder,
@@ -101,6 +111,8 @@ def _train(
         _prepare(folder, config, device, resume)
         if cut is not None:
             print(f"note: {cut}", file=sys.stderr)
+        if precision == "fp16" and config.train.precision == "auto":
+            print(f"note: {NO_BF16}", file=sys.stderr)
         if resume and not resumes:
             trainer.warn(f"there is no checkpoint in {folder} yet: it begins at step 0")
     if resumes:
@@ -110,6 +122,23 @@ def _train(
     weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)
     if processes.is_main:
         _finish(folder, config, trainer, images, weights)
+
+
+@contextmanager
+def room_on(device: torch.device, config: Config) -> Iterator[None]:
+    """Tell what to do when a device's memory is full.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the memory of {device} is full with train.batch_size = {config.train.batch_size} in "
+            f"train.accumulate = {config.train.accumulate} parts: use more parts, "
+            f"train.checkpoint_activations=true or a smaller batch"
+        ) from error
 
 
 def _labelled(images: ImageDataset, method: str) -> ImageDataset:

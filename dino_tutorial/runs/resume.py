@@ -9,6 +9,18 @@ from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.folder import find_folder
 
 
+def is_started(config: Config) -> bool:
+    """Whether there is a run of this configuration to go on with, one without a checkpoint too.
+
+    All processes of a training see the same, as long as they look before they are joined.
+    """
+    try:
+        find_folder(config, resume=True)
+    except UserError:  # none, or a place that cannot be read, which the start will say
+        return False
+    return True
+
+
 def resumed_config(
     asked: Config, data: str | None, preset: str | None, changes: dict[str, Any]
 ) -> Config:

@@ -16,6 +16,7 @@ from dino_tutorial.evaluation import (
     extract_features,
     linear_probe,
 )
+from dino_tutorial.evaluation.baselines import baseline_bank
 from dino_tutorial.evaluation.dense import DenseImages
 from dino_tutorial.options import check_number, check_whole
 from dino_tutorial.runs.environment import choose_device
@@ -87,6 +88,8 @@ def evaluate(
     results |= measure_knn(encoder, untrained, bank, queries, k, temperature, torch_device)
     if probe:
         train_x, train_y = extract_features(encoder, bank, device=torch_device)
+        if torch_device.type == "cuda":
+            train_x = train_x.to(torch_device)  # where the probe trains
         test_x, test_y = extract_features(encoder, queries, device=torch_device)
         results["linear_top1"] = linear_probe(train_x, train_y, test_x, test_y).test_accuracy
     if dense:
@@ -148,5 +151,7 @@ def measure_knn(
         untrained=untrained.to(device) if untrained is not None else None,
         device=device,
     )
+    compared = len(baseline_bank(bank))  # with pixels and colours
+    sampled = {"baseline_bank": compared} if compared < len(bank) else {}
     protocol = {"bank": len(bank), "queries": len(queries), "k": k, "temperature": temperature}
-    return protocol | {name: accuracies[k] for name, accuracies in top1.items()}
+    return protocol | sampled | {name: accuracies[k] for name, accuracies in top1.items()}

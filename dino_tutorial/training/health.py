@@ -67,8 +67,8 @@ def weights_diverged(name: str, step: int, kept: bool) -> TrainingDiverged:
 
 def _diverged(what: str, kept: bool) -> TrainingDiverged:
     return TrainingDiverged(
-        f"{what}: lower optim.lr, set optim.clip (DINO: 3.0), or use precision=fp32 or bf16 rather "
-        f"than fp16; "
+        f"{what}: lower optim.lr, set optim.clip (DINO: 3.0), or use train.precision=fp32 or bf16 "
+        f"rather than fp16; "
         + ("the last checkpoint before it is kept" if kept else "there is no checkpoint before it")
     )
 

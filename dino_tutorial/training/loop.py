@@ -1,5 +1,6 @@
 """The training loop: views in, loss out, teacher after student, for any method."""
 
+import math
 import signal
 import sys
 import time
@@ -42,8 +43,9 @@ from dino_tutorial.training.optim import (
     set_learning_rate,
     split_by_module,
 )
+from dino_tutorial.training.precision import autocast, fast_float32, loss_scaler
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
-from dino_tutorial.training.sharding import gathered, shard, sharded_like
+from dino_tutorial.training.sharding import gathered, shard, sharded_like, without_reduction
 from dino_tutorial.training.threads import Threads
 from dino_tutorial.views import Augment, PatchMasks
 
@@ -117,6 +119,8 @@ class Trainer:
             self.optim.patch_embed_lr_mult,
         )
         self.optimizer = build_optimizer(self.optim.name, groups, lr=0.0)
+        sharded = self.train.sharding == "fsdp"
+        self.scaler = loss_scaler(self.train.precision, self.device, self.optimizer, sharded)
         self.parameters = [p for group in groups for p in group["params"]]
         self.modules = split_by_module(self.method)
         if self.train.checkpoint_activations:
@@ -135,7 +139,7 @@ class Trainer:
         self.rows = metrics.rows()
         self.method.train()
         self.clock.start(self.step)
-        with interruptible() as interrupted, self._bar() as bar:
+        with interruptible() as interrupted, fast_float32(self.device), self._bar() as bar:
             for images, labels in bar:
                 logged = self._due(self.train.log_every)
                 values = {name: table[self.step] for name, table in self.schedules.items()}
@@ -244,16 +248,18 @@ class Trainer:
                     asked["labels"] = labels[chosen]
                 if masks is not None:
                     asked["masks"] = masks[self.order.share][chosen].to(self.device)
-                with self._autocast():
+                with autocast(self.train.precision, self.device):
                     metrics = self.engine(views, values, measure, **asked)
-                (metrics["loss"] / self.train.accumulate).backward()
+                self.scaler.scale(metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
         if self.step < self.train.freeze_backbone_steps:
             for parameter in self.method.student.backbone.parameters():
                 parameter.grad = None  # what has none is not moved, nor decayed
+        self.scaler.unscale_(self.optimizer)
         grad_norm = self._clip()
         self.method.before_step(self.step / self.order.steps_per_epoch)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         means = {n: torch.stack([m[n] for m in micro_metrics]).mean() for n in micro_metrics[0]}
         return means | {"grad_norm": grad_norm}
@@ -287,6 +293,7 @@ class Trainer:
             "data": self.dataset.fingerprint(),
             "method": gathered(self.method.state_dict(), keep),
             "optimizer": gathered(self.optimizer.state_dict(), keep),
+            "scaler": self.scaler.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -300,6 +307,8 @@ class Trainer:
         try:
             self._load_method(state["method"])
             self._load_optimizer(state["optimizer"])
+            if self.scaler.is_enabled() and state.get("scaler"):  # older versions had none
+                self.scaler.load_state_dict(state["scaler"])
         except UserError:
             raise
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -388,7 +397,9 @@ class Trainer:
             shard(self.method, self.device.type)
             return self.method
         ids = [self.processes.local_rank] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            self.method, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def _checkpoint_activations(self) -> None:
         encoder = self.method.student.backbone
@@ -408,12 +419,7 @@ class Trainer:
         """For all but the last part of a batch: gradients are added up over processes once."""
         if isinstance(self.engine, DistributedDataParallel):
             return self.engine.no_sync()
-        return nullcontext()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.train.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+        return without_reduction(self.engine)
 
     def _agree(self, interrupted: bool, logged: bool) -> bool:
         """Whether all stop after this step; several processes ask each other where they wait."""
@@ -431,13 +437,17 @@ class Trainer:
         """This step's row of metrics, looked at. Here alone the host waits for the device."""
         names = list(metrics)
         numbers = mean_over_processes(torch.stack([metrics[n].float() for n in names])).tolist()
-        row = {"step": self.step, "epoch": round(self.step / self.order.steps_per_epoch, 4)}
+        row: dict[str, Any] = {"step": self.step}
+        row |= {"epoch": round(self.step / self.order.steps_per_epoch, 4)}
         row |= dict(zip(names, numbers, strict=True)) | values
         row |= self.method.constants
+        if self.scaler.is_enabled() and not math.isfinite(row["grad_norm"]):
+            row["grad_norm"] = None  # it overflowed, and the step was left out
         check_finite(row, kept=(self.folder / CURRENT).exists())
         if self._due(self.train.eval_every) and self.evaluate is not None:
             self._check_weights(self.step + 1)
-            row |= self.evaluate()
+            if self.processes.is_main or self.train.sharding == "fsdp":  # where all have a shard
+                row |= self.evaluate()  # the others wait in _agree
         self.rows.append(row)
         self._report_health()
         return row

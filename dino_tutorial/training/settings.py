@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dino_tutorial.options import option
 from dino_tutorial.training.optim import CLIP_RULES, LR_SCALINGS, OPTIMIZERS
+from dino_tutorial.training.precision import PRECISIONS
 from dino_tutorial.training.sharding import SHARDINGS
 
 
@@ -70,8 +71,9 @@ class TrainSettings:
     )
     precision: str = option(
         "auto",
-        "Of the products: bf16, fp32, or auto: bf16 where the hardware has it.",
-        among=("auto", "fp32", "bf16"),
+        "Of the products: fp32, bf16, fp16 with a scaled loss, or auto: on CUDA bf16, or fp16 "
+        "where the hardware has no bf16; elsewhere fp32.",
+        among=("auto", *PRECISIONS),
     )
     compile: bool = option(False, "Compile the networks (torch.compile): a slow start, fast steps.")
     sharding: str = option(

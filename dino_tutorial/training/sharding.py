@@ -1,12 +1,14 @@
 """A method sharded over processes: each holds a shard of every parameter (FSDP2)."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dino_tutorial.models import VisionTransformer
@@ -43,6 +45,23 @@ def shard(method: nn.Module, device_type: str) -> None:
     for part in parts:
         if isinstance(part, VisionTransformer):
             register_fsdp_forward_method(part, "forward_features")
+
+
+@contextmanager
+def without_reduction(method: nn.Module) -> Iterator[None]:
+    """Gradients of a sharded method are not summed over processes for the duration, but kept.
+
+    For all but the last part of a batch: one reduction a step, at the cost of full gradients until
+    then. What is not sharded is left alone.
+    """
+    if not isinstance(method, FSDPModule):
+        yield
+        return
+    FSDPModule.set_requires_gradient_sync(method, False)
+    try:
+        yield
+    finally:
+        FSDPModule.set_requires_gradient_sync(method, True)
 
 
 def gathered(tree: Any, keep: bool) -> Any:

@@ -7,7 +7,7 @@ operator (:class:`DeviceMismatch`), and whatever makes the host wait for the dev
 in the :class:`Ledger` with the line of the package that asked for it.
 
 What it cannot tell: how long anything takes, how much memory it needs, and whether a kernel of
-CUDA rounds as the CPU's does.
+CUDA rounds as the CPU's does. Autocast changes nothing on it.
 """
 
 import sys

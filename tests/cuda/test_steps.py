@@ -29,11 +29,13 @@ VARIANTS = {
 TRAINED = {name: {} for name in METHODS} | VARIANTS
 
 
-def begun(name, folder, device="cpu"):
+def begun(name, folder, device="cpu", **changes):
     """A trainer before its first step."""
     method = name.partition("-")[0]
     teacher = trainer("dinov2", folder / "teacher").method if method == "distill" else None
-    return trainer(method, folder, device=device, teacher=teacher, **LENGTHS | TRAINED[name])
+    return trainer(
+        method, folder, device=device, teacher=teacher, **LENGTHS | TRAINED[name] | changes
+    )
 
 
 @pytest.mark.parametrize("name", TRAINED)

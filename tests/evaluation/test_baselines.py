@@ -9,10 +9,12 @@ from torch import nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import (
     accuracy,
+    baselines,
     color_histogram,
     evaluate_knn,
     evaluating,
     extract_features,
+    knn_accuracies,
     knn_classify,
     normalize,
     pixel_features,
@@ -171,3 +173,22 @@ def test_evaluation_brings_its_baselines():
 def test_no_untrained_encoder_no_untrained_number():
     train, test = coloured_images(20, 0), coloured_images(6, 1)
     assert "knn_random_init" not in evaluate_knn(encoder(), train, test, ks=(3,))
+
+
+def test_pixels_of_a_large_bank_are_a_sample_that_is_always_the_same(monkeypatch):
+    bank, queries = Images(90), Images(12)
+    assert baselines.baseline_bank(bank) is bank
+    monkeypatch.setattr(baselines, "BASELINE_BANK", 40)
+    some = baselines.baseline_bank(bank)
+    assert len(some) == 40 and len(some.labels) == 40
+    assert torch.equal(some.chosen, baselines.baseline_bank(bank).chosen.unique())
+    assert torch.equal(some.images(), bank.pixels[some.chosen])
+    top1 = evaluate_knn(encoder(), bank, queries, [5])
+    expected = knn_accuracies(
+        pixel_features(bank)[some.chosen],
+        bank.labels[some.chosen],
+        pixel_features(queries),
+        queries.labels,
+        [5],
+    )
+    assert top1["knn_raw_pixels"] == expected

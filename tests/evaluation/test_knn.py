@@ -168,3 +168,15 @@ def test_a_class_without_votes_is_not_among_the_best():
         assert accuracy(votes, torch.tensor([label]), topk=5) == right
     logits = torch.tensor([[0.0, -1.0, 2.0]])  # 0 is a value like any other
     assert accuracy(logits, torch.tensor([0]), topk=2) == 1.0
+
+
+@pytest.mark.parametrize("n", [150, 64, 20, 129])
+def test_a_bank_in_parts_has_the_same_neighbours(monkeypatch, n):
+    g = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(n, 8, generator=g), torch.randn(70, 8, generator=g)
+    expected = knn.top_neighbours(bank, queries, 20)
+    monkeypatch.setattr(knn, "BANK_CHUNK", 64)
+    monkeypatch.setattr(knn, "CHUNK_ENTRIES", 64 * 16)
+    similarity, index = knn.top_neighbours(bank, queries, 20)
+    assert torch.equal(index, expected[1])
+    torch.testing.assert_close(similarity, expected[0])

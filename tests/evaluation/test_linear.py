@@ -173,3 +173,13 @@ def test_mistakes_are_named(change, message):
     arguments = {"train_x": x, "train_y": y, "test_x": x, "test_y": y} | change
     with pytest.raises(UserError, match=message):
         linear_probe(**arguments)
+
+
+def test_scores_in_parts_are_the_scores(monkeypatch):
+    x, y = blobs(300)
+    heads = torch.randn(5, 8, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(5, 3)
+    heads[0][4] = torch.inf  # diverged
+    expected = linear._score(*heads, x, y)
+    monkeypatch.setattr(linear, "CHUNK_LOGITS", 15 * 7)
+    assert torch.equal(linear._score(*heads, x, y), expected)
+    assert expected[4] == 0 and (expected[:4] > 0).all()

@@ -430,3 +430,23 @@ def test_find_folder_counts_on_past_a_gap(tmp_path):
 def test_faults_are_what_they_say():
     assert run(lambda: 3).code == 3 and "word" in run(lambda: print("word")).said
     assert run(faults.killed).code == -signal.SIGKILL
+
+
+def test_a_full_device_is_told_with_what_helps(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Trainer, "_step", full)
+    with pytest.raises(UserError, match="train.batch_size = .* in train.accumulate = 1 parts: use"):
+        train(smoke(tmp_path))
+    assert tree(tmp_path) == {}
+
+
+def test_an_error_that_is_no_disks_is_not_taken_for_one(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        save_checkpoint(tmp_path, {})
+    assert tree(tmp_path) == {}

@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from tiny_training import trainer
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.parallel import own_part, process_group
@@ -113,6 +116,19 @@ def half_way(folder):
     return torch.load(folder / PREVIOUS) | {"log_sizes": [0, 0]}
 
 
+def in_fp16(processes, folder):
+    """Losses, norms and the last scale of a loss that begins at a scale at which steps overflow."""
+    results = {}
+    for layout, sharding in LAYOUTS.items():
+        settings = {"train.sharding": sharding, "train.precision": "fp16", "train.log_every": 1}
+        run = build("dino", folder / layout, processes, **settings)
+        run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**11})
+        run.fit()
+        norms = [row["grad_norm"] for row in run.rows]
+        results[layout] = [row["loss"] for row in run.rows], norms, run.scaler.get_scale()
+    return results
+
+
 def what_lies_here(processes, folder):
     """Numbers that each rank holds, of its share and of the whole."""
     run = build("dinov2", folder / "parts", processes, **{"train.sharding": "fsdp"})
@@ -146,6 +162,46 @@ def clipped(rule):
     return norm, gathered([p.grad for p in module.parameters()], True)
 
 
+def times_watched(processes, folder):
+    """How often this process measured, of three times in each layout, and what its rows say."""
+    results = {}
+    for layout, sharding in LAYOUTS.items():
+        settings = {"train.sharding": sharding, "train.eval_every": 1, "train.epochs": 1.5}
+        run = build("simclr", folder / layout, processes, **settings)
+        run.evaluate = Mock(return_value={"seen": 1.0})
+        run.fit()
+        results[layout] = run.evaluate.call_count, [row.get("seen") for row in run.rows]
+    return results
+
+
+class Reductions(TorchDispatchMode):
+    """Counts the sums over processes by their name."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        if name.startswith("c10d.") and "reduce" in name:
+            self.calls[name] += 1
+        return func(*args, **kwargs or {})
+
+
+def reductions(processes, folder):
+    """How often gradients are summed over processes in a step of three parts."""
+    counts = {}
+    for layout, sharding in LAYOUTS.items():
+        settings = {"train.sharding": sharding, "train.epochs": 0.5, "train.batch_size": 24}
+        for parts in (1, 3):
+            here = folder / f"{layout}-{parts}"
+            run = build("rotation", here, processes, **settings, **{"train.accumulate": parts})
+            with Reductions() as counted:
+                run.fit()
+            counts[layout, parts] = dict(counted.calls)
+    return counts
+
+
 def stopped_on_one(processes, folder):
     """The step after which this process stopped, when the other one was asked to."""
 
@@ -167,7 +223,10 @@ def main(folder: Path, alone: Path):
         results = {
             "layouts": train_in_each_layout(processes, folder / "layouts"),
             "resumed": stop_and_go_on(processes, folder / "resumed", alone),
+            "fp16": in_fp16(processes, folder / "fp16"),
             "parts": what_lies_here(processes, folder),
+            "watched": times_watched(processes, folder / "watched"),
+            "reductions": reductions(processes, folder / "reductions"),
             "stopped": stopped_on_one(processes, folder / "stopped"),
             "clipped": {rule: clipped(rule) for rule in ("parameter", "global")},
         }
@@ -224,6 +283,28 @@ def last_steps(result):
 def test_parts_train_as_copies_do(stored, method):
     layouts = stored[2][0]["layouts"]
     assert_same(layouts["fsdp", method], layouts["ddp", method], rtol=1e-3, atol=1e-5)
+
+
+def test_all_leave_out_a_step_that_overflows_on_one(stored):
+    (losses, norms, scale), fsdp = (stored[2][0]["fp16"][layout] for layout in LAYOUTS)
+    assert norms[0] is None and norms[-1] is not None  # left out, and then not
+    assert scale == fsdp[2] < 2.0**11
+    assert [norm is None for norm in fsdp[1]] == [norm is None for norm in norms]
+    assert fsdp[0] == pytest.approx(losses, rel=1e-2)
+    assert [rank["fp16"]["ddp"][2] for rank in stored[2]] == [scale, scale]
+
+
+def test_one_process_watches_while_the_others_wait(stored):
+    first, second = (rank["watched"] for rank in stored[2])
+    assert first["ddp"] == (3, [1.0] * 3) and second["ddp"] == (0, [None] * 3)
+    assert first["fsdp"] == second["fsdp"] == (3, [1.0] * 3)  # each holds half of the encoder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parts_of_a_batch_are_summed_over_processes_once(stored, layout):
+    for rank in stored[2]:
+        counts = rank["reductions"]
+        assert counts[layout, 1] and counts[layout, 3] == counts[layout, 1]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
