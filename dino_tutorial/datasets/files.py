@@ -66,7 +66,7 @@ class ImageFiles(ImageDataset):
 
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         chosen = list(range(len(self))) if indices is None else indices.tolist()
-        canvas, problems = decode_many(self._source, chosen, self.image_size)
+        canvas, _, problems = decode_many(self._source, chosen, self.image_size)
         for position, reason in problems.items():
             canvas[position] = 0
             name = self._source.name(chosen[position])

@@ -47,6 +47,7 @@ ADDED = {
     "views.flip_p": None,
     "views.blur_p": None,
     "views.solarize_p": None,
+    "data.fit": "center",
     "train.init": None,
     "train.checkpoint_activations": False,
     "train.sharding": "none",

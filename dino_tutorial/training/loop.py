@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
-from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
+from dino_tutorial.training.batches import Batch, BatchOrder, batches, steps_per_epoch
 from dino_tutorial.training.checkpoint import CURRENT, KINDS, save_checkpoint
 from dino_tutorial.training.health import (
     check_finite,
@@ -133,10 +133,10 @@ class Trainer:
         self.method.train()
         self.clock.start(self.step)
         with interruptible() as interrupted, self._bar() as bar:
-            for images, labels in bar:
+            for batch in bar:
                 logged = self._due(self.train.log_every)
                 values = {name: table[self.step] for name, table in self.schedules.items()}
-                measured = self._step(images, labels, values, logged)
+                measured = self._step(batch, values, logged)
                 self.method.after_step(values)
                 if logged:
                     row = self._row(measured, values)
@@ -162,7 +162,7 @@ class Trainer:
         )
         return metrics, timings
 
-    def _bar(self) -> "tqdm[tuple[Tensor, Tensor]]":
+    def _bar(self) -> "tqdm[Batch]":
         """The batches that are left, counted on the screen of the main process."""
         order = self.order.since(self.step)
         left = batches(self.dataset, order, self.device, self.train.workers)
@@ -201,19 +201,16 @@ class Trainer:
             raise weights_diverged(name or "another process's weights", steps - 1, kept)
 
     def _step(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        labels: Int[Tensor, " B"],
-        values: dict[str, float],
-        measure: bool,
+        self, batch: Batch, values: dict[str, float], measure: bool
     ) -> dict[str, Float[Tensor, ""]]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
         views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, self.step))
         torch.manual_seed(mix(self.seed, Stream.DROP_PATH, self.step, self.processes.rank))
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
-        height, width = images.shape[-2:]
-        params = self.augment.sample(self.train.batch_size, height, width, views_seed)
-        params = params[self.order.share]
+        images, labels, sizes = batch
+        params = self.augment.sample(
+            self.train.batch_size, *sizes.unbind(1), views_seed, self.order.share
+        )
         masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, self.step))
         masks = self.method.draw_masks(self.train.batch_size, masks_seed)
         size = len(images) // self.train.accumulate
