@@ -15,6 +15,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.files import write_json, write_text
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import Processes, process_group
+from dino_tutorial.runs.adapt import adapted
 from dino_tutorial.runs.build import build_method, start_from
 from dino_tutorial.runs.checks import (
     check_batch,
@@ -65,14 +66,22 @@ def _train(
     config: Config, device: torch.device, processes: Processes, folder: Path, resume: bool
 ) -> None:
     resumes = resume and has_checkpoint(folder)
-    cut = None if resumes else check_lengths(config)
+    if resumes and config.train.adapt:
+        config = _as_started(config, folder)
+    notes = [] if resumes else [check_lengths(config)]
     check_learning_rate(config)
     check_patches(config)
-    check_batch(config, processes.world)
+    if not config.train.adapt:
+        check_batch(config, processes.world)
     images = Images.open(config)
     n_classes = len(images.train.classes)
     method = build_method(config, n_classes)
     learned = _labelled(images.train, config.method) if method.needs_labels else images.train
+    held = learned.images().nbytes if learned.in_memory and device.type != "cpu" else 0
+    config, chosen = adapted(config, len(learned), n_classes, device, processes.world, held)
+    if not resumes:
+        notes += [chosen, None if notes[0] else check_lengths(config, len(learned))]
+    check_batch(config, processes.world)
     check_run(config, method, len(learned), device.type, processes.world)
     if config.train.init is not None and not resumes:
         start_from(method, config.train.init, n_classes)
@@ -94,8 +103,8 @@ def _train(
     )
     if processes.is_main:
         _prepare(folder, config, device, resume)
-        if cut is not None:
-            print(f"note: {cut}", file=sys.stderr)
+        for note in filter(None, notes):
+            print(f"note: {note}", file=sys.stderr)
         if resume and not resumes:
             trainer.warn(f"there is no checkpoint in {folder} yet: it begins at step 0")
     if resumes:
@@ -105,6 +114,13 @@ def _train(
     weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)
     if processes.is_main:
         _finish(folder, config, trainer, images, weights)
+
+
+def _as_started(config: Config, folder: Path) -> Config:
+    """The configuration with the batch that was chosen when the run began."""
+    stored = read_config(folder / "config.yaml").train
+    keys = ("batch_size", "accumulate", "adapt")
+    return replace_options(config, {f"train.{key}": getattr(stored, key) for key in keys})
 
 
 def _labelled(images: ImageDataset, method: str) -> ImageDataset:

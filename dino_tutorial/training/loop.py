@@ -23,7 +23,7 @@ from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
-from dino_tutorial.training.batches import Batch, BatchOrder, batches, steps_per_epoch
+from dino_tutorial.training.batches import Batch, BatchOrder, batches
 from dino_tutorial.training.checkpoint import CURRENT, KINDS, save_checkpoint
 from dino_tutorial.training.health import (
     check_finite,
@@ -97,8 +97,8 @@ class Trainer:
         if self.method.teacher is not None:
             check_teacher_is_a_copy(self.method.student, self.method.teacher)
         self.engine = self._engine()
-        per_epoch = steps_per_epoch(len(self.dataset), self.train.batch_size)
-        self.total_steps = max(1, round(self.train.epochs * per_epoch))
+        self.steps_of_epoch = self.train.steps_of_epoch(len(self.dataset))
+        self.total_steps = self.train.total_steps(len(self.dataset))
         self.order = BatchOrder(
             len(self.dataset),
             self.train.batch_size,
@@ -107,7 +107,7 @@ class Trainer:
             rank=self.processes.rank,
             world=self.processes.world,
         )
-        self.schedules = self._schedules(per_epoch)
+        self.schedules = self._schedules(self.steps_of_epoch)
         groups = param_groups(
             self.method,
             self.optim.weight_decay,
@@ -231,7 +231,7 @@ class Trainer:
                 (metrics["loss"] / self.train.accumulate).backward()
             micro_metrics.append({name: value.detach() for name, value in metrics.items()})
         grad_norm = self._clip()
-        self.method.before_step(self.step / self.order.steps_per_epoch)
+        self.method.before_step(self.step / self.steps_of_epoch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         means = {n: torch.stack([m[n] for m in micro_metrics]).mean() for n in micro_metrics[0]}
