@@ -42,7 +42,8 @@ def crops_of(
         right, bottom.
     """
     generator = torch.Generator().manual_seed(seed)
-    params = augment.sample(len(images), *sizes.unbind(1), generator)
+    heights, widths = sizes.unbind(1)
+    params = augment.sample(len(images), heights, widths, generator)
     groups = augment.apply(images, params)
     top, left, height, width = params.boxes.unbind(-1)  # (V, n)
     boxes = torch.stack([left, top, left + width, top + height], -1).transpose(0, 1)

@@ -138,8 +138,8 @@ def batches(
         )
         try:
             for images, labels, sizes in loader:
-                there = (tensor.to(device, non_blocking=True) for tensor in (images, labels))
-                yield Batch(*there, sizes)
+                images = images.to(device, non_blocking=True)
+                yield Batch(images, labels.to(device, non_blocking=True), sizes)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

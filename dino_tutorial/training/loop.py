@@ -208,8 +208,9 @@ class Trainer:
         torch.manual_seed(mix(self.seed, Stream.DROP_PATH, self.step, self.processes.rank))
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
         images, labels, sizes = batch
+        heights, widths = sizes.unbind(1)
         params = self.augment.sample(
-            self.train.batch_size, *sizes.unbind(1), views_seed, self.order.share
+            self.train.batch_size, heights, widths, views_seed, self.order.share
         )
         masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, self.step))
         masks = self.method.draw_masks(self.train.batch_size, masks_seed)
