@@ -252,7 +252,7 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
 
 
 def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument("--preset", help="smoke, laptop (default), gpu or paper")
+    command.add_argument("--preset", help="smoke, laptop (default), gpu, photo or paper")
     command.add_argument("--name", help=f"the run's name (default: {name})")
     command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
     command.add_argument("--seed", type=int, help="of all randomness (default: 0)")

@@ -195,3 +195,10 @@ def test_the_bounds_are_those_that_are_checked():
     assert bounds["views.hue"] == "[0, 0.5]" and bounds["optim.lr"] == "0 or more"
     assert bounds["optim.lr_scaling"] == "one of linear, sqrt" and bounds["train.init"] == ""
     assert bounds["model.stem"] == "one of patch, conv, conv_local, null"
+
+
+def test_runs_from_before_whole_photographs_were_trained_on_the_centre(tmp_path):
+    lines = configure("dino").dump().splitlines(keepends=True)
+    assert "data.fit: whole\n" in lines
+    (tmp_path / "config.yaml").write_text("".join(x for x in lines if not x.startswith("data.fit")))
+    assert read_config(tmp_path / "config.yaml").data.fit == "center"

@@ -35,7 +35,7 @@ def supervised(name: str, train: SceneDataset, test: SceneDataset) -> float:
     crop = Augment([ViewSpec(32, (0.5, 1.0), jitter_p=0, gray_p=0, blur_p=0)])
     generator = torch.Generator().manual_seed(0)
     order = BatchOrder(len(train), BATCH, steps, seed=0)
-    for images, labels in batches(train, order, torch.device("cpu"), 0):
+    for images, labels, _ in batches(train, order, torch.device("cpu"), 0):
         (view,) = crop.apply(images, crop.sample(BATCH, 32, 32, generator))
         loss = F.cross_entropy(model(view[0]), labels)
         optimizer.zero_grad()

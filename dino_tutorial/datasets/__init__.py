@@ -8,6 +8,7 @@ import os
 from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, identity
 from dino_tutorial.datasets.davis import Davis, Video
 from dino_tutorial.datasets.folder import open_folder
+from dino_tutorial.datasets.settings import FITS
 from dino_tutorial.datasets.shards import is_shards, open_shards, write_shards
 from dino_tutorial.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
 from dino_tutorial.errors import UserError
@@ -45,6 +46,7 @@ def open_dataset(
     split: str = "train",
     *,
     image_size: int | None = None,
+    fit: str = "center",
     root: str | os.PathLike | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -58,6 +60,8 @@ def open_dataset(
         split: "train" or "test".
         image_size: S, the side of the square canvas in pixels; None takes the set's own: 32 for
             scenes; the native size of small square images; 160 for Imagenette; else 256.
+        fit: what of a photograph lies on the canvas: "center" is its centre square, "whole" all of
+            it in its own shape, for training; see :meth:`ImageDataset.placed`.
         root: where downloaded sets are kept; None takes $DINO_TUTORIAL_DATA, else
             `.cache/dino_tutorial` in the home folder. Folders and shards ignore it.
         limit: keep this many images: a random sample seeded with `seed`, classes balanced only in
@@ -68,7 +72,7 @@ def open_dataset(
         UserError: the name, the split or a value makes no sense, or the set cannot be had.
     """
     name = os.fspath(user_path(name)) if str(name).startswith("~") else _text(name)
-    _check(split, image_size, limit)
+    _check(split, image_size, fit, limit)
     if name in LOOKS:
         from dino_tutorial.datasets.scenes import SceneDataset  # the only set that needs a renderer
 
@@ -76,12 +80,12 @@ def open_dataset(
         return SceneDataset(split, size=image_size or SCENE_SIZE, n=n, seed=seed, look=LOOKS[name])
     if name in TORCHVISION_SETS:
         return open_torchvision(
-            name, split, image_size=image_size, root=root, limit=limit, seed=seed
+            name, split, image_size=image_size, fit=fit, root=root, limit=limit, seed=seed
         )
     if is_shards(name):
-        return open_shards(name, split, image_size=image_size, limit=limit, seed=seed)
+        return open_shards(name, split, image_size=image_size, fit=fit, limit=limit, seed=seed)
     if name and kind_of(name):
-        return open_folder(name, split, image_size=image_size, limit=limit, seed=seed)
+        return open_folder(name, split, image_size=image_size, fit=fit, limit=limit, seed=seed)
     raise _unknown(name)
 
 
@@ -108,9 +112,11 @@ def describe(dataset: ImageDataset) -> str:
     return f"{dataset.name}: {len(dataset):,} images, {classes}, {size}, {memory}"
 
 
-def _check(split: str, image_size: int | None, limit: int | None) -> None:
+def _check(split: str, image_size: int | None, fit: str, limit: int | None) -> None:
     if split not in ("train", "test"):
         raise UserError(f"there is no split {split!r:.40}; choose train or test")
+    if fit not in FITS:
+        raise UserError(f"there is no fit {fit!r:.40}; choose {' or '.join(FITS)}")
     if image_size is not None:
         check_whole("image_size", image_size, 1, LARGEST_CANVAS, "pixels")
     if limit is not None:

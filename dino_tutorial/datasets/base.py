@@ -1,4 +1,4 @@
-"""What every data set of the package looks like: square uint8 images and integer labels.
+"""What every data set of the package looks like: uint8 images on a square canvas and labels.
 
 The rest of the package asks for nothing more than this. Images come in batches, because both
 the renderer and the augmentation work on batches; a `DataLoader` gets them through
@@ -44,8 +44,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         labels: (N,) int64; -1 where an image has no label.
         image_size: S, the side of the canvas in pixels.
         in_memory: True if `images` only copies from memory, so that loading needs no workers.
+        padded: True if images may fill a part of their canvas only, which `placed` tells.
 
-    A subclass sets these and defines `images`.
+    A subclass sets these and defines `images`; `placed` too, if it is padded.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     labels: Int[Tensor, " N"]
     image_size: int
     in_memory: bool = False
+    padded: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +62,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         """The images at `indices` (all of them if None), uint8 (n, 3, S, S)."""
         raise NotImplementedError
+
+    def placed(
+        self, indices: Int[Tensor, " n"] | None = None
+    ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, "n 2"]]:
+        """The images at `indices` (all of them if None), and how much of its canvas each fills.
+
+        Returns:
+            uint8 (n, 3, S, S), and int64 (n, 2), height and width in pixels: an image lies in the
+            top left corner of its canvas, what is beyond it is black.
+        """
+        images = self.images(indices)
+        return images, torch.full((len(images), 2), self.image_size)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether these are the images of another day; JSON values.
@@ -70,9 +84,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             last, which copying them changes too, empty for what is no file.
         """
         contents, times = self._contents()
+        placed = ("padded",) if self.padded else ()
         return {
             "images": len(self),
-            "contents": digest(contents, self.image_size, self.labels.numpy().tobytes()),
+            "contents": digest(contents, self.image_size, self.labels.numpy().tobytes(), *placed),
             "times": times,
         }
 
@@ -105,6 +120,8 @@ class ArrayDataset(ImageDataset):
         name: a short name, used in reports.
         origin: hashes of the files that they come from and of their times, see
             :meth:`ImageDataset.fingerprint`; None hashes the pixels.
+        sizes: (N, 2) height and width of what each image fills of its canvas, from the top left
+            corner on; None is all of it.
 
     Raises:
         UserError: the shapes or the type do not fit together.
@@ -119,6 +136,7 @@ class ArrayDataset(ImageDataset):
         classes: Sequence[str] = (),
         name: str = "array",
         origin: tuple[str, str] | None = None,
+        sizes: Int[Tensor, "N 2"] | None = None,
     ) -> None:
         images = torch.as_tensor(images)  # an array will do
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
@@ -142,9 +160,18 @@ class ArrayDataset(ImageDataset):
         self.image_size = images.shape[-1]
         self._images = images
         self._origin = origin
+        self._sizes = sizes
+        self.padded = sizes is not None
 
     def _contents(self) -> tuple[str, str]:
         return self._origin or (digest(self._images.contiguous().numpy().tobytes()), "")
 
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
         return self._images if indices is None else self._images[indices]
+
+    def placed(
+        self, indices: Int[Tensor, " n"] | None = None
+    ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, "n 2"]]:
+        if self._sizes is None:
+            return super().placed(indices)
+        return self.images(indices), self._sizes if indices is None else self._sizes[indices]

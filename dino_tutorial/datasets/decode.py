@@ -1,4 +1,4 @@
-"""From encoded images of any shape and mode to one square uint8 canvas, in memory or on demand.
+"""From encoded images of any shape and mode to square uint8 canvases, in memory or on demand.
 
 Folders, shards and downloaded sets differ only in where the bytes come from. Each of them makes a
 `Source`; `open_source` turns any source into an `ImageDataset`.
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ MEMORY_LIMIT = 2 * 2**30  # bytes of uint8 pixels that are decoded once and kept
 LARGEST_NATIVE = 64  # px; small images of one size keep it
 DEFAULT_SIZE = 256  # px; the canvas of everything else
 TINY = 128 * 128  # pixels; decoding so few is mostly Python, which does not run in parallel
+# Of the size of a photograph on its canvas: what it is decoded at, at least. A little less than 2,
+# for then 1,920 pixels of a screen and 4,000 of a camera are decoded at 960 and 1,000 for 512.
+DRAFT = 1.875
 CHUNK = 64  # images a thread decodes before it asks for more work
 ORIENTATION = 0x0112  # the EXIF tag
 DEPTHS = (8, 10, 12, 14, 16)  # bits of grey that cameras and scanners use
@@ -149,6 +153,7 @@ def open_source(
     name: str,
     *,
     image_size: int,
+    fit: str = "center",
     limit: int | None = None,
     seed: int = 0,
 ) -> ImageDataset:
@@ -160,6 +165,7 @@ def open_source(
         classes: names of the classes, indexed by label.
         name: a short name, used in reports.
         image_size: S, the side of the square canvas in pixels.
+        fit: what of an image lies on it, see `to_canvas`.
         limit: keep a subset of this many (see `seeded_subset`).
         seed: of the subset.
 
@@ -173,8 +179,8 @@ def open_source(
     if chosen is not None:
         source, labels = source.take(chosen), labels[chosen]
     if len(source) * 3 * image_size**2 > MEMORY_LIMIT:
-        return OnDemandDataset(source, labels, classes, name, image_size)
-    return decode_all(source, labels, classes, name, image_size)
+        return OnDemandDataset(source, labels, classes, name, image_size, fit)
+    return decode_all(source, labels, classes, name, image_size, fit)
 
 
 def seeded_subset(n: int, limit: int | None, seed: int) -> Int[Tensor, " n"] | None:
@@ -203,33 +209,61 @@ def native_size(source: Source) -> int:
     return DEFAULT_SIZE
 
 
-def to_canvas(image: Image.Image, size: int) -> np.ndarray:
-    """The centre square of an image, antialiased to `size` pixels: uint8 (size, size, 3).
+def to_canvas(image: Image.Image, size: int, fit: str = "center") -> UInt8[np.ndarray, "h w 3"]:
+    """What of an image lies on a square canvas of `size` pixels: uint8 (h, w, 3).
 
-    This is "resize the short side (bicubic), then crop the centre" in one step. EXIF orientation
-    is honoured; transparency is laid on white; deep grey is scaled to 8 bits by the range that it
-    uses (see `grey_to_bytes`); grey, palette and CMYK become RGB.
+    EXIF orientation is honoured; transparency is laid on white; deep grey is scaled to 8 bits by
+    the range that it uses (see `grey_to_bytes`); grey, palette and CMYK become RGB.
+
+    Args:
+        image: as Pillow opens it.
+        size: S, in pixels.
+        fit: "center", the centre square, antialiased to S pixels: "resize the short side
+            (bicubic), then crop the centre" in one step. "whole", all of it in its own shape: as
+            it is where it is no larger than the canvas, else made smaller until its long side has
+            S pixels. Crops are resized once more, so that is done by Lanczos' kernel: bicubic
+            would take a tenth of the energy of their fine detail (`benchmarks/photographs.py`).
 
     Raises:
         ValueError: the brightness cannot be told, see `grey_to_bytes`.
     """
-    # A large JPEG is decoded at a half, quarter or eighth of its size, never below twice ours.
-    image.draft(None, (2 * size, 2 * size))
+    # A large JPEG is decoded at a half, quarter or eighth, never below twice our size or nearly.
+    if fit == "whole":
+        width, height = _shrunk(image.size, size)
+        image.draft(None, (int(DRAFT * width), int(DRAFT * height)))
+    else:
+        image.draft(None, (2 * size, 2 * size))
     deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     image.load()
     if deep and not image.mode.startswith(("I", "F")):
         _check_deep_colour(image)
     orientation = _orientation(image)  # after loading: Pillow turns a TIFF itself, and says so
     image = _to_rgb(image)
-    width, height = image.size
-    if (width, height) != (size, size):
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    if orientation in UPRIGHT:  # a centred square may be turned after the crop as well as before
+    image = _whole(image, size) if fit == "whole" else _center_square(image, size)
+    if orientation in UPRIGHT:  # either may be turned afterwards as well as before
         image = image.transpose(UPRIGHT[orientation])
     return np.asarray(image)
+
+
+def _shrunk(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height of an image that is made no larger than a canvas of `size` pixels."""
+    scale = min(1.0, size / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _whole(image: Image.Image, size: int) -> Image.Image:
+    shape = _shrunk(image.size, size)
+    return image if image.size == shape else image.resize(shape, Image.Resampling.LANCZOS)
+
+
+def _center_square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -304,21 +338,38 @@ def _grey_range(values: np.ndarray, depths: Sequence[int]) -> tuple[float, float
     return (0.0, fitting[0]) if fitting else (low, high)
 
 
+class Decoded(NamedTuple):
+    """Images on their canvases.
+
+    Attributes:
+        canvas: uint8 (n, 3, S, S); each image in the top left corner of its own, black beyond.
+        sizes: int64 (n, 2), height and width of each.
+        problems: the reason for each position that could not be decoded.
+    """
+
+    canvas: UInt8[np.ndarray, "n 3 S S"]
+    sizes: Int[np.ndarray, "n 2"]
+    problems: dict[int, str]
+
+
 def decode_many(
-    source: Source, indices: Sequence[int], size: int, progress: str | None = None
-) -> tuple[np.ndarray, dict[int, str]]:
+    source: Source,
+    indices: Sequence[int],
+    size: int,
+    fit: str = "center",
+    progress: str | None = None,
+) -> Decoded:
     """Decode images, large ones in threads (Pillow decodes without the interpreter lock).
 
     Args:
         source: where the images come from.
         indices: n of them.
         size: S, the side of the canvas in pixels.
+        fit: what of an image lies on it, see `to_canvas`.
         progress: title of a progress bar on a terminal; None shows none.
-
-    Returns:
-        uint8 (n, 3, S, S), and the reason for each position that could not be decoded.
     """
-    canvas = np.empty((len(indices), 3, size, size), dtype=np.uint8)
+    canvas = np.zeros((len(indices), 3, size, size), dtype=np.uint8)
+    sizes = np.full((len(indices), 2), size)
     problems: dict[int, str] = {}
 
     def decode(start: int) -> int:
@@ -326,11 +377,14 @@ def decode_many(
         for position in range(start, stop):
             try:
                 with source.open(indices[position]) as image:
-                    canvas[position] = to_canvas(image, size).transpose(2, 0, 1)
+                    pixels = to_canvas(image, size, fit).transpose(2, 0, 1)
             except MemoryError:
                 raise
             except Exception as error:  # decoders raise whatever they like on a broken file
                 problems[position] = _reason(error)
+            else:
+                height, width = sizes[position] = pixels.shape[1:]
+                canvas[position, :, :height, :width] = pixels
         return stop - start
 
     pool = ThreadPoolExecutor(_threads(source, indices))
@@ -349,7 +403,7 @@ def decode_many(
                 bar.update(count)
     finally:  # Ctrl-C must not wait for the images that are still queued
         pool.shutdown(cancel_futures=True)
-    return canvas, dict(sorted(problems.items()))
+    return Decoded(canvas, sizes, dict(sorted(problems.items())))
 
 
 def _threads(source: Source, indices: Sequence[int]) -> int:
@@ -369,10 +423,16 @@ def _reason(error: Exception) -> str:
 
 
 def decode_all(
-    source: Source, labels: Int[Tensor, " N"], classes: Sequence[str], name: str, size: int
+    source: Source,
+    labels: Int[Tensor, " N"],
+    classes: Sequence[str],
+    name: str,
+    size: int,
+    fit: str = "center",
 ) -> ArrayDataset:
     """Decode a whole source into memory; unreadable images are listed and left out."""
-    canvas, problems = decode_many(source, range(len(source)), size, progress=f"decode {name}")
+    decoded = decode_many(source, range(len(source)), size, fit, progress=f"decode {name}")
+    canvas, sizes, problems = decoded
     if problems:
         good = [index for index in range(len(source)) if index not in problems]
         if not good:
@@ -383,9 +443,17 @@ def decode_all(
         for to, index in enumerate(good):  # in place, so that memory is not needed twice
             if to != index:
                 canvas[to] = canvas[index]
-        canvas, labels = canvas[: len(good)], labels[good]
+        canvas, sizes, labels = canvas[: len(good)], sizes[good], labels[good]
     origin = None if isinstance(source, ArraySource) else source.contents()
-    return ArrayDataset(torch.from_numpy(canvas), labels, classes, name, origin)
+    filled = (sizes == size).all()
+    return ArrayDataset(
+        torch.from_numpy(canvas),
+        labels,
+        classes,
+        name,
+        origin,
+        None if filled else torch.from_numpy(sizes),
+    )
 
 
 def nothing_readable(name: str, count: int, first: str, reason: str) -> UserError:
@@ -429,17 +497,20 @@ class OnDemandDataset(ImageDataset):
         classes: Sequence[str],
         name: str,
         image_size: int,
+        fit: str = "center",
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
         self.labels = labels.to(torch.int64)
         self.image_size = image_size
+        self.padded = fit == "whole"
+        self._fit = fit
         self._source = source
         self._list = _LIST.get()  # loader workers have it from here
         self._listed = torch.zeros(len(source), dtype=torch.bool).share_memory_()
         first_reason = None
         for index in range(len(source)):
-            _, problems = decode_many(source, [index], image_size)
+            problems = decode_many(source, [index], image_size, fit).problems
             if not problems:
                 return
             first_reason = first_reason or problems[0]
@@ -449,13 +520,19 @@ class OnDemandDataset(ImageDataset):
         return self._source.contents()
 
     def images(self, indices: Int[Tensor, " n"] | None = None) -> UInt8[Tensor, "n 3 S S"]:
-        chosen = list(range(len(self))) if indices is None else indices.tolist()
-        canvas, problems = decode_many(self._source, chosen, self.image_size)
-        for position, reason in problems.items():
-            canvas[position] = self._replacement(chosen[position] % len(self), reason)
-        return torch.from_numpy(canvas)
+        return self.placed(indices)[0]
 
-    def _replacement(self, index: int, reason: str) -> np.ndarray:
+    def placed(
+        self, indices: Int[Tensor, " n"] | None = None
+    ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, "n 2"]]:
+        chosen = list(range(len(self))) if indices is None else indices.tolist()
+        canvas, sizes, problems = decode_many(self._source, chosen, self.image_size, self._fit)
+        for position, reason in problems.items():
+            other = self._replacement(chosen[position] % len(self), reason)
+            canvas[position], sizes[position] = other.canvas[0], other.sizes[0]
+        return torch.from_numpy(canvas), torch.from_numpy(sizes)
+
+    def _replacement(self, index: int, reason: str) -> Decoded:
         if not self._listed[index]:
             self._listed[index] = True
             report(
@@ -466,7 +543,7 @@ class OnDemandDataset(ImageDataset):
         following = (torch.arange(len(self) - 1) + index + 1) % len(self)
         same = self.labels[following] == self.labels[index]
         for other in torch.cat([following[same], following[~same]]).tolist():
-            canvas, problems = decode_many(self._source, [other], self.image_size)
-            if not problems:
-                return canvas[0]
+            decoded = decode_many(self._source, [other], self.image_size, self._fit)
+            if not decoded.problems:
+                return decoded
         raise nothing_readable(self.name, len(self), self._source.name(index), reason)

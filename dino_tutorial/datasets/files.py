@@ -73,7 +73,7 @@ class ImageFiles(ImageDataset):
     ) -> tuple[UInt8[Tensor, "n 3 S S"], Bool[Tensor, " n"]]:
         """The images, and whether each of them could be read; one that could not is black."""
         chosen = list(range(len(self))) if indices is None else indices.tolist()
-        canvas, problems = decode_many(self._source, chosen, self.image_size)
+        canvas, _, problems = decode_many(self._source, chosen, self.image_size)
         for position, reason in problems.items():
             canvas[position] = 0
             name = self._source.name(chosen[position])

@@ -36,6 +36,7 @@ def open_folder(
     split: str = "train",
     *,
     image_size: int | None = None,
+    fit: str = "center",
     limit: int | None = None,
     seed: int = 0,
     name: str | None = None,
@@ -55,8 +56,9 @@ def open_folder(
     folder, or one with a single subfolder, is unlabelled: labels -1, no classes. A split whose
     images lie in no class folder is unlabelled too, and knows the classes of the other.
 
-    *Images* become a square canvas: short side resized with antialiasing, centre cropped, EXIF
-    orientation honoured, RGB. Unreadable files are listed on stderr and skipped.
+    *Images* come on a square canvas, EXIF orientation honoured, RGB: the centre square, its side
+    resized with antialiasing, or the whole of an image, made smaller where it is larger than the
+    canvas. Unreadable files are listed on stderr and skipped.
 
     Args:
         folder: where the images are; hidden files and folders are ignored, links are followed,
@@ -64,6 +66,8 @@ def open_folder(
         split: "train" or "test".
         image_size: S, the side of the canvas in pixels; None keeps the native size if all images
             are squares of one size up to 64 px (judged by a sample), else takes 256.
+        fit: what of an image lies on the canvas: "center", its centre square, or "whole", all of
+            it in its own shape, see :meth:`ImageDataset.placed`.
         limit: keep at most this many images, a sample seeded with `seed`.
         seed: of that sample.
         name: used in reports; None takes the folder's name.
@@ -93,6 +97,7 @@ def open_folder(
         tuple(map(printable, classes)),
         name,
         image_size=image_size or native_size(FileSource(folder, paths)),
+        fit=fit,
         limit=limit,
         seed=seed,
     )

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from dino_tutorial.options import option
 
+FITS = ("whole", "center")
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -18,5 +20,12 @@ class DataSettings:
         "set's own.",
         low=1,
         high=4096,
+    )
+    fit: str = option(
+        "whole",
+        "What of a photograph training crops are cut from: all of it, in its own shape and made "
+        "smaller only where it is larger than the canvas (whole), or its centre square (center). "
+        "Evaluation takes the centre square.",
+        among=FITS,
     )
     limit: int | None = option(None, "At most this many images of each split.", low=1, high=10**9)

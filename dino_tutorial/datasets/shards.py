@@ -56,6 +56,7 @@ def open_shards(
     split: str = "train",
     *,
     image_size: int | None = None,
+    fit: str = "center",
     limit: int | None = None,
     seed: int = 0,
 ) -> ImageDataset:
@@ -77,6 +78,7 @@ def open_shards(
             `shards-*.tar`.
         split: "train" or "test".
         image_size: S, the side of the canvas in pixels; None decides as `open_folder` does.
+        fit: "center" or "whole", as there.
         limit: keep at most this many images, a sample seeded with `seed`.
         seed: of that sample.
 
@@ -109,6 +111,7 @@ def open_shards(
         tuple(map(printable, classes)),
         name,
         image_size=image_size or native_size(source),
+        fit=fit,
         limit=limit,
         seed=seed,
     )

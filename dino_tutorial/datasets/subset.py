@@ -19,6 +19,7 @@ class Subset(ImageDataset):
         self.dataset, self.indices = dataset, indices
         self.name, self.classes = dataset.name, dataset.classes
         self.image_size, self.in_memory = dataset.image_size, dataset.in_memory
+        self.padded = dataset.padded
         self.labels = dataset.labels[indices]
 
     def _contents(self) -> tuple[str, str]:
@@ -28,6 +29,12 @@ class Subset(ImageDataset):
     def images(self, indices: Int[Tensor, " m"] | None = None) -> UInt8[Tensor, "m 3 S S"]:
         """uint8 (n, 3, S, S)."""
         return self.dataset.images(self.indices if indices is None else self.indices[indices])
+
+    def placed(
+        self, indices: Int[Tensor, " m"] | None = None
+    ) -> tuple[UInt8[Tensor, "m 3 S S"], Int[Tensor, "m 2"]]:
+        """uint8 (n, 3, S, S), and height and width of each (n, 2)."""
+        return self.dataset.placed(self.indices if indices is None else self.indices[indices])
 
 
 def random_subset(dataset: ImageDataset, n: int, seed: int) -> Subset:

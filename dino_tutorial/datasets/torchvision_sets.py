@@ -59,6 +59,7 @@ def open_torchvision(
     split: str = "train",
     *,
     image_size: int | None = None,
+    fit: str = "center",
     root: str | os.PathLike | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -79,6 +80,7 @@ def open_torchvision(
         image_size: S, the side of the canvas in pixels; None takes the size of the images (32, 64
             or 96), 160 for Imagenette, 256 for photos of mixed sizes. Imagenette comes in versions
             of 160 px, 320 px and full size; the smallest that covers S is used.
+        fit: "center" or "whole", as in `open_folder`; the sets of small squares are as they are.
         root: folder of data sets; None takes `default_root()`. ImageNet has to be there already.
         limit: keep at most this many images, a sample seeded with `seed`.
         seed: of that sample.
@@ -88,14 +90,14 @@ def open_torchvision(
     """
     root = default_root() if root is None else user_path(root)
     if name == "imagenet":
-        return _open_imagenet(root, split, image_size=image_size, limit=limit, seed=seed)
+        return _open_imagenet(root, split, image_size=image_size, fit=fit, limit=limit, seed=seed)
     if name == "imagenette":
         image_size = image_size or IMAGENETTE_SIZE
     try:
         data, folder = _obtain(name, split, image_size, root)
     except ImportError as error:  # SciPy, which Flowers102's annotations need
         raise UserError(f"{name} needs a package that is missing: {error}") from error
-    options = {"limit": limit, "seed": seed}
+    options: dict[str, Any] = {"fit": fit, "limit": limit, "seed": seed}
     if name == "imagenette":
         dataset = open_folder(data._size_root, split, image_size=image_size, name=name, **options)
         dataset.classes = tuple(synonyms[0] for synonyms in data.classes)

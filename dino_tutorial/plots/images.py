@@ -79,21 +79,24 @@ def image_grid(
 
 
 @styled
-def crop_figure(source_images: Tensor, crops: Sequence[Tensor], boxes: Tensor) -> DescribedFigure:
+def crop_figure(
+    source_images: Tensor | Sequence[Tensor], crops: Sequence[Tensor], boxes: Tensor
+) -> DescribedFigure:
     """Where each crop was taken, and beside it the crop as the student saw it.
 
     Global crops have solid boxes, local crops dashed ones, and every box has the number of its
     crop.
 
     Args:
-        source_images: (n, 3, H, W).
+        source_images: (n, 3, H, W), or n tensors (3, H, W), each of its own shape.
         crops: V tensors (n, 3, h, w), in display range; the views whose crops are largest count as
             global.
         boxes: (n, V, 4) pixels of the source: left, top, right, bottom.
     """
-    sources = _arrays(source_images, 192)
-    scale = sources[0].shape[0] / source_images.shape[-2]
-    boxes = np.asarray(torch.as_tensor(boxes).cpu(), dtype=float) * scale
+    sources = [_arrays(image[None], 192)[0] for image in source_images]
+    boxes = torch.as_tensor(boxes).double().cpu().numpy().copy()
+    for box, image, array in zip(boxes, source_images, sources, strict=True):
+        box *= array.shape[0] / image.shape[-2]
     largest = max(crop.shape[-1] for crop in crops)
     kinds = [crop.shape[-1] == largest for crop in crops]  # True: global
     n_global, n_local = sum(kinds), len(crops) - sum(kinds)
@@ -121,7 +124,7 @@ def crop_figure(source_images: Tensor, crops: Sequence[Tensor], boxes: Tensor) -
         if count
     )
     shares = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    shares = shares / (sources[0].shape[0] * sources[0].shape[1])
+    shares = shares / [[array.shape[0] * array.shape[1]] for array in sources]
     figure.alt_text = (
         f"{counted(len(sources), 'image')} with numbered boxes where the crops were taken, and"
         f" beside each the crops that the student saw: {sizes}; boxes cover"

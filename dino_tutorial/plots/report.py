@@ -38,7 +38,7 @@ class ReportData:
     feature_spread_reference: float | None = None  # spread of evenly spread features
     classes: Sequence[str] = ()
 
-    source_images: Tensor | None = None  # (n, 3, H, W)
+    source_images: Sequence[Tensor] | None = None  # n of (3, H, W)
     crops: Sequence[Tensor] | None = None  # V tensors (n, 3, h, w)
     crop_boxes: Tensor | None = None  # (n, V, 4) pixels of the source: left, top, right, bottom
 

@@ -6,11 +6,12 @@ the configuration alone, before an image is opened, then those with the images a
 method's own relations, such as the patch size of teacher and student, are said when it is built.
 
 **Lengths.** A setting that ends in ``_epochs`` is a length within the run, which has
-``train.epochs``: of a warm-up, or of the time for which the prototypes stay as they are. One that
-is longer lasts to the end of the run: a warm-up is squeezed into it and reaches its value at the
-last step, what is frozen is never learned. Who names such a length, by ``--set`` or in ``changes``,
-has not asked for that and is refused. One out of a preset is cut so, with a sentence printed, and
-``--set train.epochs=0.5`` is enough for a short trial. The presets' own lengths fit.
+``train.epochs``, or ``train.steps`` or ``train.images`` in place of them: of a warm-up, or of the
+time for which the prototypes stay as they are. One that is longer lasts to the end of the run: a
+warm-up is squeezed into it and reaches its value at the last step, what is frozen is never learned.
+Who names such a length, by ``--set`` or in ``changes``, has not asked for that and is refused. One
+out of a preset is cut so, with a sentence printed, and ``--set train.epochs=0.5`` or
+``--set train.steps=100`` is enough for a short trial. The presets' own lengths fit.
 """
 
 import inspect
@@ -25,9 +26,16 @@ from dino_tutorial.options import flatten
 from dino_tutorial.runs.config import Config
 from dino_tutorial.training.optim import peak_learning_rate
 
+LENGTHS = ("train.epochs", "train.steps", "train.images")
 
-def check_lengths(config: Config) -> str | None:
+
+def check_lengths(config: Config, n_images: int | None = None) -> str | None:
     """Refuse a length that the caller named and the run has no room for.
+
+    Args:
+        config: of the run.
+        n_images: to train on; None where they are not open yet. A run whose length is in steps or
+            images, and whose warm-ups are in passes over the images, is then not looked at.
 
     Returns:
         A sentence about lengths of the preset that last to the end of a shorter run, if any do.
@@ -35,19 +43,40 @@ def check_lengths(config: Config) -> str | None:
     Raises:
         UserError: naming both settings and what to set.
     """
-    epochs = config.train.epochs
+    named = [key for key in LENGTHS if flatten(config)[key] is not None]
+    if len(said := [key for key in named if key in config.named]) > 1:
+        raise UserError(f"{' and '.join(said)} both say how long the run is: name one of them")
+    run, epochs = _epochs_of(config, n_images)
+    if epochs is None:
+        return None
     lengths = {k: float(v) for k, v in flatten(config).items() if k.endswith("_epochs")}
     longer = {key: length for key, length in lengths.items() if length > epochs}
     for key in sorted(longer.keys() & config.named):
+        shorter, more = f"{epochs:.4g}", ""
+        if run.startswith("train.epochs"):
+            shorter, more = f"{epochs}", f", or train.epochs to {longer[key]} or more"
         raise UserError(
-            f"{key} = {longer[key]} is longer than the run of train.epochs = {epochs}: set it to "
-            f"{epochs} or less, or train.epochs to {longer[key]} or more"
+            f"{key} = {longer[key]} is longer than the run of {run}: set it to {shorter} or "
+            f"less{more}"
         )
     if not longer:
         return None
     be = "is" if len(longer) == 1 else "are"
     theirs = " and ".join(f"{key} = {value}" for key, value in longer.items())
-    return f"{theirs} {be} longer than the run of train.epochs = {epochs}, and {be} cut to it"
+    return f"{theirs} {be} longer than the run of {run}, and {be} cut to it"
+
+
+def _epochs_of(config: Config, n_images: int | None) -> tuple[str, float | None]:
+    """What says how long a run is, and its length in epochs; None where that is not known."""
+    train = config.train
+    if train.steps is None and train.images is None:
+        return f"train.epochs = {train.epochs}", train.epochs
+    key = "steps" if train.steps is not None else "images"
+    run = f"train.{key} = {getattr(train, key)}"
+    if n_images is None and train.epoch_steps is None:
+        return run, None
+    n = n_images or 0
+    return run, train.total_steps(n) / max(1, train.steps_of_epoch(n))
 
 
 def check_learning_rate(config: Config) -> None:

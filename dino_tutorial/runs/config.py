@@ -28,7 +28,7 @@ from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.views.settings import ViewSettings
 
 #: The names of the presets, from the smallest machine to the published recipe.
-PRESETS = ("smoke", "laptop", "gpu", "paper")
+PRESETS = ("smoke", "laptop", "gpu", "photo", "paper")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # What a transformer keeps of earlier layers when another architecture is named.
@@ -47,10 +47,15 @@ ADDED = {
     "views.flip_p": None,
     "views.blur_p": None,
     "views.solarize_p": None,
+    "data.fit": "center",
+    "train.adapt": False,
+    "train.epoch_steps": None,
+    "train.images": None,
     "train.init": None,
     "train.freeze_backbone_steps": 0,
     "train.checkpoint_activations": False,
     "train.sharding": "none",
+    "train.steps": None,
 }
 WHOLE = "put config.yaml back as the run wrote it, or train again under another --name"
 
@@ -133,7 +138,7 @@ def configure(
     Args:
         method: a key of ``dino_tutorial.methods.METHODS``.
         data: a data set's name or a folder of images.
-        preset: one of ``smoke``, ``laptop``, ``gpu``, ``paper``.
+        preset: one of ``smoke``, ``laptop``, ``gpu``, ``photo``, ``paper``.
         changes: dotted keys, e.g. ``{"optim.lr": 1e-3, "seed": 1}``.
 
     Raises:

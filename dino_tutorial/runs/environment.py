@@ -1,5 +1,6 @@
 """Where a result was made: versions, device, commit; and the device that a run gets."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -41,6 +42,17 @@ def choose_precision(name: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if native_bf16(device) else "fp16"
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that a GPU has; of the CPU, and of MPS that shares them, those of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limit = Path("/sys/fs/cgroup/memory.max")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
 
 
 def describe_device(device: torch.device) -> str:

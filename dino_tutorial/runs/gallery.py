@@ -27,19 +27,32 @@ def patch_components(encoder: VisionTransformer, images: Tensor) -> Tensor:
     return patch_pca(patches, n_components=3).unflatten(1, _grid(encoder, images))
 
 
-def crops_of(augment: Augment, images: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
+def crops_of(
+    augment: Augment, images: Tensor, sizes: Tensor, seed: int
+) -> tuple[list[Tensor], Tensor]:
     """The views that a student sees, and where they were cut.
+
+    Args:
+        augment: makes them.
+        images, sizes: as :meth:`dino_tutorial.datasets.ImageDataset.placed` gives them.
+        seed: of the draw.
 
     Returns:
         V tensors (n, 3, h, w) in [0, 1], and boxes (n, V, 4) in pixels of the source: left, top,
         right, bottom.
     """
     generator = torch.Generator().manual_seed(seed)
-    params = augment.sample(len(images), images.shape[2], images.shape[3], generator)
+    heights, widths = sizes.unbind(1)
+    params = augment.sample(len(images), heights, widths, generator)
     groups = augment.apply(images, params)
     top, left, height, width = params.boxes.unbind(-1)  # (V, n)
     boxes = torch.stack([left, top, left + width, top + height], -1).transpose(0, 1)
     return [view for group in groups for view in augment.denormalize(group)], boxes
+
+
+def filled(images: Tensor, sizes: Tensor) -> list[Tensor]:
+    """What images (n, 3, S, S) fill of their canvases: n tensors (3, h, w)."""
+    return [image[:, :h, :w] for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
 
 
 def nearest_images(

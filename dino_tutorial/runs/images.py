@@ -20,7 +20,7 @@ class Images:
     """Splits of one data set.
 
     Attributes:
-        train: what is trained on, on the canvas that crops are cut from.
+        train: what is trained on, on the canvas that crops are cut from, photographs whole.
         bank: the training split at the size of evaluation, with labels or without.
         test: the test split likewise.
     """
@@ -33,8 +33,8 @@ class Images:
     def open(cls, config: Config) -> "Images":
         data, size = config.data, config.views.global_size
         opened = partial(open_dataset, config.source, root=data.root, limit=data.limit)
-        train = opened("train", image_size=data.image_size)
-        same = train.image_size == size
+        train = opened("train", image_size=data.image_size, fit=data.fit)
+        same = train.image_size == size and not train.padded
         bank = train if same else opened("train", image_size=size)
         return cls(train, bank, opened("test", image_size=size))
 

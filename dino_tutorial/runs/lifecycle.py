@@ -17,6 +17,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.files import write_json, write_text
 from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.parallel import Processes, process_group
+from dino_tutorial.runs.adapt import adapted
 from dino_tutorial.runs.build import build_method
 from dino_tutorial.runs.checks import (
     check_batch,
@@ -67,9 +68,9 @@ def train(config: Config, resume: bool | Literal["auto"] = False) -> Run:
     device = choose_device(config.device)
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
-        config, adapted = (as_started(config), None) if resume else with_architecture(config)
-        if adapted is not None and processes.is_main:
-            print(f"note: {adapted}", file=sys.stderr)
+        config, note = (as_started(config), None) if resume else with_architecture(config)
+        if note is not None and processes.is_main:
+            print(f"note: {note}", file=sys.stderr)
         with run_folder(config, resume, processes) as folder:
             left_out = folder / "left_out.txt" if processes.is_main else None
             with listing(left_out), room_on(device, config):
@@ -81,14 +82,22 @@ def _train(
     config: Config, device: torch.device, processes: Processes, folder: Path, resume: bool
 ) -> None:
     resumes = resume and has_checkpoint(folder)
-    cut = None if resumes else check_lengths(config)
+    if resumes and config.train.adapt:
+        config = _as_started(config, folder)
+    notes = [] if resumes else [check_lengths(config)]
     check_learning_rate(config)
     check_patches(config)
-    check_batch(config, processes.world)
+    if not config.train.adapt:
+        check_batch(config, processes.world)
     images = Images.open(config)
     n_classes = len(images.train.classes)
     method = build_method(config, n_classes)
     learned = _labelled(images.train, config.method) if method.needs_labels else images.train
+    held = learned.images().nbytes if learned.in_memory and device.type != "cpu" else 0
+    config, chosen = adapted(config, len(learned), n_classes, device, processes.world, held)
+    if not resumes:
+        notes += [chosen, None if notes[0] else check_lengths(config, len(learned))]
+    check_batch(config, processes.world)
     check_run(config, method, len(learned), device.type, processes.world)
     if config.train.init is not None and not resumes:
         start_from(method, config.train.init, n_classes)
@@ -109,10 +118,10 @@ def _train(
     )
     if processes.is_main:
         _prepare(folder, config, device, resume)
-        if cut is not None:
-            print(f"note: {cut}", file=sys.stderr)
         if precision == "fp16" and config.train.precision == "auto":
-            print(f"note: {NO_BF16}", file=sys.stderr)
+            notes.append(NO_BF16)
+        for note in filter(None, notes):
+            print(f"note: {note}", file=sys.stderr)
         if resume and not resumes:
             trainer.warn(f"there is no checkpoint in {folder} yet: it begins at step 0")
     if resumes:
@@ -139,6 +148,13 @@ def room_on(device: torch.device, config: Config) -> Iterator[None]:
             f"train.accumulate = {config.train.accumulate} parts: use more parts, "
             f"train.checkpoint_activations=true or a smaller batch"
         ) from error
+
+
+def _as_started(config: Config, folder: Path) -> Config:
+    """The configuration with the batch that was chosen when the run began."""
+    stored = read_config(folder / "config.yaml").train
+    keys = ("batch_size", "accumulate", "adapt")
+    return replace_options(config, {f"train.{key}": getattr(stored, key) for key in keys})
 
 
 def _labelled(images: ImageDataset, method: str) -> ImageDataset:

@@ -13,7 +13,13 @@ from dino_tutorial.models import VisionTransformer
 from dino_tutorial.options import flatten
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.runs.folder import Run
-from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_images, patch_components
+from dino_tutorial.runs.gallery import (
+    attention_maps,
+    crops_of,
+    filled,
+    nearest_images,
+    patch_components,
+)
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
@@ -25,7 +31,7 @@ def report_again(run: Run) -> Path:
     config = run.config
     data, size = config.data, config.views.global_size
     opened = partial(open_dataset, config.source, root=data.root, limit=data.limit)
-    seen = opened("train", image_size=data.image_size)
+    seen = opened("train", image_size=data.image_size, fit=data.fit)
     bank, test = opened("train", image_size=size), opened("test", image_size=size)
     augment = Augment(METHODS[config.method].view_specs(config.views))
     return report_on(run, run.encoder(), augment, seen, bank, test)
@@ -65,8 +71,9 @@ def report_on(
 
 
 def _add_crops(data: ReportData, augment: Augment, seen: ImageDataset, seed: int) -> None:
-    data.source_images = random_subset(seen, 2, mix(seed, Stream.SHOWN)).images()
-    data.crops, data.crop_boxes = crops_of(augment, data.source_images, mix(seed, Stream.CROPS))
+    images, sizes = random_subset(seen, 2, mix(seed, Stream.SHOWN)).placed()
+    data.source_images = filled(images, sizes)
+    data.crops, data.crop_boxes = crops_of(augment, images, sizes, mix(seed, Stream.CROPS))
 
 
 def _add_attention_and_components(

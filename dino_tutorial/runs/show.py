@@ -15,7 +15,13 @@ from dino_tutorial.options import check_whole
 from dino_tutorial.plots import attention_heads, crop_figure, neighbour_rows, patch_pca_images
 from dino_tutorial.plots.style import DescribedFigure, check_figure_path, save_figure
 from dino_tutorial.runs.folder import Run
-from dino_tutorial.runs.gallery import attention_maps, crops_of, nearest_images, patch_components
+from dino_tutorial.runs.gallery import (
+    attention_maps,
+    crops_of,
+    filled,
+    nearest_images,
+    patch_components,
+)
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views import Augment
 
@@ -34,6 +40,7 @@ class View:
         data, root: the data set, and where downloaded ones are kept.
         n: number of images.
         size: side of the canvas in pixels; None is the data set's own.
+        fit: what of a photograph lies on it.
         seed: of the choice of images.
         run: None for a released model.
     """
@@ -44,6 +51,7 @@ class View:
     root: str | None
     n: int
     size: int | None
+    fit: str
     seed: int
     run: Run | None
 
@@ -70,7 +78,7 @@ class View:
         return random_subset(self._open("train"), BANK, mix(self.seed, Stream.BANK))
 
     def _open(self, split: str) -> ImageDataset:
-        return open_dataset(self.data, split, image_size=self.size, root=self.root)
+        return open_dataset(self.data, split, image_size=self.size, fit=self.fit, root=self.root)
 
 
 def show(
@@ -119,6 +127,7 @@ def _of_run(run: Run, what: str, data: str | None, n: int, size: int | None) -> 
         config.data.root,
         n,
         size=own if size is None else size,
+        fit=config.data.fit if what == "crops" else "center",
         seed=config.seed,
         run=run,
     )
@@ -134,6 +143,7 @@ def _of(released: str, data: str | None, n: int, size: int | None) -> View:
         None,
         n,
         RELEASED_SIZE if size is None else size,
+        fit="center",
         seed=0,
         run=None,
     )
@@ -152,9 +162,11 @@ def _pca(view: View) -> DescribedFigure:
 def _crops(view: View) -> DescribedFigure:
     if view.run is None:
         raise UserError(f"how {view.name} was shown its images is not stored: show a run's crops")
-    config, images = view.run.config, view.chosen().images()
+    config = view.run.config
+    images, sizes = view.chosen().placed()
     augment = Augment(METHODS[config.method].view_specs(config.views))
-    return crop_figure(images, *crops_of(augment, images, mix(view.seed, Stream.CROPS)))
+    crops, boxes = crops_of(augment, images, sizes, mix(view.seed, Stream.CROPS))
+    return crop_figure(filled(images, sizes), crops, boxes)
 
 
 def _neighbours(view: View) -> DescribedFigure:

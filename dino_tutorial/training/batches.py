@@ -3,11 +3,12 @@
 import signal
 from collections.abc import Iterator
 from copy import copy
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_tutorial.datasets.base import ImageDataset, identity
 from dino_tutorial.errors import UserError
@@ -81,24 +82,54 @@ class BatchOrder(Sampler[list[int]]):
             yield permutation[first : first + self.batch_size][self.share].tolist()
 
 
+class Batch(NamedTuple):
+    """Images of one step.
+
+    Attributes:
+        images: (B, 3, S, S) uint8, on the device of the training.
+        labels: (B,) int64, there too.
+        sizes: (B, 2) int64, height and width of what each image fills of its canvas; on the host,
+            where views are drawn.
+    """
+
+    images: UInt8[Tensor, "B 3 S S"]
+    labels: Int[Tensor, " B"]
+    sizes: Int[Tensor, "B 2"]
+
+
+class _Batches(Dataset[Batch]):
+    """A data set as a loader's workers read it, whole batches at a time."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        chosen = torch.tensor(indices)
+        images, sizes = self.dataset.placed(chosen)
+        return Batch(images, self.dataset.labels[chosen], sizes)
+
+
 def batches(
     dataset: ImageDataset, order: BatchOrder, device: torch.device, workers: int
-) -> Iterator[tuple[UInt8[Tensor, "B 3 S S"], Int[Tensor, " B"]]]:
-    """Yield uint8 images (B, 3, S, S) and labels (B,) on ``device`` in the given order.
+) -> Iterator[Batch]:
+    """Yield images and labels on ``device`` in the given order.
 
     A data set that is in memory is moved to an accelerator once and indexed there; any other is
     decoded by ``workers`` processes ahead of the step that needs it.
     """
     if dataset.in_memory:
-        images = dataset.images()
+        images, sizes = dataset.placed()
         images = images.to(device) if device.type != "cpu" else images
         labels = dataset.labels.to(device)
         for indices in order:
             chosen = to_device(torch.tensor(indices), device)
-            yield images[chosen], labels[chosen]
+            yield Batch(images[chosen], labels[chosen], sizes[indices])
     else:
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            dataset,
+        loader: DataLoader[Batch] = DataLoader(
+            _Batches(dataset),
             batch_sampler=order,
             collate_fn=identity,
             num_workers=workers,
@@ -107,8 +138,9 @@ def batches(
             worker_init_fn=leave_signals_to_main,
         )
         try:
-            for images, labels in loader:
-                yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            for images, labels, sizes in loader:
+                images = images.to(device, non_blocking=True)
+                yield Batch(images, labels.to(device, non_blocking=True), sizes)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -24,7 +24,7 @@ from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
-from dino_tutorial.training.batches import BatchOrder, batches, steps_per_epoch
+from dino_tutorial.training.batches import Batch, BatchOrder, batches
 from dino_tutorial.training.checkpoint import CURRENT, KINDS, save_checkpoint
 from dino_tutorial.training.health import (
     check_finite,
@@ -100,8 +100,8 @@ class Trainer:
         if self.method.teacher is not None:
             check_teacher_is_a_copy(self.method.student, self.method.teacher)
         self.engine = self._engine()
-        per_epoch = steps_per_epoch(len(self.dataset), self.train.batch_size)
-        self.total_steps = max(1, round(self.train.epochs * per_epoch))
+        self.steps_of_epoch = self.train.steps_of_epoch(len(self.dataset))
+        self.total_steps = self.train.total_steps(len(self.dataset))
         self.order = BatchOrder(
             len(self.dataset),
             self.train.batch_size,
@@ -111,7 +111,7 @@ class Trainer:
             world=self.processes.world,
         )
         self._check_freeze()
-        self.schedules = self._schedules(per_epoch)
+        self.schedules = self._schedules(self.steps_of_epoch)
         groups = param_groups(
             self.method,
             self.optim.weight_decay,
@@ -140,11 +140,11 @@ class Trainer:
         self.method.train()
         self.clock.start(self.step)
         with interruptible() as interrupted, fast_float32(self.device), self._bar() as bar:
-            for images, labels in bar:
+            for batch in bar:
                 logged = self._due(self.train.log_every)
                 values = {name: table[self.step] for name, table in self.schedules.items()}
                 with self.threads:
-                    measured = self._step(images, labels, values, logged)
+                    measured = self._step(batch, values, logged)
                     self.method.after_step(values)
                 self._tell_of_threads()
                 if logged:
@@ -171,7 +171,7 @@ class Trainer:
         )
         return metrics, timings
 
-    def _bar(self) -> "tqdm[tuple[Tensor, Tensor]]":
+    def _bar(self) -> "tqdm[Batch]":
         """The batches that are left, counted on the screen of the main process."""
         order = self.order.since(self.step)
         left = batches(self.dataset, order, self.device, self.train.workers)
@@ -219,19 +219,17 @@ class Trainer:
             raise weights_diverged(name or "another process's weights", steps - 1, kept)
 
     def _step(
-        self,
-        images: UInt8[Tensor, "B 3 H W"],
-        labels: Int[Tensor, " B"],
-        values: dict[str, float],
-        measure: bool,
+        self, batch: Batch, values: dict[str, float], measure: bool
     ) -> dict[str, Float[Tensor, ""]]:
         """Views, loss, gradients, update. All randomness of a step comes from (seed, step)."""
         views_seed = torch.Generator().manual_seed(mix(self.seed, Stream.VIEWS, self.step))
         torch.manual_seed(mix(self.seed, Stream.DROP_PATH, self.step, self.processes.rank))
         set_learning_rate(self.optimizer, values["lr"], values["weight_decay"])
-        height, width = images.shape[-2:]
-        params = self.augment.sample(self.train.batch_size, height, width, views_seed)
-        params = params[self.order.share]
+        images, labels, sizes = batch
+        heights, widths = sizes.unbind(1)
+        params = self.augment.sample(
+            self.train.batch_size, heights, widths, views_seed, self.order.share
+        )
         masks_seed = torch.Generator().manual_seed(mix(self.seed, Stream.MASKS, self.step))
         masks = self.method.draw_masks(self.train.batch_size, masks_seed)
         size = len(images) // self.train.accumulate
@@ -257,7 +255,7 @@ class Trainer:
                 parameter.grad = None  # what has none is not moved, nor decayed
         self.scaler.unscale_(self.optimizer)
         grad_norm = self._clip()
-        self.method.before_step(self.step / self.order.steps_per_epoch)
+        self.method.before_step(self.step / self.steps_of_epoch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dino_tutorial.options import option
+from dino_tutorial.training.batches import steps_per_epoch
 from dino_tutorial.training.optim import CLIP_RULES, LR_SCALINGS, OPTIMIZERS
 from dino_tutorial.training.precision import PRECISIONS
 from dino_tutorial.training.sharding import SHARDINGS
@@ -61,10 +62,28 @@ class TrainSettings:
         low=0,
         high=10**9,
     )
-    epochs: float = option(100, "How often each image is seen.", low=0.001)
+    epochs: float = option(100, "The length in epochs: how often each image is seen.", low=0.001)
+    steps: int | None = option(
+        None, "The length in steps, in place of train.epochs.", low=1, high=10**9
+    )
+    images: int | None = option(
+        None, "The length in images seen, in place of train.epochs.", low=1, high=10**12
+    )
+    epoch_steps: int | None = option(
+        None,
+        "Steps that count as an epoch in every length, warm-ups included, so that lengths do not "
+        "depend on the number of images; null is one pass over them.",
+        low=1,
+        high=10**9,
+    )
     batch_size: int = option(256, "Images a step, over all processes.", low=2, high=2**20)
     accumulate: int = option(
         1, "Parts that a batch is run in, to save memory; it divides the batch.", low=1
+    )
+    adapt: bool = option(
+        False,
+        "Lower a preset's batch to the number of images and to what a CPU can do, and run it in as "
+        "many parts as the memory needs; the run's settings tell what was chosen.",
     )
     checkpoint_activations: bool = option(
         False, "Compute activations a second time in the backward pass, to save memory."
@@ -91,3 +110,15 @@ class TrainSettings:
         1000, "Steps from one k-NN on training images to the next.", low=1, high=10**9
     )
     checkpoint_every: int = option(500, "Steps from one checkpoint to the next.", low=1)
+
+    def steps_of_epoch(self, n_images: int) -> int:
+        """How many steps count as an epoch in the lengths of a run on so many images."""
+        return self.epoch_steps or steps_per_epoch(n_images, self.batch_size)
+
+    def total_steps(self, n_images: int) -> int:
+        """The length of a run on so many images, in steps."""
+        if self.steps is not None:
+            return self.steps
+        if self.images is not None:
+            return max(1, round(self.images / self.batch_size))
+        return max(1, round(self.epochs * self.steps_of_epoch(n_images)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
 from dino_tutorial.views.color import HUE, color_jitter_, grayscale, solarize
-from dino_tutorial.views.params import ViewParams, all_to_device, sample_params
+from dino_tutorial.views.params import Side, ViewParams, all_to_device, sample_params
 from dino_tutorial.views.resample import (
     column_blocks,
     gaussian_blur,
@@ -55,10 +55,15 @@ class Augment:
         ]
 
     def sample(
-        self, batch_size: int, height: int, width: int, generator: torch.Generator
+        self,
+        batch_size: int,
+        height: Side,
+        width: Side,
+        generator: torch.Generator,
+        share: slice = slice(None),
     ) -> ViewParams:
         """Draw the parameters of all views of a full (global) batch; see :func:`sample_params`."""
-        return sample_params(self.specs, batch_size, height, width, generator)
+        return sample_params(self.specs, batch_size, height, width, generator, share)
 
     @torch.no_grad()
     def apply(
@@ -69,7 +74,8 @@ class Augment:
         Args:
             images: (B, 3, H, W), uint8, or float in [0, 1]; on any device.
             params: drawn by :meth:`sample` for these B images, or ``params[index]`` of a larger
-                draw.
+                draw. Boxes may lie in any part of an image: those of a photograph that does not
+                fill its canvas keep to what it fills.
 
         Returns:
             For each run of consecutive specs of equal size, one normalised float32 tensor

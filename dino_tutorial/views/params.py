@@ -15,6 +15,7 @@ from dino_tutorial.views.specs import ViewSpec
 
 OfSpec = Callable[[ViewSpec], float]  # a number that a view's distribution has
 ALIGNMENT = 16  # bytes, at a multiple of which each tensor begins in a copy of several
+Side = int | Int[Tensor, " n"]  # of all images, or of each, in pixels
 N_TRIES = 10  # boxes tried before the central crop is taken, as in torchvision
 
 # Columns of uniform numbers that one view of one image consumes. Every view takes all of them,
@@ -38,8 +39,7 @@ _COLUMNS = {
 class ViewParams:
     """What happens to each sample in each view; tensors of shape (V, B) or (V, B, n).
 
-    ``params[index]`` selects samples (slice, list or tensor), so that the ranks of a distributed
-    run can draw for the global batch and each keep its own part. ``len(params)`` is B.
+    ``params[index]`` selects samples (slice, list or tensor). ``len(params)`` is B.
 
     Attributes:
         boxes: (V, B, 4) int64 top, left, height, width of the crop, in pixels of the image.
@@ -80,7 +80,12 @@ class ViewParams:
 
 
 def sample_params(
-    specs: Sequence[ViewSpec], batch_size: int, height: int, width: int, generator: torch.Generator
+    specs: Sequence[ViewSpec],
+    batch_size: int,
+    height: Side,
+    width: Side,
+    generator: torch.Generator,
+    share: slice = slice(None),
 ) -> ViewParams:
     """Draw the parameters of V views of a batch.
 
@@ -91,18 +96,22 @@ def sample_params(
     Args:
         specs: V of them.
         batch_size: B.
-        height, width: of the images, in pixels.
+        height, width: of the images, in pixels; a tensor (n,) gives each image of ``share`` its
+            own, from the top left corner of what it lies on.
         generator: moved on by that draw.
+        share: which n of the B samples are wanted. The ranks of a distributed run draw for the
+            global batch, so that they agree, and each makes the parameters of its own part.
 
     Raises:
         UserError: there are no images, or they have no pixels.
     """
-    if batch_size < 1 or height < 1 or width < 1:
-        raise UserError(
-            f"cannot draw views for {batch_size} images of {height} x {width} pixels;"
-            " all three must be at least 1"
-        )
     device = generator.device
+    height, width = (torch.as_tensor(side, device=device) for side in (height, width))
+    if batch_size < 1 or height.min() < 1 or width.min() < 1:
+        raise UserError(
+            f"cannot draw views for {batch_size} images of {int(height.min())} x "
+            f"{int(width.min())} pixels; all three must be at least 1"
+        )
     uniform = torch.rand(
         len(specs),
         batch_size,
@@ -110,7 +119,7 @@ def sample_params(
         dtype=torch.float64,
         device=device,
         generator=generator,
-    )
+    )[:, share]
     draw = dict(zip(_COLUMNS, uniform.split(list(_COLUMNS.values()), dim=2), strict=True))
 
     def setting(function: OfSpec) -> Tensor:  # one number a view, as a (V, 1) column
@@ -165,8 +174,8 @@ def crop_boxes(
     ratio: Float[Tensor, "V B tries"],
     place: Float[Tensor, "V B 2"],
     limits: tuple[Float[Tensor, "V 1"], Float[Tensor, "V 1"]],
-    height: int,
-    width: int,
+    height: Int[Tensor, "*B"],
+    width: Int[Tensor, "*B"],
 ) -> Int[Tensor, "V B 4"]:
     """The boxes of RandomResizedCrop: the first of several tries that fits, else a central crop.
 
@@ -174,23 +183,23 @@ def crop_boxes(
         area, ratio: (V, B, tries), fraction of the image's area and width / height of each try.
         place: (V, B, 2) uniform numbers in [0, 1) that place the box from top and from left.
         limits: smallest and largest ratio, each (V, 1), for the central crop.
-        height, width: of the images, in pixels.
+        height, width: of the images, in pixels, one for all () or one each (B,).
 
     Returns:
         (V, B, 4) int64: top, left, height, width.
 
     Source: torchvision's ``RandomResizedCrop.get_params``, rounding included.
     """
-    pixels = area * (height * width)
+    pixels = area * (height * width)[..., None]
     w = (pixels * ratio).sqrt().round()
     h = (pixels / ratio).sqrt().round()
-    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    fits = (w >= 1) & (w <= width[..., None]) & (h >= 1) & (h <= height[..., None])
     first = fits.int().argmax(dim=2, keepdim=True)
     w, h = w.gather(2, first)[..., 0], h.gather(2, first)[..., 0]
 
     narrow, wide = limits
-    central_w = torch.full_like(narrow, width).minimum((height * wide).round())
-    central_h = torch.full_like(narrow, height).minimum((width / narrow).round())
+    central_w = width.to(narrow.dtype).minimum((height * wide).round())
+    central_h = height.to(narrow.dtype).minimum((width / narrow).round())
     found = fits.any(dim=2)
     w = torch.where(found, w, central_w.clamp(min=1))
     h = torch.where(found, h, central_h.clamp(min=1))

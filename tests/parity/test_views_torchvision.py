@@ -229,7 +229,8 @@ def test_the_box_of_last_resort_is_torchvisions(height, width):
     narrow, wide = 0.9, 1.1
     impossible = torch.full((1, 1, 10), 1.0), torch.full((1, 1, 10), 50.0)
     limits = torch.tensor([[narrow]], dtype=torch.float64), torch.tensor([[wide]]).double()
-    ours = crop_boxes(*impossible, torch.zeros(1, 1, 2), limits, height, width)[0, 0]
+    sides = torch.tensor(height), torch.tensor(width)
+    ours = crop_boxes(*impossible, torch.zeros(1, 1, 2), limits, *sides)[0, 0]
     # A scale of 4 never fits, so that all of torchvision's tries fail.
     draw = v2.RandomResizedCrop(8, (4.0, 4.0), (narrow, wide))
     theirs = draw.make_params([torch.empty(3, height, width)])

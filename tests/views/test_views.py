@@ -216,3 +216,46 @@ def test_mistakes_are_told_in_a_sentence():
         views.apply(pictures(5), params)
     with pytest.raises(UserError, match="reach"):
         views.apply(pictures(4, 8, 8), params)
+
+
+def test_each_image_may_have_its_own_size():
+    """Drawn together or alone, a sample gets the same parameters, in the geometry of its image."""
+    views = Augment(dino_views(16, 8, 2))
+    sizes = torch.tensor([[30, 40], [40, 17], [40, 40], [5, 40]])
+    together = views.sample(4, *sizes.unbind(1), generator())
+    for index, (height, width) in enumerate(sizes.tolist()):
+        alone = views.sample(4, height, width, generator())[[index]]
+        assert equal(together[[index]], alone)
+    bottom_right = together.boxes[..., :2] + together.boxes[..., 2:]
+    assert (together.boxes[..., :2] >= 0).all() and (bottom_right <= sizes).all()
+    same = torch.full((4,), 40)
+    assert equal(views.sample(4, same, same, generator()), views.sample(4, 40, 40, generator()))
+
+
+def test_crops_reach_every_edge_of_an_image_and_none_beyond():
+    sizes = torch.tensor([[30, 40]]).expand(4000, 2)
+    boxes = Augment([ViewSpec(16, (0.05, 0.4))]).sample(4000, *sizes.unbind(1), generator()).boxes
+    top, left, height, width = boxes[0].unbind(1)
+    assert (top.min(), left.min()) == (0, 0)
+    assert ((top + height).max(), (left + width).max()) == (30, 40)
+
+
+def test_what_lies_beyond_an_image_on_its_canvas_is_in_no_crop():
+    views = Augment(dino_views(16, 8, 2))
+    images, sizes = (
+        pictures(5, 40, 40),
+        torch.tensor([[30, 40], [40, 17], [40, 40], [5, 40], [9, 9]]),
+    )
+    params = views.sample(5, *sizes.unbind(1), generator())
+    black = images.clone()
+    for image, (height, width) in zip(black, sizes.tolist(), strict=True):
+        image[:, height:], image[:, :, width:] = 0, 0
+    for seen, expected in zip(views.apply(images, params), views.apply(black, params), strict=True):
+        assert torch.equal(seen, expected)
+
+
+def test_a_share_is_a_part_of_the_whole_draw():
+    views, share = Augment(dino_views(16, 8, 2)), slice(4, 8)
+    sizes = torch.tensor([[30, 40], [40, 17], [40, 40], [5, 40]])
+    everything = views.sample(8, *sizes.repeat(2, 1).unbind(1), generator())
+    assert equal(everything[share], views.sample(8, *sizes.unbind(1), generator(), share))
