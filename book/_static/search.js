@@ -20,7 +20,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
   Search.htmlToText = (text, anchor) => {
     const page = new DOMParser().parseFromString(text, "text/html");
-    const place = anchor && page.getElementById(anchor.slice(1));
+    const place = anchor ? page.getElementById(anchor.slice(1)) : null;
     const article = (place?.matches("dt") ? place.nextElementSibling : place) || page.querySelector("article") || page.body;
     for (const away of article.querySelectorAll(".headerlink, script, style, pre, details")) away.remove();
     const prose = article.querySelectorAll("h1, h2, h3, p, li, td, dd, figcaption");
