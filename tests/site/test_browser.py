@@ -1,7 +1,6 @@
 """Built pages in a real browser: accessibility, paper, search, and no error on the console."""
 
 import functools
-import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
