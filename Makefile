@@ -2,6 +2,7 @@
 # make test   every test, the notebooks included
 # make test-fast   what to run while working: no notebook, no training of more than a few steps
 # make book   build the site into _build/html
+# make pdf    the whole book on paper: _build/dino-tutorial.pdf, after make book
 # The first of them creates .venv from requirements.lock. It needs Python 3.11 or newer.
 
 VENV := .venv
@@ -17,7 +18,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: run test test-fast book notebooks lint lock bench clean
+.PHONY: run test test-fast book pdf notebooks lint lock bench clean
 
 run: $(STAMP)
 	@$(VENV)/bin/dino-tutorial train dino --data patterns --preset laptop
@@ -31,6 +32,10 @@ test-fast: $(STAMP)
 book: $(STAMP)
 	$(VENV)/bin/jupyter-book build . -nW --keep-going
 	$(QUIET) DINO_TUTORIAL_SITE=_build/html $(BIN) -m pytest tests/site -q
+
+pdf: $(STAMP)
+	$(PIP) --constraint requirements.lock --editable '.[pdf]' --no-build-isolation
+	$(BIN) tools/print_book.py
 
 notebooks: $(STAMP)
 	$(QUIET) $(BIN) tools/notebooks.py execute

@@ -1,15 +1,8 @@
-"""The built pages: every link arrives, every picture has words, nothing is fetched from afar.
-
-``DINO_TUTORIAL_SITE`` names a site that was just built, as in `make book`. Without it, the tests
-build one, which takes seconds because the notebooks are stored with their outputs.
-"""
+"""The built pages: every link arrives, every picture has words, nothing is fetched from afar."""
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 from test_chapters import CHAPTERS
 
+from dino_tutorial import __version__
 from dino_tutorial.curation import CurationSettings
 from dino_tutorial.methods import METHODS
 from dino_tutorial.options import describe
@@ -29,20 +23,6 @@ from dino_tutorial.runs import Config
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "dino_tutorial"
 pytestmark = pytest.mark.site
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    if built := os.environ.get("DINO_TUTORIAL_SITE"):
-        return ROOT / built
-    folder = tmp_path_factory.mktemp("site")
-    command = [Path(sys.executable).parent / "jupyter-book", "build", ROOT, "-nW", "--keep-going"]
-    build = subprocess.run(
-        [*command, "--path-output", folder], cwd=folder, capture_output=True, text=True
-    )
-    said = (build.stdout + build.stderr).splitlines()
-    assert build.returncode == 0, [line for line in said if "WARN" in line or "ERR" in line]
-    return folder / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +93,38 @@ def test_diagrams_are_set_into_the_page_and_have_words(pages):
             assert svg.find_parent("figure").select_one("figcaption .caption-text"), page.name
             shown[svg["id"].removeprefix("figure-")] = page
     assert shown.keys() == drawn
+
+
+def test_images_have_their_size_and_load_when_they_are_near(pages):
+    raster = [
+        (page.name, image)
+        for page, soup in pages.items()
+        for image in soup.select("article img[src]")
+        if image["src"].endswith((".png", ".jpg", ".jpeg", ".webp"))
+    ]
+    assert len(raster) > 40
+    for page, image in raster:
+        assert image.get("loading") == "lazy", f"{page}: {image['src']}"
+        assert int(image["width"]) > 1 and int(image["height"]) > 1, f"{page}: {image['src']}"
+
+
+def test_no_two_parts_of_a_page_have_one_id(pages):
+    for page, soup in pages.items():
+        ids = [tag["id"] for tag in soup.select("article [id]")]
+        assert {one for one in ids if ids.count(one) > 1} == set(), page.name
+
+
+def test_scripts_of_live_cells_are_gone(pages):
+    assert not [page.name for page, soup in pages.items() if "thebe" in str(soup.head).lower()]
+
+
+def test_footer_icon_and_page_for_wrong_addresses(pages, site):
+    for page, soup in pages.items():
+        assert f"Version {__version__}, " in soup.select_one("footer .extra_footer").text, page.name
+        assert soup.select_one('link[rel="icon"]')["href"].endswith("favicon.svg"), page.name
+    missing = BeautifulSoup((site / "404.html").read_text("utf-8"), "html.parser")
+    links = {link["data-to"] for link in missing.select("a[data-to]")}
+    assert len(links) == 2 and all((site / link).is_file() for link in links)
 
 
 def test_every_page_has_one_title_and_a_description(pages):

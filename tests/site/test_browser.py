@@ -1,0 +1,113 @@
+"""Built pages in a real browser: accessibility, paper, search, and no error on the console."""
+
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+
+import pytest
+from browser import open_browser
+
+pytestmark = [pytest.mark.site, pytest.mark.slow]
+PATIENCE = 120_000  # milliseconds
+# A page of each make: prose, code with figures and play, tables, the reference.
+PAGES = ["intro", "centering-sharpening", "claims", "reference/losses"]
+AXE = """async () => (await axe.run(document, { preload: false })).violations
+  .filter((one) => ["serious", "critical"].includes(one.impact))
+  .map((one) => `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 200)).join(" ")}`)"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Opens a page of the site; none may log an error."""
+    errors, pages = [], []
+
+    def opened(name, width=1280):
+        pages.append(browser.new_page(viewport={"width": width, "height": 900}))
+        pages[-1].on("pageerror", lambda error: errors.append(f"{name}: {error}"))
+        pages[-1].on(
+            "console",
+            lambda said: errors.append(f"{name}: {said.text}") if said.type == "error" else None,
+        )
+        address = name if name.startswith("http") else (site / "book" / f"{name}.html").as_uri()
+        pages[-1].goto(address, timeout=PATIENCE)
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert errors == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious_in_either_theme(visit, name, width):
+    axe = pytest.importorskip("axe_playwright_python", reason="no browser here: no axe")
+    page = visit(name, width)
+    page.add_script_tag(path=f"{axe.__path__[0]}/axe.min.js")
+    page.wait_for_timeout(500)  # the theme makes what scrolls reachable a moment after loading
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        assert page.evaluate(AXE) == [], theme
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_paper_loses_no_line_of_code(visit):
+    pypdf = pytest.importorskip("pypdf", reason="no browser here: no pypdf")
+    page = visit("centering-sharpening")
+    page.emulate_media(media="print")
+    code = page.evaluate(
+        """() => [...document.querySelectorAll(".cell_input pre, .cell_output pre")]
+          .filter((pre) => pre.offsetParent !== null).map((pre) => pre.innerText).join("\\n")"""
+    )
+    pdf = pypdf.PdfReader(BytesIO(page.pdf(prefer_css_page_size=True)))
+    printed = "".join("".join(sheet.extract_text() for sheet in pdf.pages).split())
+    lines = [line for line in ("".join(line.split()) for line in code.splitlines()) if line]
+    assert len(lines) > 100
+    assert [line for line in lines if line not in printed] == []
+
+
+def test_search_finds_the_chapter_before_the_mention_and_quotes_prose(visit, site):
+    handler = functools.partial(Quiet, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        for asked, chapter in {
+            "centering": "centering-sharpening",
+            "multi-crop": "multi-crop",
+            "koleo": "dinov2-objective",
+        }.items():
+            page = visit(f"{root}/search.html?q={asked}")
+            found = page.locator("#search-results li")
+            found.first.wait_for(timeout=PATIENCE)
+            page.wait_for_timeout(1000)
+            hits = [hit.locator("a").first.get_attribute("href") for hit in found.all()[:3]]
+            # What the glossary says of the word may stand before it.
+            pages = [hit for hit in hits if "glossary" not in hit and "reference/" not in hit]
+            assert f"book/{chapter}.html" in pages[0], f"{asked}: {hits}"
+            quoted = found.filter(has=page.locator(f'a[href*="{chapter}"]')).first.inner_text()
+            assert len(quoted) > 100 and "import " not in quoted
+        server.shutdown()
+
+
+def test_focus_is_seen_on_the_buttons_of_the_theme(visit):
+    page = visit("byol")
+    for selector in ("button.primary-toggle", ".dropdown-download-buttons > button"):
+        page.keyboard.press("Tab")  # from now on the browser shows focus
+        page.locator(selector).first.focus()
+        style = page.evaluate(
+            "() => { const s = getComputedStyle(document.activeElement);"
+            " return [s.outlineStyle, parseFloat(s.outlineWidth)]; }"
+        )
+        assert style[0] == "solid" and style[1] >= 2, selector
