@@ -8,6 +8,7 @@ measures look at the features (B, D) or distributions (B, K) of a batch and show
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 
 import torch
@@ -146,10 +147,9 @@ def find_collapse(rows: Sequence[Mapping[str, object]]) -> Collapse | None:
 
 def latest_rows(rows: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
     """The last three rows; none as long as fewer than eight can be compared with the last one."""
-    start = len(rows) - 1
-    while start > 0 and _goes_on(rows[start - 1], rows[start]):
-        start -= 1
-    return rows[-LAST_ROWS:] if len(rows) - start >= FIRST_ROWS else ()
+    compared = rows[-FIRST_ROWS:]
+    whole = all(_goes_on(before, row) for before, row in pairwise(compared))
+    return rows[-LAST_ROWS:] if whole and len(compared) == FIRST_ROWS else ()
 
 
 def _goes_on(before: Mapping[str, object], row: Mapping[str, object]) -> bool:

@@ -44,6 +44,7 @@ check("make_teacher", lambda student: student)
 """
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     folder = tmp_path / "submitted"
@@ -186,6 +187,7 @@ check("DINOLoss", DINOLoss)
     assert one.scores == {"byol_loss": True, "DINOLoss": True}, one
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_and_what_it_had_done_counts(tmp_path, monkeypatch):
     watch = submission._watch
 
@@ -207,6 +209,7 @@ def test_time_counts_from_the_start(tmp_path):
     assert one.status == "timeout" and "before its first cell" in one.reason
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_kernel(tmp_path):
     one = graded(tmp_path, RECORD, "import os; os.abort()", RECORD)
     assert one.status == "crashed" and one.reason == "its kernel died, in code cell 2"
