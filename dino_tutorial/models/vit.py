@@ -132,7 +132,7 @@ class VisionTransformer(Encoder):
         num_register_tokens: tokens without a patch, R (Darcet et al., 2024).
         ffn: "mlp" or "swiglu".
         stem: "patch" (one linear map a patch), "conv" or "conv_local" (strided convolutions, which
-            learn faster on small images; see :class:`ConvStem` and :class:`LocalConvStem`).
+            learn faster on small images), with norms over the image or over each position.
         in_chans: image channels.
 
     ``mask_token`` is frozen at zero: without masks it would be a parameter that never gets a

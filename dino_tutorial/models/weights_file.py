@@ -1,5 +1,6 @@
 """An encoder out of a file of weights alone: its architecture is told by names and shapes."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.models.released import fill, flat_blocks, read_state
 from dino_tutorial.models.vit import VisionTransformer
 
+NOTES = "dino_tutorial"  # the key of our own notes in a safetensors file
 HEAD_WIDTH = 64  # of every head of every released vision transformer
 
 
@@ -36,11 +38,30 @@ def read_encoder(path: str | Path) -> VisionTransformer:
     return fill(model, state, source, str(path)).eval()
 
 
+def with_notes(**notes: str) -> dict[str, str]:
+    """Metadata of a safetensors file that holds these notes.
+
+    Under one key, because the order of several is drawn anew each time, and files of equal weights
+    are to be equal.
+    """
+    return {NOTES: json.dumps(notes, sort_keys=True)}
+
+
+def notes_of(metadata: dict[str, str] | None) -> dict[str, str]:
+    """What :func:`with_notes` noted; of older files what they say under single keys."""
+    metadata = metadata or {}
+    try:
+        notes = json.loads(metadata.get(NOTES, "{}"))
+    except ValueError:
+        notes = {}
+    return metadata | notes if isinstance(notes, dict) else metadata
+
+
 def _notes(path: Path) -> dict[str, str]:
     """What a safetensors file says of itself; nothing for other files, and for damaged ones."""
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+            return notes_of(file.metadata())
     except (SafetensorError, OSError, ValueError, RuntimeError):
         return {}
 

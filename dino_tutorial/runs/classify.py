@@ -31,9 +31,11 @@ class Classified:
     """What two classifiers reach on images that they were not fitted to.
 
     Attributes:
-        knn, linear: accuracy of k-NN and of a linear classifier, in 0..1.
+        knn: accuracy of k-NN, in 0..1.
+        linear: accuracy of a linear classifier, in 0..1.
         majority: the share of the most frequent class: what an answer without a look reaches.
-        fitted, measured: numbers of images.
+        fitted: number of images that both were fitted to.
+        measured: number of images that the accuracies are of.
         classes: number of classes.
         predicted: number of images in the file of predictions.
     """

@@ -28,6 +28,7 @@ from dino_tutorial.files import (
 )
 from dino_tutorial.files.locks import locked
 from dino_tutorial.models import Encoder, VisionTransformer, build_encoder
+from dino_tutorial.models.weights_file import notes_of, with_notes
 from dino_tutorial.parallel import Processes, from_main
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.training.checkpoint import has_checkpoint
@@ -142,7 +143,7 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
         open_regular(path).close()
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            expected = (file.metadata() or {}).get("sha256")
+            expected = notes_of(file.metadata()).get("sha256")
     except PermissionError:
         raise UserError(
             f"{path} may not be read (Permission denied): ask its owner for chmod +r"
@@ -339,7 +340,7 @@ def save_backbone(path: Path, encoder: nn.Module) -> None:
         notes["num_heads"] = str(encoder.num_heads)
     with replacing(path) as temporary:
         try:
-            save_file(state, temporary, notes)
+            save_file(state, temporary, with_notes(**notes))
         except SafetensorError as error:
             raise unwritable(path, error) from error
 
