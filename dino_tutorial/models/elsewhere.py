@@ -193,7 +193,7 @@ class OnnxTransformer(nn.Module):
         return x[:, 0], x[:, 1 + model.num_register_tokens :]
 
 
-def resampling(out: int, own: int) -> Float[Tensor, "out own"]:
+def resampling(out: int | torch.SymInt, own: int) -> Float[Tensor, "out own"]:
     """The matrix (out, own) of antialiased bicubic resampling along one axis.
 
     A row holds the cubic kernel (a = −1/2) about the place of an output among the inputs, widened
