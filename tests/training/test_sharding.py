@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.features import evaluating
 from dino_tutorial.parallel import own_part, process_group
 from dino_tutorial.training.checkpoint import PREVIOUS, load_checkpoint
 from dino_tutorial.training.loop import Interrupted
@@ -76,7 +77,9 @@ def watched(run):
 
     @torch.no_grad()
     def measure():
-        return {"seen": run.method.encoder.eval()(images).norm().item()}
+        encoder = run.method.encoder
+        with evaluating(encoder):
+            return {"seen": encoder(images).norm().item()}
 
     return measure
 
