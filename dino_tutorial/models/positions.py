@@ -29,7 +29,7 @@ def resample_grid(
             patch more than the size and no antialiasing, as DINO and DINOv2 without registers
             have it: weights that were trained with it have to be used with it.
     """
-    if grid.device.type == "cpu" and not torch.compiler.is_compiling():
+    if grid.device.type in ("cpu", "meta") and not torch.compiler.is_compiling():
         return interpolate_grid(grid, height, width, mode)
     rows, columns, _ = grid.shape
     with torch.autocast(grid.device.type, enabled=False):
