@@ -73,7 +73,7 @@ def huggingface_folder(model: VisionTransformer) -> Folder:
     """
     if not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
-            "a model with stem='conv' has no counterpart in transformers: train with "
+            "a convolutional stem has no counterpart in transformers: train with "
             "--set model.stem=patch"
         )
     mlp, dim = model.blocks[0].mlp, model.embed_dim

@@ -184,6 +184,7 @@ class VisionTransformer(Encoder):
         self.in_chans = in_chans
         self.num_heads = num_heads
         self.num_register_tokens = num_register_tokens
+        self.stem = stem
         self.grid_size = self._grid(height, width)
         # How position embeddings reach another size: "antialias" here, in timm and in DINOv2 with
         # registers; "offset" in DINO and DINOv2 without. `load_weights` sets what the source does.

@@ -34,7 +34,7 @@ def read_encoder(path: str | Path) -> VisionTransformer:
     state = flat_blocks(read_state(path))
     noted = _notes(path)
     source = _source(state, noted)
-    model = VisionTransformer(**_architecture(state, source, noted.get("num_heads"), path))
+    model = VisionTransformer(**_architecture(state, source, noted, path))
     return fill(model, state, source, str(path)).eval()
 
 
@@ -76,9 +76,10 @@ def _source(state: dict[str, Tensor], noted: dict[str, str]) -> str:
 
 
 def _architecture(
-    state: dict[str, Tensor], source: str, heads: str | None, path: Path
+    state: dict[str, Tensor], source: str, noted: dict[str, str], path: Path
 ) -> dict[str, Any]:
     """Arguments of the :class:`VisionTransformer` that these weights are for."""
+    heads = noted.get("num_heads")
     _check_is_known(state, path)
     dim = state["cls_token"].shape[-1]
     if heads is None and dim % HEAD_WIDTH:
@@ -98,7 +99,7 @@ def _architecture(
             f"{path} has position embeddings for {patches} patches, which are no square: it cannot "
             f"be told for which image size it is"
         )
-    stem = _stem(state)
+    stem = _stem(state, noted)
     return {
         "img_size": side * stem["patch_size"],
         "embed_dim": dim,
@@ -132,11 +133,12 @@ def _check_is_known(state: dict[str, Tensor], path: Path) -> None:
             )
 
 
-def _stem(state: dict[str, Tensor]) -> dict[str, Any]:
+def _stem(state: dict[str, Tensor], noted: dict[str, str]) -> dict[str, Any]:
+    """Weights do not tell one convolutional stem from another; without a note there was one."""
     steps = sum(name.startswith("patch_embed.convs.") and name.endswith("weight") for name in state)
     if steps:
         channels = state["patch_embed.convs.0.weight"].shape[1]
-        return {"patch_size": 2**steps, "in_chans": channels, "stem": "conv"}
+        return {"patch_size": 2**steps, "in_chans": channels, "stem": noted.get("stem", "conv")}
     _, channels, _, patch = state["patch_embed.proj.weight"].shape
     return {"patch_size": patch, "in_chans": channels}
 

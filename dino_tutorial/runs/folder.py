@@ -328,8 +328,8 @@ def _numbered(root: Path, stem: str) -> dict[int, Path]:
 def save_backbone(path: Path, encoder: nn.Module) -> None:
     """Write an encoder's weights as safetensors, whole or not at all.
 
-    With them go their checksum, and of a transformer the number of its heads, which weights do
-    not tell.
+    With them go their checksum, and of a transformer what weights do not tell: the number of its
+    heads, and where its stem has norms.
 
     Raises:
         UserError: if the disk is full or the folder cannot be written.
@@ -337,7 +337,7 @@ def save_backbone(path: Path, encoder: nn.Module) -> None:
     state = {k: tensor.detach().cpu().contiguous() for k, tensor in encoder.state_dict().items()}
     notes = {"sha256": digest(state)}
     if isinstance(encoder, VisionTransformer):
-        notes["num_heads"] = str(encoder.num_heads)
+        notes |= {"num_heads": str(encoder.num_heads), "stem": encoder.stem}
     with replacing(path) as temporary:
         try:
             save_file(state, temporary, with_notes(**notes))

@@ -10,7 +10,7 @@ from dino_tutorial.files import kind_of, user_path
 from dino_tutorial.methods import Method
 from dino_tutorial.models import Encoder, VisionTransformer
 from dino_tutorial.models.block import SwiGLU
-from dino_tutorial.models.vit import SHAPES, ConvStem
+from dino_tutorial.models.vit import SHAPES
 from dino_tutorial.options import flatten
 from dino_tutorial.runs.build import load_method, trained_method
 from dino_tutorial.runs.config import Config, read_config
@@ -158,7 +158,7 @@ def _settings_of(model: VisionTransformer, init: str) -> dict[str, Any]:
         "model.layer_scale_init": 1e-5 if "ls1.gamma" in block.state_dict() else None,
         "model.num_register_tokens": model.num_register_tokens,
         "model.ffn": "swiglu" if gated else "mlp",
-        "model.stem": "conv" if isinstance(model.patch_embed, ConvStem) else "patch",
+        "model.stem": model.stem,
     }
 
 

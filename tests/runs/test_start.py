@@ -15,7 +15,8 @@ from dino_tutorial.runs import build_method, record, start_from
 from dino_tutorial.runs.start import with_architecture
 from dino_tutorial.training.checkpoint import CURRENT, PREVIOUS
 
-TRAINED = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "dino-scenes-laptop-s0"
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
+TRAINED = CHECKPOINTS / "dino-scenes-laptop-s0"
 NAME = "vit_small_patch14_reg4_dinov2.lvd142m"
 TINY = {"img_size": 70, "depth": 2, "embed_dim": 64, "num_heads": 1}
 STEPS = {  # two of three steps frozen
@@ -143,12 +144,18 @@ def test_what_agrees_may_be_named(released):
     assert config.model.num_register_tokens == 4
 
 
-def test_the_backbone_of_a_run_begins_another_method():
-    changes = {"train.init": str(TRAINED / "backbone.safetensors")}
+@pytest.mark.parametrize(
+    "name, stem", [("dino-scenes-laptop-s0", "conv"), ("dino-patterns-laptop-s0", "conv_local")]
+)
+def test_the_backbone_of_a_run_begins_another_method(name, stem):
+    run = load_run(CHECKPOINTS / name)
+    changes = {"train.init": str(run.folder / "backbone.safetensors")}
     config, _ = with_architecture(configure("byol", preset="smoke", changes=changes))
-    assert config.model.stem == "conv"
-    built, trained = build_method(config), load_run(TRAINED).encoder()
+    assert config.model.stem == stem
+    built, trained = build_method(config), run.encoder()
     start_from(built, changes["train.init"])
+    images = torch.randn(2, 3, 32, 32)
     for backbone in built.backbones:
+        torch.testing.assert_close(backbone.patch_embed(images), trained.patch_embed(images))
         for name, value in trained.blocks.state_dict().items():
             assert torch.equal(backbone.blocks.state_dict()[name], value), name
