@@ -46,7 +46,7 @@ from dino_tutorial.training.optim import (
 from dino_tutorial.training.precision import autocast, fast_float32, loss_scaler
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.training.sharding import gathered, shard, sharded_like, without_reduction
-from dino_tutorial.training.threads import Threads
+from dino_tutorial.training.threads import Threads, threads_restored
 from dino_tutorial.views import Augment, PatchMasks
 
 # Seconds within which signals count as one: torchrun hands on what all its processes get anyway.
@@ -126,7 +126,7 @@ class Trainer:
         if self.train.checkpoint_activations:
             self._checkpoint_activations()
         self.rows: list[dict[str, Any]] = []
-        self.threads, self.told_of_threads = Threads(), False
+        self.threads, self.told_of_threads = Threads(self.device), False
 
     @property
     def seconds(self) -> float:
@@ -139,7 +139,12 @@ class Trainer:
         self.rows = metrics.rows()
         self.method.train()
         self.clock.start(self.step)
-        with interruptible() as interrupted, fast_float32(self.device), self._bar() as bar:
+        with (
+            interruptible() as interrupted,
+            fast_float32(self.device),
+            threads_restored(),
+            self._bar() as bar,
+        ):
             for batch in bar:
                 logged = self._due(self.train.log_every)
                 values = {name: table[self.step] for name, table in self.schedules.items()}

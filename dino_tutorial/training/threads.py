@@ -10,7 +10,8 @@ the time, whereas beside other work wall-clock seconds pass and processor second
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -21,6 +22,16 @@ PATIENCE = 20.0  # seconds with one thread before all are tried again; doubled w
 LONGEST_PATIENCE = 320.0
 
 
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """What comes after has the number of threads again that was there before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Threads:
     """A context around each step that sets torch's number of threads for the next ones.
 
@@ -29,6 +40,8 @@ class Threads:
     by ``OMP_NUM_THREADS`` never changes.
 
     Args:
+        device: of the training. Where it is no CPU a step waits for the device, which says nothing
+            of other work, and nothing changes.
         wall, processor: seconds that have passed, and those that this thread was computing.
 
     Attributes:
@@ -38,11 +51,13 @@ class Threads:
 
     def __init__(
         self,
+        device: torch.device,
         wall: Callable[[], float] = time.perf_counter,
         processor: Callable[[], float] = time.thread_time,
     ) -> None:
         self.wall, self.processor = wall, processor
-        self.most = 1 if "OMP_NUM_THREADS" in os.environ else torch.get_num_threads()
+        fixed = device.type != "cpu" or "OMP_NUM_THREADS" in os.environ
+        self.most = 1 if fixed else torch.get_num_threads()
         self.changes = 0
         self.patience = PATIENCE
         self.changed_at = wall()

@@ -1,7 +1,10 @@
 """One thread goes on alone while other work keeps the processor busy, and at no other time."""
 
+import json
+
 import pytest
 import torch
+from tiny_training import trainer
 
 from dino_tutorial.training.threads import LONGEST_PATIENCE, PATIENCE, Threads
 
@@ -22,15 +25,18 @@ class Machine:
         self.wall = self.processor = 0.0
         self.waiting = {1: 0.0, 2: 0.0}  # share of the time, by the number of threads
 
-    def threads(self) -> Threads:
-        return Threads(lambda: self.wall, lambda: self.processor)
+    def threads(self, device: str = "cpu") -> Threads:
+        return Threads(torch.device(device), lambda: self.wall, lambda: self.processor)
 
     def steps(self, threads: Threads, seconds: float) -> None:
         end = self.wall + seconds
         while self.wall < end:
             with threads:
-                self.processor += 0.1
-                self.wall += 0.1 / (1 - self.waiting[torch.get_num_threads()])
+                self.compute()
+
+    def compute(self) -> None:
+        self.processor += 0.1
+        self.wall += 0.1 / (1 - self.waiting[torch.get_num_threads()])
 
 
 def test_an_idle_machine_keeps_its_threads():
@@ -95,3 +101,24 @@ def test_a_number_that_was_asked_for_stays(monkeypatch):
     machine.waiting = {1: 0.5, 2: 0.9}
     machine.steps(threads, 100)
     assert (torch.get_num_threads(), threads.changes) == (2, 0)
+
+
+def test_a_host_that_waits_for_its_gpu_is_not_busy():
+    machine = Machine()
+    threads = machine.threads("cuda")
+    machine.waiting = {1: 0.5, 2: 0.9}
+    machine.steps(threads, 100)
+    assert (torch.get_num_threads(), threads.changes) == (2, 0)
+
+
+def test_a_training_tells_once_and_leaves_all_threads_behind(tmp_path):
+    run, machine, said = trainer("dino", tmp_path, train__epochs=4), Machine(), []
+    machine.waiting = {1: 0.5, 2: 0.7}
+    run.threads, run.warn = machine.threads(), said.append
+    step = run.method.after_step
+    run.method.after_step = lambda values: (step(values), machine.compute())
+    run.fit()
+    rows = [json.loads(row) for row in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    assert [row["threads"] for row in rows] == [2] * 3 + [1] * (len(rows) - 3)
+    assert len(rows) > 4 and len(said) == 1 and "one thread" in said[0]
+    assert torch.get_num_threads() == 2
