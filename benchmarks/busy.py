@@ -32,7 +32,7 @@ from dino_tutorial.views import Augment
 RESULTS = Path(__file__).parent / "busy.json"
 ALL = torch.get_num_threads()
 MODES = ("one", "all", "follows")
-ROUNDS = 2
+ROUNDS = 4
 STEPS = {"idle": 40, "busy": 16}
 
 
