@@ -1,6 +1,7 @@
 """The little that the rest of the code has to know about several processes (torchrun)."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
 
 # How long a process waits for another one that saves, evaluates or has died.
 PATIENCE = timedelta(minutes=30)
@@ -117,7 +117,17 @@ def gather_over_processes(tensor: Tensor) -> Tensor:
 
 def own_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that lies here, sharing memory; the tensor itself if it is full."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_cut_up(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def is_cut_up(value: object) -> bool:
+    """Whether this is a ``DTensor``, of which each process holds a part.
+
+    The module is asked only where somebody else has imported it, as whoever makes such tensors has:
+    it takes as long to import as half of torch.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 class _Gather(torch.autograd.Function):

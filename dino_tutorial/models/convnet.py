@@ -1,12 +1,14 @@
-"""Residual networks (He et al., 2016) from torchvision's parts, without their classifier."""
+"""Residual networks (He et al., 2016) from torchvision's parts, without their classifier.
+
+torchvision is imported where a network is built: it takes longer than torch itself, and a run of
+a vision transformer does without.
+"""
 
 from collections.abc import Sequence
 
 import torch
-import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.encoder import Encoder
@@ -30,6 +32,8 @@ class ConvNet(Encoder):
 
     def __init__(self, arch: str = "resnet50", small_images: bool = False) -> None:
         super().__init__()
+        import torchvision
+
         if arch not in RESNETS:
             raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(RESNETS)}")
         self.trunk = torchvision.models.get_model(arch, weights=None)
@@ -85,7 +89,9 @@ class SmallResNet(Encoder):
         return self.stages(self.stem(x)).mean(dim=(2, 3))
 
 
-def _stage(width_in: int, width_out: int) -> BasicBlock:
+def _stage(width_in: int, width_out: int) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock
+
     if width_in == width_out:
         return BasicBlock(width_in, width_out)
     shortcut = nn.Sequential(

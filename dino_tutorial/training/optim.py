@@ -5,12 +5,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.optim import Lars
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.parallel import own_part, sum_over_processes
+from dino_tutorial.parallel import is_cut_up, own_part, sum_over_processes
 
 CLIP_RULES = ("parameter", "module", "global")
 LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # the power of batch / 256 in the learning rate
@@ -76,6 +74,8 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     if name == "lars":
+        from timm.optim import Lars  # with torchvision, longer than all the rest together
+
         return Lars(groups, lr=lr, momentum=momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
@@ -142,7 +142,7 @@ def split_by_module(method: nn.Module) -> list[list[Tensor]]:
 
 def _norms(gradients: list[Tensor]) -> Tensor:
     """The L2 norm of each gradient, (len(gradients),); of all its parts, where it is cut up."""
-    if isinstance(gradients[0], DTensor):
+    if is_cut_up(gradients[0]):
         squares = _norms([own_part(gradient) for gradient in gradients]).square()
         return sum_over_processes(squares).sqrt()
     if gradients[0].device.type == "cpu":  # a norm runs on one thread, a dot product on all

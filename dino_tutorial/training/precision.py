@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import torch
 from torch.amp.grad_scaler import GradScaler
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -41,6 +40,8 @@ def loss_scaler(
     if not (enabled and sharded):
         return GradScaler(device.type, enabled=enabled)
     warnings.filterwarnings("ignore", message="Found a non-scalar tensor with numel=1")
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
     # The fused kernel cannot read the one flag of all processes beside shards of parameters.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return ShardedGradScaler(device.type)

@@ -1,4 +1,8 @@
-"""A method sharded over processes: each holds a shard of every parameter (FSDP2)."""
+"""A method sharded over processes: each holds a shard of every parameter (FSDP2).
+
+What makes shards imports torch's modules for it where it needs them: a training that is not sharded
+starts without.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -7,12 +11,10 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.models.block import Block
+from dino_tutorial.parallel import is_cut_up
 
 SHARDINGS = ("none", "fsdp")
 
@@ -32,6 +34,9 @@ def shard(method: nn.Module, device_type: str) -> None:
 
     Source: Zhao et al. 2023; ``torch.distributed.fsdp.fully_shard``.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     # Tokens leave a backbone as views of one tensor, which is safe: nothing is written into them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for parameter in method.parameters():  # FSDP2 shards no other layout, as a ConvNet's may be
@@ -54,14 +59,16 @@ def without_reduction(method: nn.Module) -> Iterator[None]:
     For all but the last part of a batch: one reduction a step, at the cost of full gradients until
     then. What is not sharded is left alone.
     """
-    if not isinstance(method, FSDPModule):
+    if not any(is_cut_up(parameter) for parameter in method.parameters()):
         yield
         return
-    FSDPModule.set_requires_gradient_sync(method, False)
+    from torch.distributed.fsdp import FSDPModule
+
+    FSDPModule.set_requires_gradient_sync(method, False)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        FSDPModule.set_requires_gradient_sync(method, True)
+        FSDPModule.set_requires_gradient_sync(method, True)  # type: ignore[arg-type]
 
 
 def gathered(tree: Any, keep: bool) -> Any:
@@ -73,7 +80,7 @@ def gathered(tree: Any, keep: bool) -> Any:
         tree: dictionaries and lists, in each other, of tensors and anything else.
         keep: whether this process wants the tensors; otherwise None stands for the sharded ones.
     """
-    if isinstance(tree, DTensor):
+    if is_cut_up(tree):
         full = tree.full_tensor()
         return full.cpu() if keep else None
     if isinstance(tree, dict):
@@ -89,8 +96,10 @@ def sharded_like(full: Any, example: Tensor | None) -> Any:
     What has another shape, and what goes with an example that is full or missing, is returned as
     it is.
     """
-    if not isinstance(example, DTensor) or getattr(full, "shape", None) != example.shape:
+    if not is_cut_up(example) or getattr(full, "shape", None) != example.shape:
         return full
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(
         full.to(example.device), example.device_mesh, example.placements, src_data_rank=None
     )
