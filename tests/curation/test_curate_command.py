@@ -1,17 +1,14 @@
 """`dino-tutorial curate` as a user meets it: what it writes, and one sentence for every mistake."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from html_page import Page
 from PIL import Image
+from two_processes import in_two_processes
 
 from dino_tutorial import configure, train
 from dino_tutorial.cli import main
@@ -161,18 +158,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
 
 def test_two_processes_describe_what_one_does(folder, tmp_path):
-    root = Path(__file__).parents[2]
     words = ["--pool", str(folder), "--device", "cpu", "--out"]
     assert main(["curate", *words, str(tmp_path / "one")]) == 0
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "dino_tutorial", "curate", *words, str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("images in the pool") == 1
+    written = in_two_processes("curate", *words, str(tmp_path / "two"))
+    assert written.count("images in the pool") == 1
     names = ("selected.txt", "summary.json")
     one, two = ([(tmp_path / way / name).read_text() for name in names] for way in ("one", "two"))
     assert one == two

@@ -1,16 +1,11 @@
-"""Two processes that share a batch do what one does alone: losses, gradients, queue, training.
+"""Two processes that share a batch do what one does alone: losses, gradients, queue, training."""
 
-Run as a script, by torchrun or plainly, this file computes everything once and stores it.
-"""
-
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_training import trainer
+from two_processes import call_in_two_processes
 
 from dino_tutorial.losses import info_nce, nt_xent, sinkhorn_knopp
 from dino_tutorial.methods.queue import Queue
@@ -67,7 +62,7 @@ def training(processes, folder):
     return result
 
 
-def main(folder: Path):
+def compute(folder: Path):
     with process_group("cpu") as processes:
         for name, value in (
             ("losses", losses(processes)),
@@ -81,20 +76,8 @@ def main(folder: Path):
 def stored(tmp_path_factory):
     """Folders of what one process and what two have computed."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    root = Path(__file__).parents[2]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for words in ([str(one)], [*launcher, str(two)]):
-        done = subprocess.run(
-            [sys.executable, *words[:-1], __file__, words[-1]],
-            capture_output=True,
-            text=True,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
-            },
-        )
-        assert done.returncode == 0, done.stderr
+    compute(one)
+    call_in_two_processes(compute, two)
     return one, two
 
 
@@ -138,7 +121,3 @@ def test_training_is_the_same(stored, method):
             assert ours["ln_k"] == pytest.approx(theirs["ln_k"], rel=1e-6)
         for name, value in weights.items():
             torch.testing.assert_close(value, half_weights[name], rtol=5e-3, atol=5e-4)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
