@@ -1,12 +1,6 @@
-"""A model cut up over two processes trains, stops and goes on like a copy on each, and like one.
+"""A model cut up over two processes trains, stops and goes on like a copy on each, and like one."""
 
-Run as a script by torchrun, this file trains in all ways that need two processes.
-"""
-
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,6 +10,7 @@ import torch
 from tiny_training import trainer
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from two_processes import call_in_two_processes
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import evaluating
@@ -221,7 +216,7 @@ def stopped_on_one(processes, folder):
         return interrupted.step
 
 
-def main(folder: Path, alone: Path):
+def train_in_all_ways(folder: Path, alone: Path):
     with process_group("cpu") as processes:
         results = {
             "layouts": train_in_each_layout(processes, folder / "layouts"),
@@ -242,28 +237,8 @@ def stored(tmp_path_factory):
     alone, folder = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     run = build("dinov2", alone, **SPLITTABLE)
     run.fit()
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            __file__,
-            str(folder),
-            str(alone),
-        ],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    assert "UserWarning" not in done.stderr
+    written = call_in_two_processes(train_in_all_ways, folder, alone)
+    assert "UserWarning" not in written
     return result(run), folder, [torch.load(folder / f"results-{r}.pt") for r in range(2)]
 
 
@@ -365,7 +340,3 @@ def test_all_stop_together_with_a_whole_checkpoint(stored):
 def test_alone_there_is_nothing_to_cut_up(tmp_path):
     with pytest.raises(UserError, match="this is one: start it by torchrun"):
         build("dino", tmp_path, **{"train.sharding": "fsdp"})
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
