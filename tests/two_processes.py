@@ -18,7 +18,7 @@ import torch
 from dino_tutorial.cli import main
 
 CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-CONTEXT.set_forkserver_preload(["dino_tutorial.runs"])
+CONTEXT.set_forkserver_preload(["dino_tutorial.runs", "torch._dynamo", "pytest"])
 
 
 def in_two_processes(*words: str) -> str:
