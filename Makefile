@@ -12,7 +12,8 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip --disable-pip-version-check install --quiet --timeout 180 --retries 10
 # As many test processes as this, one thread each, so that they do not fight for the cores.
 WORKERS ?= 2
-QUIET := TQDM_DISABLE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONHASHSEED=0
+# Compiled code is kept whatever the shell says: hundreds of the tests start an interpreter.
+QUIET := PYTHONDONTWRITEBYTECODE= TQDM_DISABLE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONHASHSEED=0
 # The newest Python of these that is at least 3.11. Name another with `make PYTHON=…`.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

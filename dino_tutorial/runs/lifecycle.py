@@ -33,7 +33,7 @@ from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
 from dino_tutorial.runs.resume import is_started
 from dino_tutorial.runs.scores import measure_knn
-from dino_tutorial.runs.start import as_started, start_from, with_architecture
+from dino_tutorial.runs.start import start_from, with_architecture, with_stored_architecture
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.training.sharding import gathered
@@ -68,12 +68,14 @@ def train(config: Config, resume: bool | Literal["auto"] = False) -> Run:
     device = choose_device(config.device)
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
-        config, note = (as_started(config), None) if resume else with_architecture(config)
+        config, note = (
+            (with_stored_architecture(config), None) if resume else with_architecture(config)
+        )
         if note is not None and processes.is_main:
             print(f"note: {note}", file=sys.stderr)
         with run_folder(config, resume, processes) as folder:
             left_out = folder / "left_out.txt" if processes.is_main else None
-            with listing(left_out), room_on(device, config):
+            with listing(left_out), room_on(device):
                 _train(config, device, processes, folder, resume)
     return load_run(folder)
 
@@ -83,7 +85,7 @@ def _train(
 ) -> None:
     resumes = resume and has_checkpoint(folder)
     if resumes and config.train.adapt:
-        config = _as_started(config, folder)
+        config = _with_stored_batch(config, folder)
     notes = [] if resumes else [check_lengths(config)]
     check_learning_rate(config)
     check_patches(config)
@@ -134,7 +136,7 @@ def _train(
 
 
 @contextmanager
-def room_on(device: torch.device, config: Config) -> Iterator[None]:
+def room_on(device: torch.device) -> Iterator[None]:
     """Tell what to do when a device's memory is full.
 
     Raises:
@@ -144,13 +146,13 @@ def room_on(device: torch.device, config: Config) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"the memory of {device} is full with train.batch_size = {config.train.batch_size} in "
-            f"train.accumulate = {config.train.accumulate} parts: use more parts, "
-            f"train.checkpoint_activations=true or a smaller batch"
+            f"the memory of {device} is full: cut each batch into more parts (train.accumulate), "
+            "recompute activations (train.checkpoint_activations=true) or use a smaller "
+            "train.batch_size"
         ) from error
 
 
-def _as_started(config: Config, folder: Path) -> Config:
+def _with_stored_batch(config: Config, folder: Path) -> Config:
     """The configuration with the batch that was chosen when the run began."""
     stored = read_config(folder / "config.yaml").train
     keys = ("batch_size", "accumulate", "adapt")

@@ -162,7 +162,7 @@ def _settings_of(model: VisionTransformer, init: str) -> dict[str, Any]:
     }
 
 
-def as_started(config: Config) -> Config:
+def with_stored_architecture(config: Config) -> Config:
     """The configuration with the architecture that its run, which is resumed, was started with.
 
     Raises:
