@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         with streams_that_hold(), ended_by_sigterm():
-            options = _parser().parse_args(arguments)
+            options = build_parser().parse_args(arguments)
             code = options.run(options)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -89,7 +89,7 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dino-tutorial", description="From BYOL to DINO to DINOv2: train, measure, look."
     )

@@ -11,7 +11,7 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
-from dino_tutorial.cli import _parser
+from dino_tutorial.cli import build_parser
 
 WIDTH = 79  # columns
 
@@ -32,7 +32,7 @@ class CommandsDirective(SphinxDirective):
 
 
 def sections() -> Iterator[str]:
-    (commands,) = [a for a in _parser()._actions if isinstance(a, _SubParsersAction)]
+    (commands,) = [a for a in build_parser()._actions if isinstance(a, _SubParsersAction)]
     purposes = {choice.dest: choice.help for choice in commands._choices_actions}
     for name, parser in commands.choices.items():
         yield from (f"``{name}``", "-" * (len(name) + 4), "")

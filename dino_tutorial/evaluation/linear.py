@@ -120,7 +120,7 @@ def linear_probe(
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(device)
     held_out, kept = order[:n_validation], order[n_validation:]
     heads = train_heads(x[kept], train_y[kept], n_classes, rates, decays, **schedule)
-    validation = _score(*heads, x[held_out], train_y[held_out])
+    validation = accuracies(*heads, x[held_out], train_y[held_out])
     chosen = int(validation.argmax())
 
     best = slice(chosen, chosen + 1)
@@ -182,7 +182,7 @@ def train_heads(
     return heads[:, :-1], heads[:, -1]
 
 
-def _score(
+def accuracies(
     weight: Float[Tensor, "L D C"],
     bias: Float[Tensor, "L C"],
     x: Float[Tensor, "n D"],

@@ -93,7 +93,7 @@ class SwAV(Method):
         features, projections = self.student(views)  # (V, B, D), (V, B, out_dim)
         projections = normalize(projections, dim=-1)
         logits = self.prototypes(projections)  # (V, B, K)
-        assignments = self._assign(logits[:2].detach(), values.get("queue", 0) > 0)
+        assignments = self.assign(logits[:2].detach(), values.get("queue", 0) > 0)
         loss = swapped_prediction_loss(logits, assignments, self.settings.temperature)
         if self.queue is not None:
             self.queue.add(projections[:2].transpose(0, 1))
@@ -106,7 +106,7 @@ class SwAV(Method):
         }
 
     @torch.no_grad()
-    def _assign(self, logits: Float[Tensor, "2 B K"], with_queue: bool) -> Float[Tensor, "2 B K"]:
+    def assign(self, logits: Float[Tensor, "2 B K"], with_queue: bool) -> Float[Tensor, "2 B K"]:
         """Balanced assignments (2, B, K) of the two global views, each balanced by itself."""
         o, batch = self.settings, logits.shape[1]
         if with_queue and self.queue is not None:

@@ -233,7 +233,7 @@ class VisionTransformer(Encoder):
             # One pass for each size. One for all, attention kept apart, gains a few per cent at
             # most (benchmarks/packing.py), and drop path would have to know whose a token is.
             return torch.cat([self.forward(batch) for batch in x])
-        x = self._tokens(x)
+        x = self.prepare_tokens(x)
         *blocks, last = self.blocks
         for block in blocks:
             x = self._run(block, x)
@@ -251,7 +251,7 @@ class VisionTransformer(Encoder):
         Raises:
             UserError: H or W is not a multiple of the patch size, or ``masks`` has another shape.
         """
-        x = self._tokens(x, masks)
+        x = self.prepare_tokens(x, masks)
         for block in self.blocks:
             x = self._run(block, x)
         return Features(*self._split(self.norm(x)))
@@ -270,7 +270,7 @@ class VisionTransformer(Encoder):
             ``[:, :, 0, 1 + R:]`` is how the class token looks at the patches.
         """
         layer = range(len(self.blocks))[layer]
-        x = self._tokens(x)
+        x = self.prepare_tokens(x)
         for block in self.blocks[:layer]:
             x = block(x)
         block = self.blocks[layer]
@@ -287,7 +287,7 @@ class VisionTransformer(Encoder):
         Returns:
             ``n`` tensors (B, T, D): class token, R registers, N patches.
         """
-        x = self._tokens(x)
+        x = self.prepare_tokens(x)
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x)
@@ -300,7 +300,7 @@ class VisionTransformer(Encoder):
             return checkpoint(block, x, use_reentrant=False)
         return block(x)
 
-    def _tokens(
+    def prepare_tokens(
         self, x: Float[Tensor, "B C H W"], masks: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""

@@ -365,14 +365,14 @@ def _line(
     marker = "o" if markers or np.isfinite(values).sum() < 3 else None
     if smooth and not markers and len(values) >= 60:
         axes.plot(steps, values, color=colour(tint), linewidth=0.8, alpha=0.35)
-        axes.plot(steps, _running_mean(values, len(values) // 40), color=colour(tint))
+        axes.plot(steps, running_mean(values, len(values) // 40), color=colour(tint))
     else:
         axes.plot(steps, values, color=colour(tint), marker=marker, markersize=4.5)
     text_tint = f"{tint}-text" if tint in ("blue", "vermillion", "green", "purple") else "ink"
     return (last, f"{name}  {number(last)}" if with_value else name, text_tint)
 
 
-def _running_mean(values: np.ndarray, half_width: int) -> np.ndarray:
+def running_mean(values: np.ndarray, half_width: int) -> np.ndarray:
     """Mean over ``2 * half_width + 1`` neighbours, fewer at the ends; gaps stay out of it."""
     present = np.isfinite(values)
     kernel = np.ones(2 * half_width + 1)

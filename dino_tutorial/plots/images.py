@@ -62,7 +62,7 @@ def image_grid(
         columns: images in a row.
         description: what the images are; it opens the alt text.
     """
-    arrays = _arrays(images)
+    arrays = to_arrays(images)
     columns = min(columns, len(arrays))
     rows = -(-len(arrays) // columns)
     figure, panels = _panels(rows, columns, arrays[0].shape, titled=titles is not None)
@@ -93,16 +93,16 @@ def crop_figure(
             global.
         boxes: (n, V, 4) pixels of the source: left, top, right, bottom.
     """
-    sources = [_arrays(image[None], 192)[0] for image in source_images]
+    sources = [to_arrays(image[None], 192)[0] for image in source_images]
     boxes = torch.as_tensor(boxes).double().cpu().numpy().copy()
     for box, image, array in zip(boxes, source_images, sources, strict=True):
         box *= array.shape[0] / image.shape[-2]
     largest = max(crop.shape[-1] for crop in crops)
     kinds = [crop.shape[-1] == largest for crop in crops]  # True: global
     n_global, n_local = sum(kinds), len(crops) - sum(kinds)
-    views = [_arrays(crop) for crop in crops]
+    views = [to_arrays(crop) for crop in crops]
     side, gap = 1.7, 0.07  # of a source image, between images, in inches
-    places = _crop_places(kinds, WIDTH - side - 3 * gap, side, gap)
+    places = crop_places(kinds, WIDTH - side - 3 * gap, side, gap)
     height = len(sources) * (side + 2 * gap)
     figure = DescribedFigure(figsize=(WIDTH, height))
     for row, array in enumerate(sources):
@@ -145,7 +145,7 @@ def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> De
     """
     attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
     n_heads = min(attention.shape[1], max_heads)
-    arrays = _arrays(images)
+    arrays = to_arrays(images)
     figure, panels = _panels(
         len(arrays), 1 + n_heads, arrays[0].shape, titled=True, every_row=False
     )
@@ -175,7 +175,7 @@ def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
         image: (3, H, W).
         attention: (h, w) over the patches, non-negative, scaled to its own maximum.
     """
-    (array,) = _arrays(image[None])
+    (array,) = to_arrays(image[None])
     attention = torch.as_tensor(attention).detach().float().cpu().nan_to_num()
     figure, ((left, right),) = _panels(1, 2, array.shape, widest=WIDTH)
     _show(left, array)
@@ -206,7 +206,7 @@ def patch_pca_images(images: Tensor, components: Tensor, columns: int = 4) -> De
             mean equal features. NaN marks background, drawn gray.
         columns: images in a row.
     """
-    arrays = _arrays(images)
+    arrays = to_arrays(images)
     coloured = component_colors(torch.as_tensor(components).detach().cpu().double()).numpy()
     background = np.isnan(coloured).any(axis=-1)
     coloured[background] = 0.5
@@ -246,7 +246,7 @@ def neighbour_rows(
         neighbour_labels: (q, k) likewise.
         classes: their names.
     """
-    queries = _arrays(query_images)
+    queries = to_arrays(query_images)
     k = neighbour_images.shape[1]
     labelled = query_labels is not None and neighbour_labels is not None
     if labelled:
@@ -264,7 +264,7 @@ def neighbour_rows(
             pad=3,
             fontweight="bold",
         )
-        for column, array in enumerate(_arrays(neighbour_images[row])):
+        for column, array in enumerate(to_arrays(neighbour_images[row])):
             axes = panels[row][1 + column]
             if not labelled or not known[row, column]:
                 _show(axes, array)
@@ -308,7 +308,7 @@ def mask_overlay(
     """
     masks = torch.as_tensor(masks).bool().cpu()
     columns = min(columns, len(images))
-    arrays = _arrays(images)
+    arrays = to_arrays(images)
     figure, panels = _panels(
         -(-len(arrays) // columns),
         columns,
@@ -357,7 +357,7 @@ def removed_pairs(
         similarity: (n,) of the pairs.
         right: (n,) boolean, whether they are true copies.
     """
-    left, beside = _arrays(kept), _arrays(removed)
+    left, beside = to_arrays(kept), to_arrays(removed)
     per_row = 3
     rows = -(-len(left) // per_row)
     figure, panels = _panels(rows, 2 * per_row, left[0].shape, titled=True, every_row=True)
@@ -393,7 +393,7 @@ def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
         len(images), images.shape[1], images.shape[-2:], titled=True, every_row=True
     )
     for row, (cluster, size) in enumerate(zip(images, sizes, strict=True)):
-        for axes, array in zip(panels[row], _arrays(cluster), strict=True):
+        for axes, array in zip(panels[row], to_arrays(cluster), strict=True):
             _show(axes, array)
         panels[row][0].set_title(counted(size, "image"), fontsize=8.5, loc="left", pad=3)
     figure.alt_text = (
@@ -403,7 +403,7 @@ def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
     return figure
 
 
-def _arrays(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
+def to_arrays(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:
     """``(n, 3, H, W)`` as n arrays ``(H, W, 3)`` in [0, 1], none longer than ``longest``."""
     images = torch.as_tensor(images).detach().cpu()
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
@@ -465,7 +465,7 @@ def _show(axes: Axes, array: np.ndarray, edge: str | None = None, dashed: bool =
         )
 
 
-def _crop_places(
+def crop_places(
     kinds: Sequence[bool], width: float, height: float, gap: float
 ) -> list[tuple[float, float, float]]:
     """Left, distance from the top and size (inches) of each crop: global ones over local ones."""

@@ -59,7 +59,7 @@ def step_cost(method: Method, specs: Sequence[ViewSpec], reduced: bool) -> StepC
     for n in (FEW, MORE):
         masks = method.draw_masks(n, torch.Generator().manual_seed(0))
         asked: dict[str, Any] = {} if masks is None else {"masks": masks.to("cpu")}
-        with fake, _Alive() as alive, FlopCounterMode(display=False) as counted:
+        with fake, LiveBytes() as alive, FlopCounterMode(display=False) as counted:
             if method.needs_labels:
                 asked["labels"] = torch.zeros(n, dtype=torch.int64)
             _run(method, _views(specs, n), values, asked, reduced)
@@ -109,7 +109,7 @@ def _without_values(module: nn.Module, fake: FakeTensorMode) -> int:
     return total
 
 
-class _Alive(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the storages that operations make, until they are dropped.
 
     Attributes:

@@ -42,12 +42,12 @@ def _presets(device: torch.device) -> list[str]:
     return [
         "preset smoke:   fits (seconds)",
         "preset laptop:  fits (about three minutes of training on two CPU cores)",
-        *(f"{f'preset {name}:':<16}{_fit(name, device, rate)}" for name in IMAGES),
+        *(f"{f'preset {name}:':<16}{fit_in_words(name, device, rate)}" for name in IMAGES),
         f"preset paper:   {several if device.type == 'cuda' else 'needs several CUDA GPUs'}",
     ]
 
 
-def _fit(preset: str, device: torch.device, rate: float) -> str:
+def fit_in_words(preset: str, device: torch.device, rate: float) -> str:
     """Whether DINO fits in memory with a preset, in how many parts, and how long it takes."""
     config = configure("dino", preset=preset)
     cost = simulated(config, 0, device)

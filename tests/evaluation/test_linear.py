@@ -175,11 +175,11 @@ def test_mistakes_are_named(change, message):
         linear_probe(**arguments)
 
 
-def test_scores_in_parts_are_the_scores(monkeypatch):
+def test_accuracies_in_parts_are_the_accuracies(monkeypatch):
     x, y = blobs(300)
     heads = torch.randn(5, 8, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(5, 3)
     heads[0][4] = torch.inf  # diverged
-    expected = linear._score(*heads, x, y)
+    expected = linear.accuracies(*heads, x, y)
     monkeypatch.setattr(linear, "CHUNK_LOGITS", 15 * 7)
-    assert torch.equal(linear._score(*heads, x, y), expected)
+    assert torch.equal(linear.accuracies(*heads, x, y), expected)
     assert expected[4] == 0 and (expected[:4] > 0).all()

@@ -281,9 +281,9 @@ def test_swavs_prototypes_wait_and_then_move(tmp_path):
 def test_swavs_assignments_are_those_of_batch_and_queue_together():
     method = smoke_method("swav")
     logits = method.prototypes(normalize(torch.randn(2, 6, 32), dim=-1)).detach()
-    alone = method._assign(logits, with_queue=False)
+    alone = method.assign(logits, with_queue=False)
     torch.testing.assert_close(alone[1], sinkhorn_knopp(logits[1], 0.05))
-    together = method._assign(logits, with_queue=True)
+    together = method.assign(logits, with_queue=True)
     earlier = method.prototypes(method.queue.entries[:, 1]).detach()
     expected = sinkhorn_knopp(torch.cat([logits[1], earlier]), 0.05)[:6]
     torch.testing.assert_close(together[1], expected)

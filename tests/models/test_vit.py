@@ -171,7 +171,7 @@ def test_attention_rows_sum_to_one_and_are_what_the_block_uses():
     attention = model.get_attention(x, layer=0)
     torch.testing.assert_close(attention.sum(-1), torch.ones(3, 3, 18))
     block = model.blocks[0]
-    tokens = block.norm1(model._tokens(x))
+    tokens = block.norm1(model.prepare_tokens(x))
     values = block.attn.qkv(tokens)[..., 48:].unflatten(-1, (3, 8)).transpose(1, 2)
     mixed = (attention @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(block.attn.proj(mixed), block.attn(tokens))

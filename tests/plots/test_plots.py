@@ -203,7 +203,7 @@ def test_phases_are_found_in_the_schedules():
 def test_long_series_get_a_running_mean():
     values = np.sin(np.arange(200.0))
     values[17] = np.nan
-    got = curves._running_mean(values, 5)
+    got = curves.running_mean(values, 5)
     expected = [
         np.nanmean(values[max(0, i - 5) : i + 6]) if i != 17 else np.nan for i in range(200)
     ]
@@ -388,11 +388,11 @@ def test_denormalize_undoes_the_normalisation():
 
 def test_pictures_keep_their_pixels_and_large_ones_shrink():
     small = random_images(2, 32)
-    got = images._arrays(small)
+    got = images.to_arrays(small)
     np.testing.assert_allclose(got[1], small[1].permute(1, 2, 0).numpy() / 255, atol=1e-6)
-    floats = images._arrays(small.float() / 255)
+    floats = images.to_arrays(small.float() / 255)
     np.testing.assert_allclose(floats[0], got[0], atol=1e-6)
-    flat = images._arrays(torch.full((1, 3, 400, 200), 100, dtype=torch.uint8))[0]
+    flat = images.to_arrays(torch.full((1, 3, 400, 200), 100, dtype=torch.uint8))[0]
     assert flat.shape == (96, 48, 3)
     np.testing.assert_allclose(flat, 100 / 255, atol=1e-6)
 
@@ -441,7 +441,7 @@ def test_crop_boxes_lie_where_the_crops_were_taken(size):
 @pytest.mark.parametrize("n_global", [1, 2, 4])
 def test_crops_do_not_overlap_and_stay_inside(n_global, n_local):
     kinds = [True] * n_global + [False] * n_local
-    places = images._crop_places(kinds, 2.8, 1.7, 0.07)
+    places = images.crop_places(kinds, 2.8, 1.7, 0.07)
     assert len(places) == len(kinds)
     for index, (left, top, size) in enumerate(places):
         assert size > 0.1
@@ -541,7 +541,7 @@ def test_mask_overlay_measures_the_overlap():
     assert "covering 0 to 50 % of them" in figure.alt_text
     assert "Mean Jaccard index with the true masks: 0.667." in figure.alt_text
     shown = np.asarray(figure.axes[1].images[0].get_array())
-    np.testing.assert_allclose(shown, 0.55 * images._arrays(random_images(2, 8))[1], atol=1e-6)
+    np.testing.assert_allclose(shown, 0.55 * images.to_arrays(random_images(2, 8))[1], atol=1e-6)
 
 
 @pytest.mark.filterwarnings("error")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dino_tutorial import configure
-from dino_tutorial.cli import _parser
+from dino_tutorial.cli import build_parser
 from dino_tutorial.options import parse_assignments
 from dino_tutorial.runs.checks import check_batch, check_learning_rate, check_lengths, check_patches
 
@@ -44,7 +44,7 @@ def test_pages_have_commands():
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_it_would_start(page, command):
-    options = _parser().parse_args(shlex.split(command))
+    options = build_parser().parse_args(shlex.split(command))
     changes = parse_assignments(options.changes)
     config = configure(options.method, options.data, options.preset or "laptop", changes)
     assert check_lengths(config) is None

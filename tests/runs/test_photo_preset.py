@@ -15,7 +15,7 @@ from dino_tutorial.options import parse_assignments
 from dino_tutorial.runs import adapt, build_method, doctor, read_config
 from dino_tutorial.runs.adapt import adapted, parts_that_fit
 from dino_tutorial.runs.checks import check_lengths
-from dino_tutorial.runs.cost import StepCost, _Alive, step_cost
+from dino_tutorial.runs.cost import LiveBytes, StepCost, step_cost
 from dino_tutorial.views import Augment
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -135,7 +135,7 @@ def test_a_step_without_values_needs_what_a_step_with_them_needs():
     values = {name: float(table[0]) for name, table in method.schedules(1, 1).items()}
     gc.collect()
     for n in (4, 24):
-        with _Alive() as alive:
+        with LiveBytes() as alive:
             views = [torch.rand(2, n, 3, 32, 32), torch.rand(8, n, 3, 16, 16)]
             method(views, values, False)["loss"].backward()
         method.zero_grad(set_to_none=True)
@@ -194,8 +194,8 @@ def test_the_doctor_says_which_presets_fit_and_how_long_they_take(monkeypatch, a
     monkeypatch.setattr(doctor, "device_memory", adapt.device_memory)
     a_gpu(16)
     # 10,000 steps of 256 images: 2.56e17 operations, three tenths of 1e14 a second.
-    assert doctor._fit("photo", GPU, 1e14) == (
+    assert doctor.fit_in_words("photo", GPU, 1e14) == (
         "about 2 hours on this GPU for 10,000 images, a batch of 256 in 2 parts"
     )
     a_gpu(2)
-    assert doctor._fit("photo", GPU, 1e14).startswith("needs 1.1 GiB for two images")
+    assert doctor.fit_in_words("photo", GPU, 1e14).startswith("needs 1.1 GiB for two images")
