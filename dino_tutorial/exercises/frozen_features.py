@@ -1,13 +1,11 @@
-"""Frozen features: the foreground of a PCA image, mutual partners, mean IoU."""
+"""Frozen features: the foreground of a PCA image, mean IoU."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dino_tutorial.evaluation import (
     confusion_matrix,
     intersection_over_union,
-    mutual_matches,
     patch_pca,
 )
 from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, randn
@@ -89,77 +87,6 @@ PCA_FOREGROUND = Exercise(
             "split-in-halves",
             "the patches are split in two equal halves at the median; split them at 0",
             {"threshold": "median"},
-        ),
-    ),
-)
-
-
-def _mutual_partners(
-    first: Tensor,
-    second: Tensor,
-    *,
-    similarity: str = "cosine",
-    mutual: bool = True,
-    nearest: bool = True,
-    unmatched: str = "-1",
-) -> Tensor:
-    if similarity == "cosine":
-        first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
-    scores = first @ second.T
-    if not nearest:
-        scores = -scores
-    there = scores.argmax(dim=1)
-    if not mutual:
-        return there
-    back = scores.argmax(dim=0)[there]
-    agreed = back == torch.arange(len(first))
-    if unmatched == "dropped":
-        return there[agreed]
-    return torch.where(agreed, there, -1 if unmatched == "-1" else 0)
-
-
-def _observe_mutual_partners(answer: Answer) -> Observation:
-    seen = {}
-    for n, m in ((9, 14), (12, 7)):
-        first = torch.linspace(0.3, 2, n)[:, None] * randn(n, 4, seed=n)
-        second = torch.linspace(2, 0.2, m)[:, None] * randn(m, 4, seed=m)
-        seen[f"the partners of {n} patches among {m}"] = answer.tensor(first, second)
-    return seen
-
-
-MUTUAL_PARTNERS = Exercise(
-    name="mutual_partners",
-    chapter=CHAPTER,
-    call="mutual_partners(first, second)",
-    task="patches `first` (N, D) of one image and `second` (M, D) of another to integers (N,): "
-    "for each patch of the first the index of the patch of the second with the largest "
-    "cosine, or −1 if that one has a larger cosine with another patch of the first.",
-    solution=lambda first, second: mutual_matches(first[None], second[None]).partner[0],
-    variant=_mutual_partners,
-    observe=_observe_mutual_partners,
-    checked="more patches in the second image, and fewer",
-    mistakes=(
-        Mistake(
-            "not-normalised",
-            "the patches are not scaled to length one; the similarity is the cosine",
-            {"similarity": "dot"},
-        ),
-        Mistake(
-            "one-way",
-            "every patch gets a partner; it has one only if the choice is mutual",
-            {"mutual": False},
-        ),
-        Mistake("farthest", "these are the least similar patches", {"nearest": False}),
-        Mistake(
-            "no-mark",
-            "a patch without a partner gets 0, which is a patch of the second image; use -1",
-            {"unmatched": "0"},
-        ),
-        Mistake(
-            "dropped",
-            "patches without a partner are left out, so that nobody knows whose partners these "
-            "are; keep one entry a patch, with -1",
-            {"unmatched": "dropped"},
         ),
     ),
 )
@@ -280,4 +207,4 @@ MEAN_IOU = Exercise(
     ),
 )
 
-EXERCISES = (PCA_FOREGROUND, MUTUAL_PARTNERS, MEAN_IOU)
+EXERCISES = (PCA_FOREGROUND, MEAN_IOU)

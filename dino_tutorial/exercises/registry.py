@@ -26,6 +26,7 @@ CHAPTERS = (
     "high-resolution-finish",
     "distillation",
     "frozen-features",
+    "matching-and-retrieval",
     "released-models",
     "gram-anchoring",
 )

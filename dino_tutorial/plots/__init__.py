@@ -29,6 +29,7 @@ from dino_tutorial.plots.images import (
 from dino_tutorial.plots.interactive import InteractiveFigure
 from dino_tutorial.plots.report import ReportData, write_report
 from dino_tutorial.plots.style import COLOURS, PALETTE, STYLE, to_png, to_svg, use_style
+from dino_tutorial.plots.table import Table
 
 __all__ = [
     "COLOURS",
@@ -36,6 +37,7 @@ __all__ = [
     "STYLE",
     "InteractiveFigure",
     "ReportData",
+    "Table",
     "answer_figure",
     "attention_heads",
     "attention_map",

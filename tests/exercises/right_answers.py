@@ -1283,6 +1283,34 @@ def pca_foreground__numpy(patches):
     return mask.reshape(patches.shape[0], patches.shape[1])
 
 
+def mean_iou__loop(predicted, truth, n_classes):
+    scores = []
+    for c in range(n_classes):
+        both = ((predicted == c) & (truth == c)).sum()
+        either = ((predicted == c) | (truth == c)).sum()
+        if either > 0:
+            scores.append(both / either)
+    return sum(scores) / len(scores)
+
+
+def mean_iou__bincount(predicted, truth, n_classes):
+    index = truth.flatten() * n_classes + predicted.flatten()
+    counts = torch.bincount(index, minlength=n_classes**2).reshape(n_classes, n_classes).double()
+    union = counts.sum(0) + counts.sum(1) - counts.diag()
+    return (counts.diag() / union).nanmean()
+
+
+def mean_iou__one_hot(predicted, truth, n_classes):
+    p = F.one_hot(predicted, n_classes).flatten(0, 2).double()
+    t = F.one_hot(truth, n_classes).flatten(0, 2).double()
+    both = (p * t).sum(0)
+    either = p.sum(0) + t.sum(0) - both
+    return (both[either > 0] / either[either > 0]).mean().item()
+
+
+# matching-and-retrieval
+
+
 def mutual_partners__argmax(first, second):
     cosine = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T
     there, back = cosine.argmax(dim=1), cosine.argmax(dim=0)
@@ -1307,29 +1335,24 @@ def mutual_partners__numpy(first, second):
     return np.where(best.any(axis=1), best.argmax(axis=1), -1)
 
 
-def mean_iou__loop(predicted, truth, n_classes):
-    scores = []
-    for c in range(n_classes):
-        both = ((predicted == c) & (truth == c)).sum()
-        either = ((predicted == c) | (truth == c)).sum()
-        if either > 0:
-            scores.append(both / either)
-    return sum(scores) / len(scores)
+def places_after__two_corners(places, side, mirror):
+    rows, columns = places.T
+    first, last = side / 8, side - side / 8
+    rows = (rows - first) / (last - first) * side
+    columns = (last - columns if mirror else columns - first) / (last - first) * side
+    return torch.stack([rows, columns], dim=1)
 
 
-def mean_iou__bincount(predicted, truth, n_classes):
-    index = truth.flatten() * n_classes + predicted.flatten()
-    counts = torch.bincount(index, minlength=n_classes**2).reshape(n_classes, n_classes).double()
-    union = counts.sum(0) + counts.sum(1) - counts.diag()
-    return (counts.diag() / union).nanmean()
+def places_after__from_the_middle(places, side, mirror):
+    flip = torch.tensor([1.0, -1.0 if mirror else 1.0])
+    return side / 2 + (places - side / 2) * flip * 4 / 3
 
 
-def mean_iou__one_hot(predicted, truth, n_classes):
-    p = F.one_hot(predicted, n_classes).flatten(0, 2).double()
-    t = F.one_hot(truth, n_classes).flatten(0, 2).double()
-    both = (p * t).sum(0)
-    either = p.sum(0) + t.sum(0) - both
-    return (both[either > 0] / either[either > 0]).mean().item()
+def places_after__numpy(places, side, mirror):
+    moved = (places.double().numpy() - side / 8) / 0.75
+    if mirror:
+        moved[:, 1] = side - moved[:, 1]
+    return moved
 
 
 # released-models

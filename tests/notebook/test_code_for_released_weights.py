@@ -14,7 +14,7 @@ from dino_tutorial.cli import main
 from dino_tutorial.models import VisionTransformer, load_weights
 from dino_tutorial.plots.style import DescribedFigure
 
-PAGE = Path(__file__).resolve().parents[2] / "book" / "frozen-features.ipynb"
+PAGE = Path(__file__).resolve().parents[2] / "book" / "matching-and-retrieval.ipynb"
 TEXT = "\n".join(
     cell.source for cell in nbformat.read(PAGE, 4).cells if cell.cell_type == "markdown"
 )

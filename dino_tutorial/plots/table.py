@@ -1,0 +1,44 @@
+"""A table of results: a notebook shows it as one, ``print`` writes it in columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of results under their headings; everything but the first column is set to the right.
+
+    Args:
+        columns: the headings; the first stands above the names of the rows.
+        rows: for each row its name and one cell for every further column, as they are shown.
+
+    Raises:
+        ValueError: if a row has not as many cells as there are columns.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{len(row)} cells in a table of {len(self.columns)} columns")
+
+    def __str__(self) -> str:
+        lines = [self.columns, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(_spaced(line, widths) for line in lines)
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        rule = [":--", *["--:"] * (len(self.columns) - 1)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rule, *self.rows))
+
+
+def _spaced(line: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = (
+        f"{cell:{'>' if place else '<'}{width}}"
+        for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+    )
+    return "  ".join([first, *others]).rstrip()
