@@ -4,6 +4,7 @@
 # make book   build the site into _build/html; with REPOSITORY=owner/name on GitHub its pages have
 #             buttons that run, edit and discuss them there, and the notebooks install from there
 # make test-lowest   the tests with the oldest versions that pyproject.toml allows, torch among them
+# make gpu-records   train and record what wants a GPU, ten minutes at a time; see its list
 # make pdf    the whole book on paper: _build/dino-tutorial.pdf, after make book
 # The first of them creates .venv from requirements.lock. It needs Python 3.11 or newer.
 
@@ -24,7 +25,13 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: run test test-fast test-lowest book pdf notebooks lint lock bench clean
+# Of make gpu-records: how much (full, or smoke for a trial), where, and how many slices of ten
+# minutes; DATA=cifar10=FOLDER reads a folder in place of a download.
+SIZE ?= full
+DEVICE ?= cuda
+SLICES ?= 1
+
+.PHONY: run test test-fast test-lowest book pdf notebooks lint lock bench gpu-records clean
 
 run: $(STAMP)
 	@$(VENV)/bin/dino-tutorial train dino --data patterns --preset laptop
@@ -65,6 +72,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(PIP) --constraint requirements.lock --editable '.[bench]' --no-build-isolation
 	$(BIN) -m benchmarks
+
+gpu-records: $(STAMP)
+	$(BIN) tools/gpu_records.py --size $(SIZE) --device $(DEVICE) --slices $(SLICES) \
+	  $(DATA:%=--data %)
 
 # Everything that the extras book and test need, for Python 3.11 and later on every system.
 lock: $(STAMP)

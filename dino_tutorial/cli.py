@@ -291,7 +291,7 @@ def _train(options: argparse.Namespace) -> int:
     preset = "laptop" if options.preset is None else options.preset
     config = configure(options.method, data, preset, changes)
     resume = is_started(config) if options.resume == "auto" else options.resume
-    if resume:
+    if resume and (_is_main_process() or is_started(config)):  # others need not see its folder
         config = resumed_config(config, options.data, options.preset, changes)
     try:
         run = train(config, resume=resume)

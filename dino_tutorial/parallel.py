@@ -2,17 +2,22 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.utils._pytree import tree_map_only
+
+from dino_tutorial.errors import UserError
+
+Result = TypeVar("Result")
 
 # How long a process waits for another one that saves, evaluates or has died.
 PATIENCE = timedelta(minutes=30)
@@ -65,6 +70,67 @@ def from_main(value: Any) -> Any:
     carried = [value]
     dist.broadcast_object_list(carried, src=0)
     return carried[0]
+
+
+def asked_of_main(ask: Callable[[], Result]) -> Result:
+    """What a call returns in the main process, for all of them; only there it is made.
+
+    Raises:
+        UserError: in all of them, if it is raised there.
+    """
+    answer: Result | UserError | None = None
+    if rank_and_world()[0] == 0:
+        try:
+            answer = ask()
+        except UserError as error:
+            answer = error
+    answer = from_main(answer)
+    if isinstance(answer, UserError):
+        raise answer
+    return cast(Result, answer)
+
+
+def state_from_main(read: Callable[[], dict[str, Any]], device: torch.device) -> dict[str, Any]:
+    """A checkpoint that the main process reads, for all of them, who need not see its folder.
+
+    Tensors travel one by one, so that no second copy of all of them is needed; they arrive on the
+    CPU.
+
+    Args:
+        read: returns dictionaries, lists and tuples of tensors and of what can be pickled.
+        device: of the training, over which its process group sends tensors.
+
+    Raises:
+        UserError: in all of them, if it is raised in reading.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return read()
+    full: list[Tensor] = []
+
+    def outline(tensor: Tensor) -> _Outline:
+        full.append(tensor)
+        return _Outline(tensor.shape, tensor.dtype)
+
+    outlined = asked_of_main(lambda: tree_map_only(Tensor, outline, read()))
+    there = iter(full)
+
+    def fill(leaf: _Outline) -> Tensor:
+        tensor = next(there, None)
+        if tensor is None:
+            tensor = torch.empty(leaf.shape, dtype=leaf.dtype)
+        sent = tensor.to(device).contiguous()
+        dist.broadcast(sent, src=0)
+        return sent.cpu()
+
+    return tree_map_only(_Outline, fill, outlined)
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """What has to be known of a tensor before its values come."""
+
+    shape: torch.Size
+    dtype: torch.dtype
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """The losses of DINO and iBOT in one pass over the logits: the same as the plain ones."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+PART = 2**26  # logits that are worked on at once: 256 MiB in float32
 
 
 def fused_dino_loss(
@@ -37,19 +40,17 @@ class _FusedDINOLoss(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temp: float) -> Tensor:
         views, batch, _ = logits.shape
         scale = 1 / ((2 * views - 2) * batch)
-        both = targets.sum(dim=0)  # (B, K), for the local views
         gradient = torch.empty_like(logits, dtype=torch.float32)
         loss = logits.new_zeros((), dtype=torch.float32)
-        for view in range(views):  # ten views at most: a loop that stays in the cache
-            target = targets[1 - view] if view < 2 else both
-            count = 1 if view < 2 else 2
-            scaled = logits[view].float() / temp
-            torch.softmax(scaled, dim=-1, out=gradient[view])
+        for part, target, count in _shares(targets, views, _views_together(logits)):
+            scaled = logits[part].float() / temp  # (views of this part, B, K)
+            torch.softmax(scaled, dim=-1, out=gradient[part])
             # logsumexp(s) = s_k − log softmax(s)_k for any k; the largest is the safest.
             top, index = scaled.max(dim=-1)
-            log_sum = top - gradient[view].gather(1, index[:, None])[:, 0].log()
-            loss += count * log_sum.sum() - torch.dot(target.flatten(), scaled.flatten())
-            gradient[view].mul_(count).sub_(target)
+            log_sum = top - gradient[part].gather(-1, index[..., None])[..., 0].log()
+            products = torch.dot(target.expand_as(scaled).flatten(), scaled.flatten())
+            loss += count * log_sum.sum() - products
+            gradient[part].mul_(count).sub_(target)
         ctx.save_for_backward(gradient)
         ctx.factor = scale / temp
         ctx.dtype = logits.dtype
@@ -60,6 +61,23 @@ class _FusedDINOLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (gradient * (grad_loss * ctx.factor)).to(ctx.dtype), None, None
+
+
+def _shares(targets: Tensor, views: int, together: int) -> Iterator[tuple[slice, Tensor, int]]:
+    """Views that are worked on together, the sum of the targets of each, and how many those are."""
+    if together == 1:
+        for view in range(2):  # a global view is compared with the other one
+            yield slice(view, view + 1), targets[1 - view], 1
+    else:
+        yield slice(0, 2), targets.flip(0), 1
+    both = targets.sum(dim=0)  # (B, K)
+    for first in range(2, views, together):
+        yield slice(first, min(first + together, views)), both, 2
+
+
+def _views_together(logits: Tensor) -> int:
+    """One view on a CPU stays in its cache; a GPU does best with few large kernels."""
+    return 1 if logits.device.type == "cpu" else max(2, PART // logits[0].numel())
 
 
 def fused_ibot_loss(
@@ -76,9 +94,6 @@ def fused_ibot_loss(
     prototypes. Parts of ``PART`` entries come and go.
     """
     return _FusedIBOTLoss.apply(student_logits, targets, weights / n_images, student_temp)
-
-
-PART = 2**26  # logits that are worked on at once: 256 MiB in float32
 
 
 class _FusedIBOTLoss(torch.autograd.Function):

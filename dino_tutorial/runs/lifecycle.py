@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,13 @@ from dino_tutorial.datasets.subset import labelled_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import write_json, write_text
 from dino_tutorial.options import flatten, replace_options
-from dino_tutorial.parallel import Processes, process_group
+from dino_tutorial.parallel import (
+    Processes,
+    asked_of_main,
+    from_main,
+    process_group,
+    state_from_main,
+)
 from dino_tutorial.runs.adapt import adapted
 from dino_tutorial.runs.build import build_method
 from dino_tutorial.runs.checks import (
@@ -63,29 +70,33 @@ def train(config: Config, resume: bool | Literal["auto"] = False) -> Run:
         raise UserError(
             f"train wants a configuration, not a {type(config).__name__}: configure(…) makes one"
         )
-    if resume == "auto":
-        resume = is_started(config)
     device = choose_device(config.device)
     with process_group(device.type) as processes:
         device = choose_device(config.device, processes.local_rank)
-        config, note = (
-            (with_stored_architecture(config), None) if resume else with_architecture(config)
-        )
+        config, note, resume = asked_of_main(partial(_decided, config, resume))
         if note is not None and processes.is_main:
             print(f"note: {note}", file=sys.stderr)
         with run_folder(config, resume, processes) as folder:
             left_out = folder / "left_out.txt" if processes.is_main else None
             with listing(left_out), room_on(device):
                 _train(config, device, processes, folder, resume)
-    return load_run(folder)
+    return load_run(folder) if processes.is_main else Run(folder)  # which others need not see
+
+
+def _decided(config: Config, resume: bool | Literal["auto"]) -> tuple[Config, str | None, bool]:
+    """What a run is, and whether it goes on; the main process decides, whose folder it is."""
+    goes_on = is_started(config) if resume == "auto" else resume
+    return *(
+        (with_stored_architecture(config), None) if goes_on else with_architecture(config)
+    ), goes_on
 
 
 def _train(
     config: Config, device: torch.device, processes: Processes, folder: Path, resume: bool
 ) -> None:
-    resumes = resume and has_checkpoint(folder)
+    resumes = from_main(resume and has_checkpoint(folder))
     if resumes and config.train.adapt:
-        config = _with_stored_batch(config, folder)
+        config = asked_of_main(partial(_with_stored_batch, config, folder))
     notes = [] if resumes else [check_lengths(config)]
     check_learning_rate(config)
     check_patches(config)
@@ -96,7 +107,9 @@ def _train(
     method = build_method(config, n_classes)
     learned = _labelled(images.train, config.method) if method.needs_labels else images.train
     held = learned.images().nbytes if learned.in_memory and device.type != "cpu" else 0
-    config, chosen = adapted(config, len(learned), n_classes, device, processes.world, held)
+    config, chosen = asked_of_main(
+        partial(adapted, config, len(learned), n_classes, device, processes.world, held)
+    )
     if not resumes:
         notes += [chosen, None if notes[0] else check_lengths(config, len(learned))]
     check_batch(config, processes.world)
@@ -127,7 +140,8 @@ def _train(
         if resume and not resumes:
             trainer.warn(f"there is no checkpoint in {folder} yet: it begins at step 0")
     if resumes:
-        trainer.restore(load_checkpoint(folder, warn=trainer.warn))
+        read = partial(load_checkpoint, folder, warn=trainer.warn)
+        trainer.restore(state_from_main(read, device))
     if trainer.step < trainer.total_steps:
         trainer.fit()
     weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)

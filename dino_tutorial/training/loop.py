@@ -384,6 +384,7 @@ class Trainer:
         """What a step calls: the method, alone, in parts on every process, or copied to each."""
         sharded = self.train.sharding == "fsdp"
         if self.train.compile:
+            self.augment.compile()
             for network in self.method.networks:
                 network.compile()
         if self.processes.world == 1:

@@ -1,7 +1,7 @@
 """All views of a batch: draw the parameters, then apply them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from dino_tutorial.views.resample import (
     resized_crop,
 )
 from dino_tutorial.views.specs import ViewSpec
+
+Jitter = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # as `color_jitter_`
 
 
 class Augment:
@@ -53,6 +55,15 @@ class Augment:
         self.groups = [
             (size, len(list(run))) for size, run in groupby(self.specs, lambda spec: spec.size)
         ]
+        self._jitter: Jitter = color_jitter_
+
+    def compile(self) -> None:
+        """Compile the colour jitter: on a GPU, more than half of the kernels that views take.
+
+        How many samples have their hue at which place changes from step to step, so it is compiled
+        for any number of them.
+        """
+        self._jitter = torch.compile(color_jitter_, dynamic=True)
 
     def sample(
         self,
@@ -172,7 +183,7 @@ class Augment:
             torch.clamp(crops, 0, 1, out=views[part])
         views = views.index_select(0, there.by_hue)
 
-        jitter_all_(views, hue_steps(params), there.factors, there.order, chunk)
+        jitter_all_(views, hue_steps(params), there.factors, there.order, chunk, self._jitter)
         for index in _filled(there.gray, chunk):
             views[index] = grayscale(views[index]).expand(-1, 3, -1, -1)
         for index in _filled(there.blurred, chunk):
@@ -244,11 +255,12 @@ def jitter_all_(
     factors: Float[Tensor, "n 4"],
     order: Int[Tensor, "n 4"],
     chunk: int,
+    jitter: Jitter,
 ) -> None:
     """Colour jitter, in place, of samples that are sorted by their `hue_steps`, on the host."""
     start = 0
     for step, count in enumerate(steps.bincount(minlength=5)[:4].tolist()):
         for first in range(start, start + count, chunk):
             part = slice(first, min(first + chunk, start + count))
-            color_jitter_(views[part], factors[part], order[part], step)
+            jitter(views[part], factors[part], order[part], step)
         start += count

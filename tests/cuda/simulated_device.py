@@ -13,10 +13,11 @@ CUDA rounds as the CPU's does. Autocast changes nothing on it.
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -288,6 +289,11 @@ def save_held(save: Any) -> Any:
     return save_values
 
 
+def no_gradients(mode: bool = True) -> Any:
+    """For ``torch.inference_mode``, whose tensors cannot be wrapped."""
+    return torch.no_grad() if mode else nullcontext()
+
+
 @contextmanager
 def simulated_cuda(native_bf16: bool = True) -> Iterator[Ledger]:
     """For the duration there is a CUDA device, ``cuda:0``; yields its :class:`Ledger`.
@@ -304,13 +310,14 @@ def simulated_cuda(native_bf16: bool = True) -> Iterator[Ledger]:
         (torch.cuda, "device_count"): lambda: 1,
         (torch.cuda, "current_device"): lambda: 0,
         (torch.cuda, "get_device_name"): lambda *_: "a simulated device",
+        (torch.cuda, "get_device_properties"): lambda *_: SimpleNamespace(total_memory=16 * 2**30),
         (torch.cuda, "max_memory_allocated"): lambda *_: 0,
         (torch.cuda, "manual_seed_all"): lambda seed: None,
         (torch.cuda, "_lazy_init"): lambda: None,
         (torch.Tensor, "pin_memory"): pinned,
         (torch, "tensor"): device_aware_tensor(torch.tensor),
         (torch, "save"): save_held(torch.save),
-        (torch, "inference_mode"): torch.no_grad,  # its tensors cannot be wrapped
+        (torch, "inference_mode"): no_gradients,
         (torch.optim.Optimizer, "_accelerator_graph_capture_health_check"): lambda self: None,
         (torch.optim.Optimizer, "_cuda_graph_capture_health_check"): lambda self: None,
     }

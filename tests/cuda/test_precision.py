@@ -155,8 +155,14 @@ def test_a_norm_of_nothing_lies_where_the_parameters_do():
 
 def test_float32_is_tf32_on_cuda_while_it_trains(tmp_path):
     seen = []
+
+    def look():
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark))
+        return {}
+
     with simulated_cuda():
         run = begun("dino", tmp_path, "cuda:0", train__epochs=1 / 8)
-        run.evaluate = lambda: seen.append(torch.get_float32_matmul_precision()) or {}
+        run.evaluate = look
         run.fit()
-    assert seen == ["high"] and torch.get_float32_matmul_precision() == "highest"
+    look()
+    assert seen == [("high", True), ("highest", False)]

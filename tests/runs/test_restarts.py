@@ -1,6 +1,7 @@
 """A run that a cluster starts again, with one command for the first time and for all others.
 
-Run as a script by torchrun, this file trains, and its second process dies once.
+Run as a script by torchrun, this file trains, each process with a folder for runs of its own, and
+the second process dies once.
 """
 
 import json
@@ -58,7 +59,8 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on_by_itself(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "has-died").exists()
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "node-0" / "runs").iterdir()
+    assert not list((tmp_path / "node-1").iterdir())  # it has never seen a checkpoint
     assert steps(folder) == [0, 1, 2, 3]
     assert json.loads((folder / "summary.json").read_text())["steps"] == 4
 
@@ -82,5 +84,8 @@ def test_auto_is_the_only_other_way_to_resume(tmp_path, capsys):
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     die_once(place)
-    options = ["--folder", str(place / "runs"), "--set", "train.checkpoint_every=1"]
+    node = place / f"node-{os.environ['RANK']}"
+    node.mkdir(exist_ok=True)
+    os.chdir(node)
+    options = ["--folder", "runs", "--set", "train.checkpoint_every=1"]
     sys.exit(main([*WORDS, *FOUR_STEPS, *options]))

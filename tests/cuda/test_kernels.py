@@ -1,0 +1,73 @@
+"""Few and large kernels: what a GPU is sent for a step, counted without one."""
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from simulated_device import simulated_cuda
+from test_steps import begun
+
+from benchmarks import kernels
+from dino_tutorial import configure
+from dino_tutorial.losses import dino_loss
+from dino_tutorial.losses.fused import fused_dino_loss
+from dino_tutorial.views.color import color_jitter_
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("views", [2, 3, 10])
+def test_a_gpu_compares_all_views_at_once(views):
+    g = torch.Generator().manual_seed(0)
+    student = torch.randn(views, 3, 40, generator=g, requires_grad=True)
+    targets = torch.randn(2, 3, 40, generator=g).softmax(dim=-1)
+    expected = dino_loss(student, targets, 0.1)
+    expected.backward()
+    with simulated_cuda() as ledger:
+        there = student.detach().to("cuda").requires_grad_()
+        goals = targets.to("cuda")
+        ledger.take()
+        value = fused_dino_loss(there, goals, 0.1)
+        value.backward()
+        used = ledger.take()
+    assert not used.waits and sum(used.kernels.values()) <= 45  # ten views one by one: 115
+    torch.testing.assert_close(value.held, expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(there.grad.held, student.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_training_compiles_its_jitter(tmp_path):
+    with (
+        mock.patch.object(torch, "compile", lambda function, dynamic: (function, dynamic)),
+        mock.patch.object(torch.nn.Module, "compile", lambda module: None),
+    ):
+        run = begun("dino", tmp_path, train__compile=True)
+    assert run.augment._jitter == (color_jitter_, True)
+
+
+@pytest.mark.slow
+def test_a_compiled_jitter_is_the_jitter(unchecked):
+    """For any number of samples of any size; graphs are run by PyTorch's own kernels."""
+    jitter = torch.compile(color_jitter_, dynamic=True, fullgraph=True, backend="aot_eager")
+    g = torch.Generator().manual_seed(0)
+    order = torch.tensor([0, 3, 2, 1])
+    for n, size in ((5, 16), (3, 24)):
+        images, factors = torch.rand(n, 3, size, size, generator=g), torch.rand(n, 4, generator=g)
+        expected = color_jitter_(images.clone(), factors, order.expand(n, 4), 1)
+        found = jitter(images.clone(), factors, order.expand(n, 4), 1)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.slow
+def test_compiled_networks_need_half_of_the_kernels(unchecked):
+    """Of one block instead of twelve, each of which adds as many to both numbers."""
+    small = {"model.depth": 1, "objective.out_dim": 4096}
+    config = configure("dino", preset="paper", changes=small)
+    assert kernels.of_compiled_networks(config) <= 0.75 * kernels.of_networks_and_loss(config)
+
+
+def test_the_count_at_paper_is_a_third_below_what_it_was():
+    counted = json.loads((ROOT / "benchmarks" / "kernels.json").read_text())
+    assert counted["compiled"]["total"] <= 0.7 * counted["before"]
+    assert counted["eager"]["total"] <= counted["before"]

@@ -1,0 +1,73 @@
+"""A compiled DINOv2 in shards of two processes computes what it does when it is not compiled.
+
+Run as a script by torchrun, this file trains both ways. Graphs are taken down and differentiated
+as for any device, and run by PyTorch's own kernels: no code is made.
+"""
+
+import os
+import subprocess
+import sys
+from functools import partialmethod
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from tiny_training import trainer
+from torch import nn
+
+from dino_tutorial.parallel import process_group
+from dino_tutorial.training.sharding import gathered
+from dino_tutorial.views.color import color_jitter_
+
+pytestmark = pytest.mark.slow  # other processes
+
+COMPILE = partialmethod(nn.Module.compile, backend="aot_eager")
+
+
+def train(processes, folder, compiled):
+    """Losses and weights after two steps."""
+    changes = {"train__steps": 2, "train__log_every": 1, "train__sharding": "fsdp"}
+    with mock.patch.object(nn.Module, "compile", COMPILE):
+        run = trainer(
+            "dinov2", folder, processes, **changes, model__depth=1, train__compile=compiled
+        )
+    run.augment._jitter = color_jitter_  # tests/cuda/test_kernels.py compiles it
+    run.fit()
+    return [row["loss"] for row in run.rows], gathered(run.method.student.state_dict(), True)
+
+
+def main(folder: Path):
+    with process_group("cpu") as processes:
+        plain = train(processes, folder / "plain", False)
+        torch._dynamo.utils.counters.clear()
+        compiled = train(processes, folder / "compiled", True)
+        frames = dict(torch._dynamo.utils.counters["frames"])
+        torch.save((plain, compiled, frames), folder / f"{processes.rank}.pt")
+
+
+def test_compiled_shards_train_as_others_do(tmp_path):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", __file__, str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        (losses, weights), (found, theirs), frames = torch.load(tmp_path / f"{rank}.pt")
+        assert frames["ok"] > 0
+        assert found == pytest.approx(losses, rel=1e-5)
+        torch.testing.assert_close(theirs, weights, rtol=1e-4, atol=1e-5)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
