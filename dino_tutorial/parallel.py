@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_map_only
 
 from dino_tutorial.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
 
@@ -183,10 +186,10 @@ def gather_over_processes(tensor: Tensor) -> Tensor:
 
 def own_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that lies here, sharing memory; the tensor itself if it is full."""
-    return tensor.to_local() if is_cut_up(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.to_local() if is_cut_up(tensor) else tensor
 
 
-def is_cut_up(value: object) -> bool:
+def is_cut_up(value: object) -> "TypeGuard[DTensor]":
     """Whether this is a ``DTensor``, of which each process holds a part.
 
     The module is asked only where somebody else has imported it, as whoever makes such tensors has:
