@@ -28,6 +28,7 @@ from dino_tutorial.plots.images import (
 )
 from dino_tutorial.plots.interactive import InteractiveFigure
 from dino_tutorial.plots.report import ReportData, write_report
+from dino_tutorial.plots.stages import Stages, stage_figure, stage_strip
 from dino_tutorial.plots.style import COLOURS, PALETTE, STYLE, to_png, to_svg, use_style
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "STYLE",
     "InteractiveFigure",
     "ReportData",
+    "Stages",
     "answer_figure",
     "attention_heads",
     "attention_map",
@@ -53,6 +55,8 @@ __all__ = [
     "phases_from_metrics",
     "schedule_curves",
     "spread_curve",
+    "stage_figure",
+    "stage_strip",
     "temperature_curve",
     "throughput_curve",
     "to_png",

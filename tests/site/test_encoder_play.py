@@ -82,9 +82,7 @@ def test_all_that_the_page_shows_is_what_the_package_computes(made, data, tmp_pa
 
 
 def close(ours: list[float], theirs: torch.Tensor, tolerance: float = 1e-3) -> None:
-    torch.testing.assert_close(
-        torch.tensor(ours), theirs.flatten().float(), rtol=0, atol=tolerance
-    )
+    torch.testing.assert_close(torch.tensor(ours), theirs.flatten().float(), rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
