@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 PATIENCE = 120_000  # milliseconds
 PAGES = re.findall(r"file: book/(\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
-# Contrast is all that a theme can change.
+# All rules once, and again what a theme or a narrow screen can change.
+CONTRAST = ["color-contrast", "link-in-text-block"]
+NARROW = [*CONTRAST, "scrollable-region-focusable", "target-size"]
 AXE = """async (rules) => (await axe.run(document, {
     preload: false, resultTypes: ["violations"],
     ...(rules ? { runOnly: { type: "rule", values: rules } } : {}),
@@ -76,10 +78,10 @@ def test_a_page_can_be_read_by_everybody_on_every_screen_in_both_themes(visit, n
     page.add_script_tag(path=f"{axe.__path__[0]}/axe.min.js")
     page.wait_for_timeout(500)  # the theme makes what scrolls reachable a moment after loading
     assert page.evaluate(CUT) == []
-    for width in (1280, 390):
+    for width, themes in ((1280, (None, CONTRAST)), (390, (NARROW, CONTRAST))):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(200)
-        for theme, rules in (("light", None), ("dark", ["color-contrast"])):
+        for theme, rules in zip(("light", "dark"), themes, strict=True):
             page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
             assert page.evaluate(AXE, rules) == [], (width, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
