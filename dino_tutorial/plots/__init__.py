@@ -28,6 +28,7 @@ from dino_tutorial.plots.images import (
 )
 from dino_tutorial.plots.interactive import InteractiveFigure
 from dino_tutorial.plots.report import ReportData, write_report
+from dino_tutorial.plots.stages import Stages, stage_figure, stage_strip
 from dino_tutorial.plots.style import COLOURS, PALETTE, STYLE, to_png, to_svg, use_style
 from dino_tutorial.plots.table import Table
 
@@ -37,6 +38,7 @@ __all__ = [
     "STYLE",
     "InteractiveFigure",
     "ReportData",
+    "Stages",
     "Table",
     "answer_figure",
     "attention_heads",
@@ -55,6 +57,8 @@ __all__ = [
     "phases_from_metrics",
     "schedule_curves",
     "spread_curve",
+    "stage_figure",
+    "stage_strip",
     "temperature_curve",
     "throughput_curve",
     "to_png",

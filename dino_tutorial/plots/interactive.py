@@ -3,8 +3,8 @@
 Every combination of the controls' values is drawn beforehand, so a page computes nothing and can
 disagree with the package in nothing: its script only looks frames up. The page gets native
 sliders and radio buttons, which the keyboard reaches, and the words of the frame it shows.
-Where scripts do not run it shows the frame of the start as a picture. Nothing is loaded from
-elsewhere.
+Where scripts do not run it shows the frame of the start as a picture, or another still. Nothing is
+loaded from elsewhere.
 """
 
 import base64
@@ -36,6 +36,8 @@ class InteractiveFigure:
         controls: name -> the values it can take, at least one. Numbers become a slider, in the
             given order; words become radio buttons.
         start: one value of each control, shown first; None takes their first values.
+        still: what is shown instead where scripts do not run, and on paper; None takes the frame
+            of the start.
 
     Raises:
         ValueError: when ``start`` is not among the values, or a frame has no ``alt_text``.
@@ -47,8 +49,9 @@ class InteractiveFigure:
         draw: Callable[..., DescribedFigure],
         controls: Mapping[str, Sequence[Value]],
         start: Sequence[Value] | None = None,
+        still: DescribedFigure | None = None,
     ):
-        self.title, self.draw = title, draw
+        self.title, self.draw, self.still = title, draw, still
         self.controls = {name: list(values) for name, values in controls.items()}
         self.combinations = list(product(*self.controls.values()))
         self.start = tuple(start or self.combinations[0])
@@ -63,7 +66,7 @@ class InteractiveFigure:
         for values, figure in zip(self.combinations, figures, strict=True):
             if not figure.alt_text:
                 raise ValueError(f"the frame of {values} has no alt_text")
-        first = figures[self.combinations.index(self.start)]
+        first = self.still or figures[self.combinations.index(self.start)]
         frames = [to_svg(figure, _slug(self.title)) for figure in figures]
         controls = [
             {
@@ -82,6 +85,7 @@ class InteractiveFigure:
             ),
             controls=controls,
             frames=Markup(_lines_once(frames)),
+            still=self.still is not None,
         )
 
     def live(self, controls: "Mapping[str, Widget] | None" = None) -> "VBox":

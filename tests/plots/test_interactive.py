@@ -69,6 +69,16 @@ def test_without_scripts_there_is_the_start_as_a_picture_and_no_dead_control():
     assert form.select_one(".controls").has_attr("hidden")
 
 
+def test_a_still_stands_where_scripts_do_not_run_and_on_paper():
+    strip = draw(2, "a strip")
+    form = form_of(made(still=strip)._repr_html_())
+    (image,) = form.select("img")
+    assert image["alt"] == "size 2 in a strip" and image.find_parent(class_="still")
+    assert form.select_one(".picture").text.strip() == ""  # the script fills it
+    assert len(frames_of(form)) == 6
+    assert not form_of(made()._repr_html_()).select(".still")
+
+
 def test_markup_is_the_same_each_time_and_loads_nothing():
     markup = made()._repr_html_()
     assert markup == made()._repr_html_()

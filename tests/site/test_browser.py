@@ -1,20 +1,39 @@
 """Built pages in a real browser: accessibility, paper, search, and no error on the console."""
 
 import functools
+import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from browser import open_browser
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 PATIENCE = 120_000  # milliseconds
-# A page of each make: prose, code with figures and play, tables, the reference.
-PAGES = ["intro", "centering-sharpening", "claims", "reference/losses"]
-AXE = """async () => (await axe.run(document, { preload: false })).violations
+PAGES = re.findall(r"file: book/(\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
+# All rules once, and again what a theme or a narrow screen can change.
+CONTRAST = ["color-contrast", "link-in-text-block"]
+NARROW = [*CONTRAST, "scrollable-region-focusable", "target-size"]
+AXE = """async (rules) => (await axe.run(document, {
+    preload: false, resultTypes: ["violations"],
+    ...(rules ? { runOnly: { type: "rule", values: rules } } : {}),
+  })).violations
   .filter((one) => ["serious", "critical"].includes(one.impact))
   .map((one) => `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 200)).join(" ")}`)"""
+# What a reader has to push sideways to read: its kind, and how it begins.
+SIDEWAYS = """() => [...document.querySelectorAll(".bd-article *")]
+  .filter((e) => e.checkVisibility({ visibilityProperty: true }) && e.clientWidth > 0
+    && e.scrollWidth > e.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(e).overflowX))
+  .map((e) => [e.tagName.toLowerCase(), e.textContent.trim().slice(0, 60)])"""
+# On a phone: code, what it prints, and tables and formulas that have no narrower form.
+MAY_SCROLL = {"pre", "table", "mjx-container"}
+CUT = """() => [...document.querySelectorAll(".cell_input pre, .highlight-bash pre")]
+  .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
+  .map((e) => e.textContent.trim().slice(0, 80))"""
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -30,8 +49,8 @@ def browser():
 
 @pytest.fixture
 def visit(browser, site):
-    """Opens a page of the site; none may log an error."""
-    errors, pages = [], []
+    """Opens a page of the site; none may log an error, or ask another machine for anything."""
+    errors, pages, hosts = [], [], set()
 
     def opened(name, width=1280):
         pages.append(browser.new_page(viewport={"width": width, "height": 900}))
@@ -40,6 +59,7 @@ def visit(browser, site):
             "console",
             lambda said: errors.append(f"{name}: {said.text}") if said.type == "error" else None,
         )
+        pages[-1].on("request", lambda asked: hosts.add(urlsplit(asked.url).hostname))
         address = name if name.startswith("http") else (site / "book" / f"{name}.html").as_uri()
         pages[-1].goto(address, timeout=PATIENCE)
         return pages[-1]
@@ -48,19 +68,24 @@ def visit(browser, site):
     for page in pages:
         page.close()
     assert errors == []
+    assert hosts <= {None, "", "127.0.0.1"}
 
 
-@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing_serious_in_either_theme(visit, name, width):
+def test_a_page_can_be_read_by_everybody_on_every_screen_in_both_themes(visit, name):
     axe = pytest.importorskip("axe_playwright_python", reason="no browser here: no axe")
-    page = visit(name, width)
+    page = visit(name)
     page.add_script_tag(path=f"{axe.__path__[0]}/axe.min.js")
     page.wait_for_timeout(500)  # the theme makes what scrolls reachable a moment after loading
-    for theme in ("light", "dark"):
-        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
-        assert page.evaluate(AXE) == [], theme
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CUT) == []
+    for width, themes in ((1280, (None, CONTRAST)), (390, (NARROW, CONTRAST))):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(200)
+        for theme, rules in zip(("light", "dark"), themes, strict=True):
+            page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+            assert page.evaluate(AXE, rules) == [], (width, theme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert [part for part in page.evaluate(SIDEWAYS) if part[0] not in MAY_SCROLL] == []
 
 
 def test_paper_loses_no_line_of_code(visit):
@@ -111,3 +136,21 @@ def test_focus_is_seen_on_the_buttons_of_the_theme(visit):
             " return [s.outlineStyle, parseFloat(s.outlineWidth)]; }"
         )
         assert style[0] == "solid" and style[1] >= 2, selector
+
+
+def test_links_show_what_they_lead_to_by_mouse_and_by_keyboard(visit):
+    page = visit("byol")
+    preview = page.locator("#preview")
+    for kind, words in {"glossary.html#term-": 20, "references.html#": 20}.items():
+        link = page.locator(f'.bd-article p a[href*="{kind}"]').first
+        link.scroll_into_view_if_needed()
+        link.hover()
+        preview.wait_for(state="visible")
+        assert len(preview.inner_text().split()) > words / 4, kind
+        assert link.get_attribute("aria-describedby") == "preview"
+        page.keyboard.press("Escape")
+        assert preview.is_hidden() and link.get_attribute("aria-describedby") is None
+    figure = page.locator('.bd-article p a.reference.internal[href^="#fig-"]').first
+    page.keyboard.press("Tab")  # from now on focus is seen
+    figure.focus()
+    assert preview.locator("img, svg").count() == 1

@@ -168,7 +168,8 @@ def test_interactive_figures_have_labelled_controls_and_words_for_every_frame(pa
                 for frame in stored["frames"]
             ]
             assert all(svg["role"] == "img" and svg["aria-label"].strip() for svg in words), place
-            assert image["alt"] in [svg["aria-label"] for svg in words], place
+            if not form.select_one(".still"):
+                assert image["alt"] in [svg["aria-label"] for svg in words], place
     assert seen >= 4
 
 
