@@ -44,6 +44,7 @@ from dino_tutorial.runs.start import start_from, with_architecture, with_stored_
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.training.sharding import gathered
+from dino_tutorial.training.trackers import check_logger
 from dino_tutorial.views import Augment
 
 NO_BF16 = (
@@ -99,6 +100,7 @@ def _train(
         config = asked_of_main(partial(_with_stored_batch, config, folder))
     notes = [] if resumes else [check_lengths(config)]
     check_learning_rate(config)
+    check_logger(config.train.logger)
     check_patches(config)
     if not config.train.adapt:
         check_batch(config, processes.world)
@@ -191,6 +193,7 @@ def _labelled(images: ImageDataset, method: str) -> ImageDataset:
 # Settings that change where, how fast and how often, and not what is learned.
 NOT_OF_THE_RESULT = {
     *("name", "folder", "device", "train.sharding", "train.workers", "train.log_every"),
+    "train.logger",
     *("train.checkpoint_every", "train.eval_every", "train.checkpoint_activations"),
 }
 PLACES = ("source", "data.root", "train.init", "objective.teacher")
