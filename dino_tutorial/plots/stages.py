@@ -65,6 +65,7 @@ def stage_figure(stages: Stages, step: int) -> DescribedFigure:
     """Scenes, attention, components and prototypes at one step, and k-NN with a mark there.
 
     Args:
+        stages: the training.
         step: one of ``stages.steps``.
     """
     at = list(stages.steps).index(step)
@@ -95,7 +96,8 @@ def stage_strip(stages: Stages, steps: Sequence[int]) -> DescribedFigure:
     """A few steps side by side, for where nothing moves: one scene, and the prototypes.
 
     Args:
-        steps: of ``stages.steps``.
+        stages: the training.
+        steps: some of ``stages.steps``.
     """
     places = [list(stages.steps).index(step) for step in steps]
     side = (WIDTH - LEFT) / len(places) - GAP

@@ -80,7 +80,7 @@ def test_a_page_can_be_read_by_everybody_on_every_screen_in_both_themes(visit, n
     assert page.evaluate(CUT) == []
     for width, themes in ((1280, (None, CONTRAST)), (390, (NARROW, CONTRAST))):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(1000)  # the theme waits a little, too
         for theme, rules in zip(("light", "dark"), themes, strict=True):
             page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
             assert page.evaluate(AXE, rules) == [], (width, theme)
