@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 
 from dino_tutorial.datasets.base import ArrayDataset, ImageDataset
 from dino_tutorial.datasets.decode import ArraySource, native_size, open_source, seeded_subset
@@ -143,7 +142,8 @@ def _obtain(name: str, split: str, image_size: int | None, root: Path) -> tuple[
 
 def _torchvision(name: str, folder: Path, split: str, size: int | None, download: bool) -> Any:
     """torchvision's own object; RuntimeError or OSError if it is not there."""
-    sets = torchvision.datasets
+    from torchvision import datasets as sets  # takes seconds
+
     train = split == "train"
     match name:
         case "cifar10":

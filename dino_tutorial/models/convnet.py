@@ -1,12 +1,13 @@
-"""Residual networks (He et al., 2016) from torchvision's parts, without their classifier."""
+"""Residual networks (He et al., 2016) from torchvision's parts, without their classifier.
+
+torchvision, which takes seconds, is imported by the networks that are made of it.
+"""
 
 from collections.abc import Sequence
 
 import torch
-import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.encoder import Encoder
@@ -32,7 +33,9 @@ class ConvNet(Encoder):
         super().__init__()
         if arch not in RESNETS:
             raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(RESNETS)}")
-        self.trunk = torchvision.models.get_model(arch, weights=None)
+        from torchvision.models import get_model
+
+        self.trunk = get_model(arch, weights=None)
         self.embed_dim = self.trunk.fc.in_features
         self.trunk.fc = nn.Identity()
         if small_images:
@@ -85,7 +88,9 @@ class SmallResNet(Encoder):
         return self.stages(self.stem(x)).mean(dim=(2, 3))
 
 
-def _stage(width_in: int, width_out: int) -> BasicBlock:
+def _stage(width_in: int, width_out: int) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock
+
     if width_in == width_out:
         return BasicBlock(width_in, width_out)
     shortcut = nn.Sequential(

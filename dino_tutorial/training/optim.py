@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.optim import Lars
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -76,6 +75,8 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     if name == "lars":
+        from timm.optim import Lars  # timm takes more than a second, and few runs need it
+
         return Lars(groups, lr=lr, momentum=momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
