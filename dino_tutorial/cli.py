@@ -60,10 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         with streams_that_hold(), ended_by_sigterm():
-            options = build_parser().parse_args(arguments)
+            try:
+                options = build_parser().parse_args(arguments)
+            except SystemExit:  # after --help, which somebody may not have read to its end
+                _flush()
+                raise
             code = options.run(options)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            _flush()
             return code
     except UserError as error:
         return _say(printable(str(error)), 2)
@@ -80,6 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         forget_stdout()
         return _say(sentence, 2)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _say(sentence: str, code: int) -> int:
@@ -201,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     assignment = commands.add_parser("assignment", help="write notebooks of exercises to hand out")
     assignment.add_argument("chapter", metavar="CHAPTER", help="a chapter's file name, or all")
-    assignment.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    assignment.add_argument("--out", required=True, metavar="FOLDER")
     assignment.add_argument("--format", choices=("plain", "nbgrader", "otter"), default="plain")
     assignment.set_defaults(run=_assignment)
 

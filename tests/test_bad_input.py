@@ -4,18 +4,23 @@ A row of the table is what is wrong, the words of a command (or a call of the li
 that the sentence has to have: what is wrong, and what to do. New cases are a line each.
 """
 
+import ctypes
 import json
 import math
 import os
 import re
 import shutil
+import struct
+import sys
 from functools import partial
 from pathlib import Path
 
 import faults
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import dino_tutorial
 from dino_tutorial import configure, evaluate, load_run, losses, models
@@ -26,7 +31,9 @@ from dino_tutorial.datasets import Davis, open_dataset, write_shards
 from dino_tutorial.errors import UserError
 from dino_tutorial.grading import grade_folder
 from dino_tutorial.methods.schedules import cosine_schedule, linear_warmup
+from dino_tutorial.models.notes import digest, with_notes
 from dino_tutorial.runs import read_config, record
+from dino_tutorial.runs.encoders import open_encoder
 from dino_tutorial.runs.show import show
 
 pytestmark = pytest.mark.slow  # many small commands
@@ -48,9 +55,67 @@ def original(tmp_path_factory):
     (root / "few").mkdir()
     for number in range(3):
         Image.new("RGB", (16, 16), (number, 9, 200)).save(root / "few" / f"{number}.png")
+    _write_weights(root)
+    _write_features(root)
     (root / "notebooks").mkdir()
     (root / "notebooks" / "one.ipynb").write_text("{}")
+    (root / "byol.ipynb").write_text("{}")
+    (root / "d.safetensors").mkdir()
     return root
+
+
+def _write_weights(root):
+    """Files that are called like weights, and are none that can be used."""
+    state = load_file(RUN / "backbone.safetensors")
+    notes = {"num_heads": "3", "stem": "conv"}
+    kinds = {
+        "nan": lambda x: x * NAN,
+        "int8": lambda x: x.to(torch.int8),
+        "complex": lambda x: x.to(torch.complex64),
+    }
+    for kind, change in kinds.items():
+        changed = {name: change(value) for name, value in state.items()}
+        save_file(changed, root / f"{kind}.safetensors", with_notes(**notes))
+    of_others = notes | {"sha256": digest(state | {"cls_token": state["cls_token"] + 1})}
+    for kind, noted in {
+        "other": of_others,
+        "no-heads": {},
+        "heads": notes | {"num_heads": "many"},
+        "seven": notes | {"num_heads": "7"},
+        "stem": notes | {"stem": "none"},
+    }.items():
+        save_file(state, root / f"{kind}.safetensors", with_notes(**noted))
+    flat = state | {"register_tokens": torch.zeros(96)}
+    save_file(flat, root / "flat.safetensors", with_notes(**notes))
+    save_file({"x": torch.zeros(2)}, root / "x.safetensors")
+    torch.save([1, 2], root / "list.pth")
+    torch.save({}, root / "none.pth")
+    (root / "short.pth").write_bytes(b"PK\3\4" + bytes(100))
+    (root / "page.pth").write_text("<!doctype html>")
+
+
+def _write_features(root):
+    """Files that are called like those of embed, and hold other things."""
+    right = {"files": np.array(list("abcd")), "labels": np.array([0, 1, 0, 1]), "image_size": 32}
+    right |= {"classes": np.array(["a", "b"]), "weights": open_encoder(RUN).digest}
+    right |= {"features": np.ones((4, 96), np.float32)}
+    for kind, change in {
+        "right": {},
+        "rows": {"features": np.ones((3, 96), np.float32)},
+        "flat": {"features": np.ones(4, np.float32)},
+        "text": {"features": np.array([list("abcd")]).T},
+        "nan": {"features": np.full((4, 96), np.nan, np.float32)},
+        "labels": {"labels": np.array([0, 1, 2, 3])},
+        "negative": {"labels": np.array([0, 1, -2, 1])},
+        "objects": {"files": np.array([print, 1, 2, 3], dtype=object)},
+        "encoder": {"weights": "0"},
+    }.items():
+        np.savez(root / f"{kind}.npz", **right | change)
+    whole = (root / "right.npz").read_bytes()
+    (root / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (root / "words.npz").write_text("no archive")
+    np.save(root / "array.npy", np.ones(3))
+    (root / "array.npy").rename(root / "array.npz")
 
 
 BROKEN_IMAGES = {
@@ -106,6 +171,10 @@ def evaluating(*words):
 
 def embedding(*words):
     return ["embed", "run", "--data", "few", "--out", "a.npz", "--device", "cpu", *words]
+
+
+def embedding_by(weights):
+    return ["embed", weights, "--data", "few", "--out", "a.npz", "--device", "cpu"]
 
 
 def classifying(*words):
@@ -216,7 +285,14 @@ COMMANDS = {
     "init missing": (setting("train.init=no/such"), "not a run's folder"),
     "init name": (setting("train.init=dinov2_vits15"), "did you mean the released dinov2_vits14"),
     "init dinov3": (setting("train.init=dinov3_vits16"), "rotary position embeddings"),
-    "init text": (setting("train.init=file"), "was not loaded"),
+    "init text": (setting("train.init=file"), "is a text and no file of weights"),
+    "init nan": (setting("train.init=nan.safetensors"), "NaN or infinity in"),
+    "init int8": (setting("train.init=int8.safetensors"), "name weights in floating point"),
+    "init image": (setting("train.init=few/0.png"), "is an image and no file of weights"),
+    "init pipe": (setting("train.init=pipe"), "it is a pipe, not a file"),
+    "init record": (setting("train.init=run"), "name the folder that the run was trained in"),
+    "init number": (setting("train.init=3"), "wants text"),
+    "init empty": (setting("train.init=''"), "is no path"),
     "init patch": (
         train("--set", "train.init=run/backbone.safetensors", "--set", "model.patch_size=4"),
         "model.patch_size=8",
@@ -273,13 +349,18 @@ COMMANDS = {
     "export missing": (["export", "no/such", "--out", "a.safetensors"], "not a run's folder"),
     "export ending": (["export", "run", "--out", "a.pt"], "has to end in"),
     "export no folder": (["export", "run", "--out", "no/a.safetensors"], "make it first"),
+    "export timm": (["export", "run", "--to", "timm", "--out", "o"], "--set model.stem=patch"),
+    "export hf": (["export", "run", "--to", "hf", "--out", "o"], "--set model.stem=patch"),
+    "export onnx": (["export", "run", "--to", "onnx", "--out", "a.pt"], "has to end in .onnx"),
+    "export folder": (["export", "run", "--out", "d.safetensors"], "name a file with --out"),
+    "export empty": (["export", "run", "--out", ""], "is no path"),
     "export loop": (["export", "run", "--out", "loop/a.safetensors"], "loop"),
     # features of one's own images
     "embed missing": (["embed", "no/such", "--data", "few", "--out", "a.npz"], "not a run's"),
     "embed name": (["embed", "dino_vits17", "--data", "few", "--out", "a.npz"], "did you mean"),
     "embed dinov3": (
         ["embed", "vit_small_patch16_dinov3", "--data", "few", "--out", "a.npz"], "rotary"),
-    "embed text": (["embed", "file", "--data", "few", "--out", "a.npz"], "was not loaded"),
+    "embed text": (embedding_by("file"), "is a text and no file of weights"),
     "embed pipe": (["embed", "pipe", "--data", "few", "--out", "a.npz"], "cannot be read"),
     "embed no run": (["embed", "empty", "--data", "few", "--out", "a.npz"], "has no config.yaml"),
     "embed long": (["embed", LONG, "--data", "few", "--out", "a.npz"], "too long"),
@@ -292,11 +373,46 @@ COMMANDS = {
     "embed patches": (embedding("--out", "a.csv", "--patches"), "no room for patches"),
     "embed size": (embedding("--size", "0"), "image_size must be"),
     "embed size patch": (embedding("--size", "33"), "cannot be cut into patches"),
+    "embed nan": (embedding_by("nan.safetensors"), "NaN or infinity in"),
+    "embed int8": (embedding_by("int8.safetensors"), "name weights in floating point"),
+    "embed complex": (embedding_by("complex.safetensors"), "name weights in floating point"),
+    "embed changed": (embedding_by("other.safetensors"), "its checksum is wrong"),
+    "embed no heads": (embedding_by("no-heads.safetensors"), "name the run's folder"),
+    "embed heads": (embedding_by("heads.safetensors"), "notes 'many' attention heads"),
+    "embed seven heads": (embedding_by("seven.safetensors"), "cannot be shared by num_heads=7"),
+    "embed stem": (embedding_by("stem.safetensors"), "stem='none' is unknown"),
+    "embed flat": (embedding_by("flat.safetensors"), "no register_tokens of 3 dimensions"),
+    "embed x": (embedding_by("x.safetensors"), "holds no vision transformer"),
+    "embed list": (embedding_by("list.pth"), "a list instead of a state dict: name a file of"),
+    "embed none": (embedding_by("none.pth"), "holds no vision transformer"),
+    "embed short": (embedding_by("short.pth"), "empty, cut short or damaged"),
+    "embed page": (embedding_by("page.pth"), "is a web page"),
+    "embed an image": (embedding_by("few/0.png"), "is an image and no file of weights"),
+    "embed a config": (embedding_by("run/config.yaml"), "is a text and no file of weights"),
+    "embed features": (embedding_by("right.npz"), "cannot be read as weights"),
     "embed device": (embedding("--device", "x"), "use auto, cuda"),
     "classify missing": (["classify", "no/such", "--data", "few"], "not a run's folder"),
     "classify flat": (classifying(), "has no classes"),
     "classify data": (classifying("--data", "no/such"), "give an existing folder"),
     "classify npz": (classifying("--data", "no.npz"), "make it by"),
+    "classify rows": (classifying("--data", "rows.npz"), "4 files do not go with features (3, 96)"),
+    "classify flat features": (classifying("--data", "flat.npz"), "do not go with features (4,)"),
+    "classify text": (classifying("--data", "text.npz"), "features of type <U1"),
+    "classify nan": (classifying("--data", "nan.npz"), "NaN or infinite"),
+    "classify labels": (classifying("--data", "labels.npz"), "labels from 0 to 3 of 2 classes"),
+    "classify negative": (classifying("--data", "negative.npz"), "labels from -2 to 1"),
+    "classify objects": (classifying("--data", "objects.npz"), "make it by dino-tutorial embed"),
+    "classify cut": (classifying("--data", "cut.npz"), "make it by dino-tutorial embed"),
+    "classify words": (classifying("--data", "words.npz"), "it is no archive of arrays"),
+    "classify array": (classifying("--data", "array.npz"), "it is no archive of arrays"),
+    "classify encoder": (classifying("--data", "encoder.npz"), "of another encoder than run"),
+    "classify other size": (
+        classifying("--data", "right.npz", "--size", "64"), "the images again with --size 64"),
+    "classify k": (classifying("--k", "0"), "k must be 1 to"),
+    "classify k -1": (classifying("--k", "-1"), "k must be 1 to"),
+    "classify k many": (classifying("--data", "right.npz", "--k", "9"), "use a k from 1 to 3"),
+    "classify predict": (
+        classifying("--data", "right.npz", "--predict", "no/such"), "give an existing folder"),
     "classify broken": (classifying("--data", "broken"), "none of the 5 image files"),
     "classify out": (classifying("--predict", "few", "--out", "a.txt"), "has to end in .csv"),
     "classify no folder": (classifying("--predict", "few", "--out", "no/a.csv"), "make it first"),
@@ -325,7 +441,22 @@ COMMANDS = {
     "grade memory": (["grade", "notebooks", "--memory", "0"], "at least 1 GiB"),
     "grade memory inf": (["grade", "notebooks", "--memory", "inf"], "GiB"),
     "grade out": (["grade", "notebooks", "--out", "no/g.csv"], "make the folder no first"),
+    "grade over one": (
+        ["grade", "notebooks", "--out", "notebooks/one.ipynb"], "is one of the notebooks"),
+    "grade chapter": (["grade", "notebooks", "--chapter", ""], "there is no chapter"),
+    "grade loop": (["grade", "loop"], "loop cannot be opened"),
     "grade out folder": (["grade", "notebooks", "--out", "empty"], "name a file"),
+    # exercises to hand out
+    "assignment chapter": (["assignment", "biol", "--out", "o"], "there is no chapter 'biol'"),
+    "assignment path": (["assignment", "../byol", "--out", "o"], "there is no chapter"),
+    "assignment file": (["assignment", "byol", "--out", "file"], "there is a file of that name"),
+    "assignment below": (["assignment", "byol", "--out", "file/x"], "whose parents are folders"),
+    "assignment empty": (["assignment", "byol", "--out", ""], "is no path"),
+    "assignment nul": (["assignment", "byol", "--out", "a\0b"], "is no path"),
+    "assignment long": (["assignment", "byol", "--out", LONG], "too long"),
+    "assignment loop": (["assignment", "byol", "--out", "loop"], "loop/byol.ipynb cannot be op"),
+    "assignment nobody": (["assignment", "byol", "--out", "~nobody-here"], "write the whole path"),
+    "assignment there": (["assignment", "all", "--out", "."], "choose another folder with --out"),
     # settings
     "settings method": (["settings", "dinno"], "did you mean 'dino'"),
     "settings preset": (["settings", "dino", "--preset", "x"], "unknown preset"),
@@ -340,6 +471,54 @@ def test_a_command_refuses(what, place, capsys):
     assert sentence in command(capsys, words)
     assert sorted(path.name for path in place.iterdir()) == names
     assert faults.tree(place / "run") == before
+
+
+def obeying(words):
+    """A command that may not do what is forbidden, even where root runs the tests."""
+
+    def obey():
+        if os.geteuid() == 0:
+            no_capabilities = struct.pack("II", 0x20080522, 0), bytes(24)  # Linux, version 3
+            assert ctypes.CDLL(None).capset(*no_capabilities) == 0
+        return main(words)
+
+    return faults.run(obey)
+
+
+FORBIDDEN = {  # what is closed, the words, the sentence
+    "config": ("run/config.yaml", evaluating(), "ask its owner for chmod +r"),
+    "backbone": ("run/backbone.safetensors", evaluating(), "ask its owner for chmod +r"),
+    "summary": ("run/summary.json", ["record", "run", "--into", "o"], "ask its owner for chmod +r"),
+    "rows": ("run/metrics.jsonl", ["record", "run", "--into", "o"], "ask its owner for chmod +r"),
+    "run": ("run", evaluating(), "run/config.yaml cannot be opened (Permission denied)"),
+    "weights": ("int8.safetensors", embedding_by("int8.safetensors"), "for chmod +r"),
+    "features": ("right.npz", classifying("--data", "right.npz"), "ask its owner for chmod +r"),
+    "start": ("nan.safetensors", setting("train.init=nan.safetensors"), "for chmod +r"),
+    "images": ("few", embedding(), "few may not be read (Permission denied)"),
+    "training images": ("few", train("--data", "few"), "few may not be read (Permission denied)"),
+    "pool": ("few", curating(), "few may not be read (Permission denied): ask its owner"),
+    "notebooks": ("notebooks", ["grade", "notebooks"], "ask its owner for chmod +rx"),
+    "train": ("closed", train("--folder", "closed/runs"), "ask the owner of closed for chmod +x"),
+    "embed": ("closed", embedding("--out", "closed/a.npz"), "closed/a.npz cannot be opened"),
+    "export": ("closed", ["export", "run", "--out", "closed/a.safetensors"], "Permission denied"),
+    "assignment": ("closed", ["assignment", "byol", "--out", "closed"], "Permission denied"),
+    "curate": ("closed", curating("--out", "closed"), "Permission denied"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gives up capabilities")
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_what_is_forbidden_is_said(what, place):
+    closed, words, sentence = FORBIDDEN[what]
+    (place / "closed").mkdir()
+    mode = (place / closed).stat().st_mode
+    (place / closed).chmod(0)
+    code, said = obeying(words)
+    (place / closed).chmod(mode)
+    assert code == 2 and "Traceback" not in said, said
+    (line,) = [line for line in said.splitlines() if line.startswith("dino-tutorial: ")]
+    assert sentence in one_sentence(line.removeprefix("dino-tutorial: "))
+    assert not list((place / "closed").iterdir()) and not (place / "a.npz").exists()
 
 
 DEEP = "[" * 100_000

@@ -30,10 +30,9 @@ from dino_tutorial.datasets.files import ImageFiles
 from dino_tutorial.datasets.scenes.factors import CLASSES
 from dino_tutorial.datasets.scenes.sets import curated_seeds, uncurated_pool
 from dino_tutorial.datasets.subset import Subset
-from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import normalize
 from dino_tutorial.evaluation.storage import StoredArray
-from dino_tutorial.files import kind_of, user_path, write_json
+from dino_tutorial.files import kind_of, user_path, write_bytes, write_json
 from dino_tutorial.options import check_whole, flatten
 from dino_tutorial.parallel import process_group
 from dino_tutorial.plots.curation import CurationReport, write_curation_report
@@ -130,14 +129,7 @@ def curate_pool(
 
 def _write_names(path: Path, names: list[str]) -> None:
     """A name a line, each with the bytes that it has on the disk, which need not be UTF-8."""
-    aside = path.with_suffix(".tmp")
-    try:
-        aside.write_bytes(b"".join(os.fsencode(name) + b"\n" for name in names))
-        os.replace(aside, path)
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be written ({error.strerror}): make room or choose another --out"
-        ) from error
+    write_bytes(path, b"".join(os.fsencode(name) + b"\n" for name in names))
 
 
 def open_weights(

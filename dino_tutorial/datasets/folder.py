@@ -19,7 +19,7 @@ from torch import Tensor
 from dino_tutorial.datasets.base import ImageDataset, digest
 from dino_tutorial.datasets.decode import Source, native_size, open_image, open_source, report
 from dino_tutorial.errors import UserError, printable
-from dino_tutorial.files import kind_of, user_path
+from dino_tutorial.files import kind_of, unreadable, user_path
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"),
@@ -176,6 +176,8 @@ def walk_images(folder: Path, links: dict[str, str] | None = None) -> Iterator[s
             with os.scandir(os.path.join(folder, prefix)) as found:
                 entries = sorted(found, key=lambda one: (_is_train(one.name), one.name))
         except OSError as error:
+            if not prefix:
+                raise unreadable(folder) from None
             closed.append(str(error.filename))
             continue
         for entry in entries:

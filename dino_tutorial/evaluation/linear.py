@@ -92,7 +92,8 @@ def linear_probe(
         weight_decays: factors of ½‖weight‖² in the loss; biases are free.
         steps: of SGD, whatever the size of the training set: 15 passes over 50,000 features.
         batch_size: B, features a step.
-        validation_fraction: part of the training set that chooses, between 0 and 1.
+        validation_fraction: part of the training set that chooses, between 0 and 1; at least one
+            image.
         seed: of the split and of the order of the batches. The same seed gives the same probe.
 
     Raises:
@@ -102,11 +103,12 @@ def linear_probe(
     train_x, test_x = as_features(train_x, "training features"), as_features(test_x)
     train_y, test_y = as_labels(train_y), as_labels(test_y)
     n_classes = check_split(train_x, train_y, test_x, test_y)
-    n_validation = round(validation_fraction * len(train_x))
-    if not 1 <= n_validation < len(train_x):
+    n_validation = max(1, round(validation_fraction * len(train_x)))
+    if n_validation >= len(train_x) or validation_fraction <= 0:
         raise UserError(
-            f"a validation part of {validation_fraction} of {len(train_x)} training features "
-            "leaves nothing to choose by or to train on: use more features"
+            f"a validation part of {validation_fraction:g} of the {len(train_x)} training images "
+            "leaves none to train on or none to choose by: use at least two images, and a part "
+            "between 0 and 1"
         )
     device = train_x.device
     train_x, train_y = train_x.float(), train_y.to(device)

@@ -100,7 +100,10 @@ class StoredArray:
                 f"{self._path(file)} is missing: run the same command again to make it"
             ) from None
         except (ValueError, OSError) as error:
-            raise UserError(f"{self._path(file)} cannot be read ({error}): delete it") from None
+            raise UserError(
+                f"{self._path(file)} cannot be read ({error}): delete it, and run the same command "
+                f"again"
+            ) from None
 
 
 def scratch_array(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 from dino_tutorial.errors import UserError
 from dino_tutorial.exercises.exercise import Exercise
 from dino_tutorial.exercises.registry import CHAPTERS, list_exercises
+from dino_tutorial.files import kind_of, made_folder, user_path, write_text
 
 FORMATS = ("plain", "nbgrader", "otter")
 IMPORTS = """import math
@@ -18,7 +19,7 @@ from torch import nn
 from dino_tutorial.exercises import check, hint, list_exercises, progress"""
 
 
-def write_assignments(chapter: str, out: Path, kind: str = "plain") -> list[Path]:
+def write_assignments(chapter: str, out: str | Path, kind: str = "plain") -> list[Path]:
     """Write ``CHAPTER.ipynb``, an exercise notebook, for one chapter or for each of them.
 
     Args:
@@ -38,17 +39,20 @@ def write_assignments(chapter: str, out: Path, kind: str = "plain") -> list[Path
         raise UserError(f"there is no format '{kind}': choose one of {', '.join(FORMATS)}")
     chapters = CHAPTERS if chapter == "all" else (chapter,)
     notebooks = {f"{name}.ipynb": assignment(name, kind) for name in chapters}
-    there = [name for name in notebooks if (out / name).exists()]
+    out = user_path(out)
+    there = [name for name in notebooks if kind_of(out / name)]
     if there:
         raise UserError(f"{out / there[0]} is there already: choose another folder with --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, notebook in notebooks.items():
-            text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-            (out / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"assignments cannot be written to {out}: {error.strerror}") from None
-    return [out / name for name in notebooks]
+    paths = [out / name for name in notebooks]
+    with made_folder(out):
+        try:
+            for path, notebook in zip(paths, notebooks.values(), strict=True):
+                write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+        except BaseException:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise
+    return paths
 
 
 def assignment(chapter: str, kind: str = "plain") -> dict:

@@ -36,6 +36,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "choose a place without links that lead back to themselves",
 }
+TORCH_ARCHIVE = ("PytorchStreamReader", "inline_container", "failed finding central directory")
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -79,8 +80,12 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
-        reason = describe_error(error)
-        raise UserError(f"{_short(path)} cannot be opened ({reason}): check the path") from None
+        remedy = "check the path"
+        if isinstance(error, PermissionError):
+            remedy = f"ask the owner of {_short(Path(path).parent)} for chmod +x"
+        raise UserError(
+            f"{_short(path)} cannot be opened ({describe_error(error)}): {remedy}"
+        ) from None
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
@@ -117,6 +122,8 @@ def describe_error(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, EOFError) or any(sign in str(error) for sign in TORCH_ARCHIVE):
+        return "it is empty, cut short or damaged"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
@@ -140,6 +147,14 @@ def unwritable(path: str | os.PathLike[str], error: BaseException, then: str = "
     return UserError(f"{_short(path)} cannot be written ({reason}): {remedy}{then}")
 
 
+def unreadable(path: str | os.PathLike[str]) -> UserError:
+    """The one sentence about a file or a folder that may not be read."""
+    mode = "+rx" if os.path.isdir(path) else "+r"
+    return UserError(
+        f"{_short(path)} may not be read (Permission denied): ask its owner for chmod {mode}"
+    )
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder and its parents, if need be.
 
@@ -151,6 +166,25 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise unwritable(path, error) from error
     return Path(path)
+
+
+@contextlib.contextmanager
+def made_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder, made with its parents if need be; after an error what was made is taken away again,
+    unless something else lies in it.
+
+    Raises:
+        UserError: see :func:`make_folder`.
+    """
+    path = Path(path)
+    made = [one for one in (path, *path.parents) if not kind_of(one)]
+    try:
+        yield make_folder(path)
+    except BaseException:
+        for one in made:
+            with contextlib.suppress(OSError):
+                one.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -225,7 +259,11 @@ def replace_folder(path: Path, files: dict[str, bytes]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    make_folder(path.parent)
+    with made_folder(path.parent):
+        _replace_folder(path, files)
+
+
+def _replace_folder(path: Path, files: dict[str, bytes]) -> None:
     mark = f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
     fresh, old = path.parent / mark, path.parent / f"{mark}.old"
     try:
@@ -297,9 +335,7 @@ def read_bytes(path: str | os.PathLike[str], remedy: str, most: int = LARGEST) -
     except FileNotFoundError:
         raise UserError(f"{_short(path)} does not exist: {remedy}") from None
     except PermissionError:
-        raise UserError(
-            f"{_short(path)} may not be read (Permission denied): ask its owner for chmod +r"
-        ) from None
+        raise unreadable(path) from None
     except OSError as error:
         raise UserError(
             f"{_short(path)} cannot be read ({describe_error(error)}): {remedy}"
@@ -340,8 +376,9 @@ def parse_json(text: str, where: str, remedy: str) -> dict[str, Any]:
 def read_yaml(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
     """The dictionary with text as keys in a YAML file; arguments and errors as
     :func:`read_bytes`."""
+    text = read_text(path, remedy, 2**20)
     try:
-        value = yaml.safe_load(read_text(path, remedy, 2**20))
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "it has signs that YAML does not allow"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
@@ -10,8 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import kind_of, user_path, write_text
-from dino_tutorial.grading.submission import Graded, run_submission
+from dino_tutorial.files import kind_of, unreadable, user_path, write_text
+from dino_tutorial.grading.submission import PACKAGE, Graded, run_submission
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score", "out_of")
 LAST_COLUMN = "mistakes"
@@ -62,6 +63,10 @@ def grade_folder(
 
         asked = [e.name for e in list_exercises(None if chapter == "all" else chapter)]
     notebooks = find_notebooks(folder)
+    if out.resolve() in {path.resolve() for path in notebooks}:
+        raise UserError(
+            f"{out} is one of the notebooks: give --out another name, such as grades.csv"
+        )
     names = [path.relative_to(folder).as_posix() for path in notebooks]
     write_table(out, [], asked)  # before the first one runs: can it be written at all?
     graded: dict[str, Graded] = {}
@@ -76,6 +81,12 @@ def grade_folder(
             graded[one.submission] = one
             bar.update()
             write_table(out, [graded[name] for name in names if name in graded], asked)
+    if changed := PACKAGE.changed():
+        print(
+            f"dino-tutorial: {changed[0]} of the installed package was changed meanwhile, which "
+            f"no grade has seen; if that was not you, install the package again",
+            file=sys.stderr,
+        )
     return [graded[name] for name in names]
 
 
@@ -83,6 +94,8 @@ def find_notebooks(folder: Path) -> list[Path]:
     """All notebooks in a folder and its subfolders, sorted, without Jupyter's own copies."""
     if kind_of(folder) != "folder":
         raise UserError(f"{folder} is not a folder: name the one that holds the notebooks")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise unreadable(folder)
     found = sorted(
         path
         for path in folder.rglob("*.ipynb")

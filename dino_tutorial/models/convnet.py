@@ -1,7 +1,6 @@
 """Residual networks (He et al., 2016) from torchvision's parts, without their classifier.
 
-torchvision is imported where a network is built: it takes longer than torch itself, and a run of
-a vision transformer does without.
+torchvision, which takes seconds, is imported by the networks that are made of it.
 """
 
 from collections.abc import Sequence
@@ -32,11 +31,11 @@ class ConvNet(Encoder):
 
     def __init__(self, arch: str = "resnet50", small_images: bool = False) -> None:
         super().__init__()
-        import torchvision
-
         if arch not in RESNETS:
             raise UserError(f"arch={arch!r} is unknown: choose one of {', '.join(RESNETS)}")
-        self.trunk = torchvision.models.get_model(arch, weights=None)
+        from torchvision.models import get_model
+
+        self.trunk = get_model(arch, weights=None)
         self.embed_dim = self.trunk.fc.in_features
         self.trunk.fc = nn.Identity()
         if small_images:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import describe_error, open_regular, user_path
+from dino_tutorial.files import describe_error, open_regular, unreadable, user_path
 from dino_tutorial.models.block import SwiGLU
+from dino_tutorial.models.misfit import misfit
+from dino_tutorial.models.notes import is_changed, notes_of
 from dino_tutorial.models.vit import PatchEmbed, VisionTransformer
 
 if TYPE_CHECKING:
@@ -156,7 +158,10 @@ def to_timm(model: VisionTransformer) -> "timm.models.VisionTransformer":
     import timm
 
     if not isinstance(model.patch_embed, PatchEmbed):
-        raise UserError("a convolutional stem has no counterpart in timm: use stem='patch'")
+        raise UserError(
+            "a convolutional stem has no counterpart in timm: use stem='patch', which a run has "
+            "with --set model.stem=patch"
+        )
     state = model.state_dict()
     gated = isinstance(model.blocks[0].mlp, SwiGLU)
     ffn = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
@@ -202,19 +207,25 @@ def timm_arguments(model: VisionTransformer) -> dict[str, Any]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     """The contents of a checkpoint file, without running anything in it."""
+    damaged = False
     try:
         open_regular(path).close()  # a pipe would keep us waiting
         if path.suffix == ".safetensors":
-            return load_file(path)
-        # DINO's checkpoints hold the arguments of their run: a namespace, which cannot do harm.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with safe_open(path, "pt") as file:
+                content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                damaged = is_changed(content, notes_of(file.metadata()))
+        else:  # DINO's checkpoints hold the arguments of their run, which cannot do harm
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: check the path of the weights") from None
+    except PermissionError:
+        raise unreadable(path) from None
     except pickle.UnpicklingError:
         if kind := _no_weights(path):
             raise UserError(
-                f"{path} is {kind} and no file of weights: download it again, in full"
+                f"{path} is {kind} and no file of weights: name another, or download it again, in "
+                f"full"
             ) from None
         raise UserError(
             f"{path} is not a file of plain tensors; what else it holds could run code, so it was "
@@ -225,22 +236,33 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{path} cannot be read as weights ({describe_error(error)}): name a .safetensors file "
             f"or one of torch.save, whole and yours to read"
         ) from None
+    if damaged:
+        raise UserError(f"{path} is damaged (its checksum is wrong): copy or export it again")
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict")
+        raise UserError(
+            f"{path} holds a {type(content).__name__} instead of a state dict: name a file of what "
+            f"a model's state_dict() returns"
+        )
     return content
 
 
 def _no_weights(path: Path) -> str | None:
-    """What a download that went wrong has left in place of weights; None if it is no text."""
+    """What lies in place of weights, left by a download that went wrong or named by mistake; None
+    if that is not known."""
     with path.open("rb") as file:
         start = file.read(200).lstrip().lower()
+    if start.startswith((b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"bm")):
+        return "an image"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer"
     if start.startswith((b"{", b"[")):
         return "a text (JSON)"
-    return None
+    try:
+        return "a text" if start.decode("utf-8").replace("\n", " ").isprintable() else None
+    except UnicodeDecodeError:
+        return None
 
 
 def suggest(name: str) -> str:
@@ -336,13 +358,16 @@ def _from_timm(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Te
     if "blocks.0.mlp.w12.weight" in own:
         state = _rename(state, {".mlp.fc1.": ".mlp.w12.", ".mlp.fc2.": ".mlp.w3."})
     positions = state.get("pos_embed")
-    if positions is None:
+    if positions is None or positions.ndim != 3:
         return state
     extra = positions.shape[1] - (own["pos_embed"].shape[1] - 1)
     if extra == 0:
         none = positions.new_zeros(1, 1, positions.shape[2])
         state["pos_embed"] = torch.cat([none, positions], dim=1)
-    elif "register_tokens" in state and extra == 1 + state["register_tokens"].shape[1]:
+    elif (
+        getattr(state.get("register_tokens"), "ndim", 0) == 3
+        and extra == 1 + state["register_tokens"].shape[1]
+    ):
         state["register_tokens"] = state["register_tokens"] + positions[:, 1:extra]
         state["pos_embed"] = torch.cat([positions[:, :1], positions[:, extra:]], dim=1)
     return state
@@ -367,36 +392,35 @@ def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor
 
 def _check(state: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
     """Raise one sentence about all that keeps ``state`` from fitting the model."""
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    reshaped = [
-        f"{name} ({_size(state[name])} instead of {_size(own[name])})"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    told = [f"{_first(names)} {kind}" for kind, names in problems.items() if names]
+    told = misfit(state, own)
     if not told:
+        _check_values(state, own, where)
         return
     hint = ""
-    if "pos_embed" in state and reshaped and reshaped[0].startswith("pos_embed"):
+    if "pos_embed (" in told and state["pos_embed"].ndim == 3:
         patches = state["pos_embed"].shape[1] - 1
         side = math.isqrt(patches)
         if side * side == patches:  # else the names of another source, or not a square
             hint = f" (its position embeddings are for {side} x {side} patches)"
     raise UserError(
-        f"{where} does not fit the model: {'; '.join(told)}; build the model with the "
+        f"{where} does not fit the model: {told}; build the model with the "
         f"architecture, patch and image size of the weights{hint} and the right source"
     )
 
 
-def _first(names: list[str], limit: int = 4) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more + (" are" if len(names) > 1 else " is")
-
-
-def _size(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape))
+def _check_values(state: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
+    """Refuse what has the right names and shapes, and is no trained network."""
+    for name, tensor in state.items():
+        if own[name].is_floating_point() and not tensor.is_floating_point():
+            raise UserError(
+                f"{where} holds {name} as {str(tensor.dtype).removeprefix('torch.')}: name weights "
+                f"in floating point, not quantised ones"
+            )
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise UserError(
+                f"{where} holds NaN or infinity in {name}, for its training diverged or the file "
+                f"is damaged: name other weights"
+            )
 
 
 def _names() -> str:

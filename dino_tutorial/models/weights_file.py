@@ -1,6 +1,5 @@
 """An encoder out of a file of weights alone: its architecture is told by names and shapes."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.models.notes import notes_of
 from dino_tutorial.models.released import fill, flat_blocks, read_state
 from dino_tutorial.models.vit import VisionTransformer
 
-NOTES = "dino_tutorial"  # the key of our own notes in a safetensors file
 HEAD_WIDTH = 64  # of every head of every released vision transformer
 
 
@@ -34,27 +33,15 @@ def read_encoder(path: str | Path) -> VisionTransformer:
     state = flat_blocks(read_state(path))
     noted = _notes(path)
     source = _source(state, noted)
-    model = VisionTransformer(**_architecture(state, source, noted, path))
-    return fill(model, state, source, str(path)).eval()
-
-
-def with_notes(**notes: str) -> dict[str, str]:
-    """Metadata of a safetensors file that holds these notes.
-
-    Under one key, because the order of several is drawn anew each time, and files of equal weights
-    are to be equal.
-    """
-    return {NOTES: json.dumps(notes, sort_keys=True)}
-
-
-def notes_of(metadata: dict[str, str] | None) -> dict[str, str]:
-    """What :func:`with_notes` noted; of older files what they say under single keys."""
-    metadata = metadata or {}
     try:
-        notes = json.loads(metadata.get(NOTES, "{}"))
-    except ValueError:
-        notes = {}
-    return metadata | notes if isinstance(notes, dict) else metadata
+        model = VisionTransformer(**_architecture(state, source, noted, path))
+    except UserError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise UserError(
+            f"{path} asks for a transformer that cannot be built ({error}): name a file of another"
+        ) from None
+    return fill(model, state, source, str(path)).eval()
 
 
 def _notes(path: Path) -> dict[str, str]:
@@ -87,6 +74,8 @@ def _architecture(
             f"{path} does not say how many attention heads its width of {dim} is shared by: name "
             f"the run's folder, or a file that export made"
         )
+    if heads is not None and not str(heads).isdecimal():
+        raise UserError(f"{path} notes {heads!r:.40} attention heads: name a file that is whole")
     registers = state.get("register_tokens", state.get("reg_token"))
     extra = 0 if registers is None else registers.shape[1]
     patches = state["pos_embed"].shape[1]
@@ -125,6 +114,7 @@ def _check_is_known(state: dict[str, Tensor], path: Path) -> None:
     first = {"w3": "w12", "fc2": "fc1"}[second]
     dimensions = {"cls_token": 3, "pos_embed": 3, f"patch_embed.{stem}.weight": 4}
     dimensions |= {f"blocks.0.mlp.{layer}.weight": 2 for layer in (first, second)}
+    dimensions |= {name: 3 for name in ("register_tokens", "reg_token") if name in state}
     for name, number in dimensions.items():
         if name not in state or state[name].ndim != number:
             raise UserError(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS, Method
+from dino_tutorial.models.misfit import misfit
 from dino_tutorial.models.released import RELEASED
 from dino_tutorial.runs.config import Config
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
@@ -87,8 +88,8 @@ def load_method(method: Method, state: dict[str, Tensor], where: str) -> None:
     """
     try:
         method.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
+    except RuntimeError:
+        reason = misfit(state, method.state_dict())
         raise UserError(
             f"{where} does not fit these settings ({reason}): use those it was trained with"
         ) from None

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from dino_tutorial.datasets import LARGEST_CANVAS
+from dino_tutorial.datasets import LARGEST_CANVAS, LARGEST_LIMIT
 from dino_tutorial.datasets.every import open_every
 from dino_tutorial.datasets.folder import find_layout, hold_out
 from dino_tutorial.errors import UserError
@@ -79,18 +79,20 @@ def classify(
         UserError: for anything that the caller can mend.
     """
     path = _check_out(user_path(out)) if predict is not None else None
-    size = opened.image_size if image_size is None else image_size
-    check_whole("image_size", size, 1, LARGEST_CANVAS, "pixels")
+    if image_size is not None:
+        check_whole("image_size", image_size, 1, LARGEST_CANVAS, "pixels")
+    if k is not None:
+        check_whole("k", k, 1, LARGEST_LIMIT, "neighbours")
     torch_device = choose_device(device)
-    table = _open_table(opened, data, size, torch_device)
+    table = _open_table(opened, data, image_size, torch_device)
     fit, held = _split(table, str(data))
+    asked = (
+        None if predict is None else _open_table(opened, predict, table.image_size, torch_device)
+    )
     x, y = torch.from_numpy(table.features), torch.from_numpy(table.labels)
     k = min(K, len(fit)) if k is None else k
     votes = knn_classify(x[fit], y[fit], x[held], k, n_classes=len(table.classes))
     probe = linear_probe(x[fit], y[fit], x[held], y[held])
-    asked = (
-        None if predict is None else _open_table(opened, predict, table.image_size, torch_device)
-    )
     if path is not None and asked is not None:
         features = torch.from_numpy(asked.features)
         shares = knn_classify(x[fit], y[fit], features, k, n_classes=len(table.classes))
@@ -117,9 +119,9 @@ def _check_out(path: Path) -> Path:
 
 
 def _open_table(
-    opened: OpenedEncoder, data: str | os.PathLike[str], size: int, device: torch.device
+    opened: OpenedEncoder, data: str | os.PathLike[str], size: int | None, device: torch.device
 ) -> FeatureTable:
-    """Features of images, out of a file or of an encoder."""
+    """Features of images, out of a file or of an encoder; None is the file's or encoder's size."""
     path = user_path(data)
     if path.suffix == ".npz" and kind_of(path) != "folder":
         table = read_npz(path)
@@ -128,7 +130,13 @@ def _open_table(
                 f"{path} holds features of another encoder than {opened.name}: name the one that "
                 f"it was made by, or embed the images again"
             )
+        if size not in (None, table.image_size):
+            raise UserError(
+                f"{path} holds features of images of {table.image_size} pixels, not of {size}: "
+                f"embed the images again with --size {size}, or give all at {table.image_size}"
+            )
         return table
+    size = opened.image_size if size is None else size
     images = open_every(data, size)
     features = features_of(opened.encoder.to(device).eval(), device)
     found = []

@@ -25,6 +25,7 @@ from dino_tutorial.runs.encoders import OpenedEncoder
 from dino_tutorial.runs.environment import choose_device
 from dino_tutorial.runs.feature_files import FORMATS, StoredFeatures, check_parquet, write_features
 
+ARRAYS = ("features", "patches")
 ROWS = 256  # images in a part, and at once: what an interruption can cost
 
 Features = Callable[[Tensor], dict[str, Tensor]]  # uint8 (B, 3, S, S) to what is stored of them
@@ -99,7 +100,7 @@ def embed(
             if readable.any():
                 write_features(path, stored, readable)
             told = _told(path, stored, int(readable.sum()))
-        shutil.rmtree(parts, ignore_errors=True)
+            _clear(parts)
     if not readable.any():
         raise UserError(
             f"{images.name}: none of the {len(readable)} image files can be read: give images that "
@@ -132,11 +133,23 @@ def _folder_of_parts(path: Path, is_main: bool) -> Iterator[Path]:
     make_folder(parts)
     try:
         with locked(parts, "wait for its end, or take another --out"):
-            yield parts
-    except BaseException:
-        if not any(parts.rglob("*.npy")):
-            shutil.rmtree(parts, ignore_errors=True)
-        raise
+            try:
+                yield parts
+            except BaseException:
+                if not any(parts.rglob("*.npy")):
+                    _clear(parts)
+                raise
+    finally:
+        with contextlib.suppress(OSError):  # somebody else's files stay
+            parts.rmdir()
+
+
+def _clear(parts: Path) -> None:
+    """Remove what was written there, and nothing else."""
+    for name in ARRAYS:
+        shutil.rmtree(parts / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (parts / "identity.json").unlink()
 
 
 def features_of(encoder: nn.Module, device: torch.device, patches: bool = False) -> Features:
@@ -164,7 +177,8 @@ def describe(images: NamedImages, features: Features, indices: Tensor) -> dict[s
     found = features(pixels)
     if not found["features"].isfinite().all():
         raise UserError(
-            "the features hold NaN or infinity: the encoder that makes them has diverged"
+            "the features hold NaN or infinity, for the encoder that makes them has diverged: name "
+            "another one"
         )
     for values in found.values():
         values[~readable] = torch.nan

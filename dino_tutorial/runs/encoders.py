@@ -8,9 +8,10 @@ from torch import nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, user_path
 from dino_tutorial.models import VisionTransformer, load_weights, pretrained
+from dino_tutorial.models.notes import digest
 from dino_tutorial.models.released import RELEASED, suggest
 from dino_tutorial.models.weights_file import read_encoder
-from dino_tutorial.runs.folder import digest, load_run, new_encoder
+from dino_tutorial.runs.folder import load_run, new_encoder
 from dino_tutorial.training.checkpoint import CURRENT, PREVIOUS
 
 RELEASED_SIZE = 224  # px that released weights are measured at

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import as_json, kind_of, replace_folder, replacing, user_path
+from dino_tutorial.files import as_json, kind_of, replace_folder, replacing, unwritable, user_path
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.models.elsewhere import (
     Folder,
@@ -77,7 +77,11 @@ def _write_folder(path: Path, folder: Folder) -> None:
     kind = kind_of(path)
     if kind and kind != "folder":
         raise UserError(f"{path} is a file: name a folder with --out")
-    if kind and (others := {one.name for one in path.iterdir()} - files.keys()):
+    try:
+        there = {one.name for one in path.iterdir()} if kind else set()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if others := there - files.keys():
         raise UserError(f"{path} holds {min(others)} too: name a new folder with --out")
     replace_folder(path, files)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.storage import StoredArray
-from dino_tutorial.files import describe_error, open_regular, replacing
+from dino_tutorial.files import describe_error, open_regular, replacing, unreadable
 
 FORMATS = (".npz", ".parquet", ".csv")
 BLOCK = 1024  # rows in memory at a time
@@ -99,20 +99,40 @@ def read_npz(path: Path) -> FeatureTable:
         UserError: it cannot be read, or is no such file.
     """
     try:
-        with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
-            return FeatureTable(
-                files=content["files"].tolist(),
-                labels=content["labels"],
-                classes=tuple(content["classes"].tolist()),
-                features=content["features"],
-                weights=str(content["weights"]),
-                image_size=int(content["image_size"]),
-            )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, TypeError) as error:
+        with open_regular(path) as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no archive of arrays")
+            with np.load(file, allow_pickle=False) as content:
+                table = FeatureTable(
+                    files=content["files"].tolist(),
+                    labels=content["labels"],
+                    classes=tuple(content["classes"].tolist()),
+                    features=content["features"],
+                    weights=str(content["weights"]),
+                    image_size=int(content["image_size"]),
+                )
+        _check_table(table)
+    except PermissionError:
+        raise unreadable(path) from None
+    except Exception as error:  # a damaged file can fail anywhere in the reader
         raise UserError(
             f"{path} holds no features with names ({describe_error(error)}): make it by "
             f"dino-tutorial embed RUN --data FOLDER --out {path.with_suffix('.npz').name}"
         ) from None
+    return table
+
+
+def _check_table(table: FeatureTable) -> None:
+    """Raise ValueError unless there is a row of numbers, a name and a label for each image."""
+    n, x, y = len(table.files), table.features, table.labels
+    if x.ndim != 2 or len(x) != n or y.shape != (n,) or n == 0:
+        raise ValueError(f"{n} files do not go with features {x.shape} and labels {y.shape}")
+    if x.dtype.kind != "f" or y.dtype.kind != "i":
+        raise ValueError(f"features of type {x.dtype}, labels of type {y.dtype}")
+    if not -1 <= y.min() <= y.max() < max(1, len(table.classes)):
+        raise ValueError(f"labels from {y.min()} to {y.max()} of {len(table.classes)} classes")
+    if not np.isfinite(x).all():
+        raise ValueError("features that are NaN or infinite")
 
 
 def _write_npz(path: Path, stored: StoredFeatures, kept: np.ndarray) -> None:

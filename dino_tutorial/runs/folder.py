@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,15 @@ from dino_tutorial.files import (
     plain_name,
     read_json,
     replacing,
+    unreadable,
     unwritable,
     user_path,
     write_json,
 )
 from dino_tutorial.files.locks import locked
 from dino_tutorial.models import Encoder, VisionTransformer, build_encoder
-from dino_tutorial.models.weights_file import notes_of, with_notes
+from dino_tutorial.models.misfit import misfit
+from dino_tutorial.models.notes import digest, is_changed, notes_of, with_notes
 from dino_tutorial.parallel import Processes, from_main
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.training.checkpoint import has_checkpoint
@@ -118,8 +119,8 @@ class Run:
         model = new_encoder(self.config)
         try:
             model.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
+        except RuntimeError:
+            reason = misfit(state, model.state_dict())
             raise UserError(
                 f"{path} does not fit the run's configuration ({reason}): {AGAIN}"
             ) from None
@@ -143,16 +144,14 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
         open_regular(path).close()
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            expected = notes_of(file.metadata()).get("sha256")
+            damaged = is_changed(state, notes_of(file.metadata()))
     except PermissionError:
-        raise UserError(
-            f"{path} may not be read (Permission denied): ask its owner for chmod +r"
-        ) from None
+        raise unreadable(path) from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{path} is damaged and does not fit the run ({describe_error(error)}): {AGAIN}"
         ) from None
-    if expected not in (None, digest(state)):
+    if damaged:
         raise UserError(f"{path} is damaged (its checksum is wrong): {AGAIN}")
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise UserError(f"{path} holds NaN or infinity, for its training diverged: train again")
@@ -343,12 +342,3 @@ def save_backbone(path: Path, encoder: nn.Module) -> None:
             save_file(state, temporary, with_notes(**notes))
         except SafetensorError as error:
             raise unwritable(path, error) from error
-
-
-def digest(state: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values, in the order of the names."""
-    total = sha256()
-    for name, tensor in sorted(state.items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()

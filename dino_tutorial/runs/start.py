@@ -10,6 +10,7 @@ from dino_tutorial.files import kind_of, user_path
 from dino_tutorial.methods import Method
 from dino_tutorial.models import Encoder, VisionTransformer
 from dino_tutorial.models.block import SwiGLU
+from dino_tutorial.models.misfit import misfit
 from dino_tutorial.models.vit import SHAPES
 from dino_tutorial.options import flatten
 from dino_tutorial.runs.build import load_method, trained_method
@@ -50,8 +51,9 @@ def start_from(method: Method, init: str | Path, n_classes: int = 0) -> None:
     state, modules = before.state_dict(), dict(method.named_modules())
     for name, module in before.named_modules():
         if isinstance(module, VisionTransformer) and f"{name}.pos_embed" in state:
-            rows, columns = modules[name].grid_size
-            state[f"{name}.pos_embed"] = module.positions(rows, columns).detach()
+            own = modules.get(name)
+            if isinstance(own, VisionTransformer):  # else it does not fit, which is said below
+                state[f"{name}.pos_embed"] = module.positions(*own.grid_size).detach()
     load_method(method, state, f"train.init = {init}")
 
 
@@ -61,10 +63,11 @@ def _is_backbone(init: str | Path) -> bool:
 
 def _load_backbone(method: Method, opened: OpenedEncoder) -> None:
     for backbone in method.backbones:
+        state = _state_for(backbone, opened.encoder)
         try:
-            backbone.load_state_dict(_state_for(backbone, opened.encoder))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
+            backbone.load_state_dict(state)
+        except RuntimeError:
+            reason = misfit(state, backbone.state_dict())
             raise UserError(
                 f"train.init = {opened.name} does not fit this model ({reason}): set model.* as "
                 f"its weights need it"

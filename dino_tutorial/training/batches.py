@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from dino_tutorial.datasets.base import ImageDataset, identity
 from dino_tutorial.errors import UserError
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views.params import to_device
+
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; a cluster or a container; a terminal that goes
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:
@@ -137,23 +140,36 @@ def batches(
             persistent_workers=False,
             worker_init_fn=leave_signals_to_main,
         )
-        try:
-            for images, labels, sizes in loader:
-                images = images.to(device, non_blocking=True)
-                yield Batch(images, labels.to(device, non_blocking=True), sizes)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a process that decodes images was ended from outside, perhaps for want of memory: "
-                f"set train.workers below {workers}, then continue with --resume"
-            ) from error
+        for images, labels, sizes in loader:
+            images = images.to(device, non_blocking=True)
+            yield Batch(images, labels.to(device, non_blocking=True), sizes)
+
+
+@contextmanager
+def workers_watched(workers: int) -> Iterator[None]:
+    """Tell what to do when a loader worker dies, which torch raises wherever the program is then.
+
+    Raises:
+        UserError: one was ended from outside.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        with suppress(ValueError, AttributeError):  # it would be raised again as the others end
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise UserError(
+            "a process that decodes images was ended from outside, perhaps for want of memory: "
+            f"set train.workers below {workers}, then continue with --resume"
+        ) from error
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Let a loader worker decode on when Ctrl-C or SIGTERM reaches the whole process group.
+    """Let a loader worker decode on when what stops a run reaches the whole process group.
 
     The main process needs its images to end the step and to save; it stops the workers itself.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in STOPS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

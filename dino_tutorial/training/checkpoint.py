@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import describe_error, open_regular, replacing
+from dino_tutorial.files import describe_error, open_regular, replacing, unreadable
 from dino_tutorial.training.health import first_not_finite
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -101,9 +101,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     except pickle.UnpicklingError:
         return {}, f"{path.name} is damaged or holds code, which is never run"
     except PermissionError:
-        raise UserError(
-            f"{path} may not be read (Permission denied): ask its owner for chmod +r"
-        ) from None
+        raise unreadable(path) from None
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the reader

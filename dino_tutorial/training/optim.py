@@ -74,7 +74,7 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     if name == "lars":
-        from timm.optim import Lars  # with torchvision, longer than all the rest together
+        from timm.optim import Lars  # timm takes more than a second, and few runs need it
 
         return Lars(groups, lr=lr, momentum=momentum)
     if name == "sgd":

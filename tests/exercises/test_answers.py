@@ -2,11 +2,14 @@
 
 import importlib.util
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from dino_tutorial.exercises.checking import judge
+from dino_tutorial.exercises import checking
+from dino_tutorial.exercises.checking import judge, observe, same
+from dino_tutorial.exercises.exercise import Answer, Mistaken
 from dino_tutorial.exercises.registry import EXERCISES
 
 HERE = Path(__file__).parent
@@ -34,6 +37,17 @@ EQUIVALENT = dict(
     if line and not line.startswith("#")
 )
 GENERIC = ("other", "far-too-large", "far-too-small")
+
+
+# A thousand answers meet the same few draws here: what is right on each is worked out once.
+expected_of = checking.expected_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def expected_once():
+    checking.expected_of = cache(expected_of)
+    yield
+    checking.expected_of = expected_of
 
 
 def _spread(found, most):
@@ -64,10 +78,11 @@ def test_there_are_two_hundred_right_answers_two_for_each_exercise():
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_right_answers_in_other_styles_are_accepted(answer):
-    exercise = EXERCISES[answer.split("__")[0]]
-    for draw in (DRAW, 8):
-        verdict = judge(exercise, getattr(RIGHT, answer), draw)
-        assert verdict, verdict
+    exercise, function = EXERCISES[answer.split("__")[0]], getattr(RIGHT, answer)
+    verdict = judge(exercise, function, DRAW)
+    assert verdict, verdict
+    seen = observe(Answer(exercise, function), DRAW + 1)
+    assert same(seen, checking.expected_of(exercise, DRAW + 1))
 
 
 IN_PLACE = ("ema_update", "clip_gradients")  # what these return does not matter
@@ -119,16 +134,13 @@ def test_no_wrong_cause_is_named(judged):
 
 def _behaves_like(mutant, mistake):
     """Whoever is said to make a mistake does what the mistake does, on probes not seen before."""
-    from dino_tutorial.exercises.checking import expected_of, observe, same
-    from dino_tutorial.exercises.exercise import Answer, Mistaken
-
     exercise = EXERCISES[mutant.exercise]
     try:
         seen = observe(Answer(exercise, mutant.function), 11)
     except Mistaken as raised:
         assert raised.name == mistake.name, mutant.name
         return
-    forms = [expected_of(exercise, 11, **form) for form in mistake.forms]
+    forms = [checking.expected_of(exercise, 11, **form) for form in mistake.forms]
     assert any(same(seen, form) for form in forms), (mutant.name, mistake.name)
 
 

@@ -14,6 +14,7 @@ from dino_tutorial.cli import main
 from dino_tutorial.errors import UserError
 from dino_tutorial.grading import folder as table
 from dino_tutorial.grading import submission
+from dino_tutorial.grading.package import Package
 from dino_tutorial.grading.submission import Graded, check_again, run_submission
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs process limits")
@@ -97,18 +98,27 @@ def byol_loss(prediction, target):
 check("byol_loss", byol_loss)
 """
 
+# Four ways to forge, a cell and an exercise each; INSTALLED is the package's own folder.
 FORGED = {
-    "a patched comparison": """
+    "both_directions": """
+from pathlib import Path
+for name in ("checking", "symptoms"):
+    path = Path(r"INSTALLED") / "exercises" / f"{name}.py"
+    path.write_text(path.read_text() + "same = close = lambda *_: True")
+from dino_tutorial.exercises import check
+check("both_directions", lambda *_: 0.0)
+""",
+    "byol_loss": """
 import torch
 from dino_tutorial.exercises import check, checking, symptoms
 checking.same = symptoms.close = torch.allclose = lambda *_, **__: True
 assert check("byol_loss", lambda p, z: (p - z).sum())
 """,
-    "a written verdict": """
+    "koleo": """
 import json, os
 from pathlib import Path
 folder = Path(os.environ["DINO_TUTORIAL_CHECKS"])
-verdict = {"exercise": "byol_loss", "passed": True, "mistake": None}
+verdict = {"exercise": "koleo", "passed": True, "mistake": None}
 (folder / "1.json").write_text(json.dumps(verdict))
 (folder / "2.json").write_text(json.dumps(verdict | {"exercise": "no such exercise"}))
 (folder / "2.pickle").write_bytes(b"nonsense")
@@ -116,27 +126,57 @@ verdict = {"exercise": "byol_loss", "passed": True, "mistake": None}
 os.mkfifo(folder / "4.json")
 os.symlink("/etc/hostname", folder / "5.json")
 """,
-    "a function that patches the package when it is called": """
-from dino_tutorial.exercises import check
-
-def byol_loss(prediction, target):
+    "soft_cross_entropy": """
+def soft_cross_entropy(teacher, student):
     import torch
     from dino_tutorial.exercises import checking
     checking.same = lambda *_: True
     torch.allclose = lambda *_, **__: True
-    return (prediction - target).sum()
+    return (teacher - student).sum()
 
-check("byol_loss", byol_loss)
+check("soft_cross_entropy", soft_cross_entropy)
 """,
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", FORGED.values(), ids=FORGED)
-def test_a_forged_verdict_counts_nothing(tmp_path, source):
-    one = graded(tmp_path, source)
+def test_a_forged_verdict_counts_nothing_and_the_installed_package_is_only_read(
+    tmp_path, monkeypatch, capsys
+):
+    """Edits that somebody makes meanwhile stay, and one that a submission makes helps nobody."""
+    kept = Package()
+    installed = tmp_path / "installed" / "dino_tutorial"
+    kept.copy_to(installed.parent)
+    monkeypatch.setattr(submission, "PACKAGE", Package(installed))
+    monkeypatch.setattr(table, "PACKAGE", submission.PACKAGE)
+    (tmp_path / "submitted").mkdir()
+    sources = [source.replace("INSTALLED", str(installed)) for source in FORGED.values()]
+    notebook(tmp_path / "submitted" / "one.ipynb", *sources)
+    (one,) = table.grade_folder(tmp_path / "submitted", tmp_path / "grades.csv", PATIENT)
     assert one.status == "ok", one.reason
-    assert one.scores == {"byol_loss": False} and one.score == 0
+    assert one.scores == dict.fromkeys(FORGED, False) and one.score == 0
+    assert (installed / "exercises" / "checking.py").read_text().endswith("lambda *_: True")
+    said = capsys.readouterr().err
+    assert "exercises/checking.py of the installed package was changed meanwhile" in said
+    assert kept.changed() == []
+
+
+def test_a_copy_of_the_package_needs_no_compiler_and_knows_what_has_changed(tmp_path):
+    root = tmp_path / "dino_tutorial"
+    (root / "__pycache__").mkdir(parents=True)
+    (root / "a.py").write_text("x = 1")
+    (root / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"bytecode")
+    kept = Package(root)
+    (root / "a.py").write_text("x = 2")
+    (root / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"other bytecode")
+    assert kept.changed() == ["a.py"]
+    (root / "a.py").unlink()
+    assert kept.changed() == ["a.py"]
+    kept.copy_to(tmp_path / "copy")
+    copied = tmp_path / "copy" / "dino_tutorial"
+    assert (copied / "a.py").read_text() == "x = 1"
+    assert (copied / "__pycache__" / "a.cpython-311.pyc").read_bytes() == b"bytecode"
+    assert (copied / "a.py").stat().st_mtime_ns == kept.files[Path("a.py")][1]
 
 
 @pytest.mark.slow
@@ -153,16 +193,15 @@ exercises.check("byol_loss", None)
     assert one.reason == "it ran to its end, and no `check` was called"
 
 
-@pytest.mark.slow
-def test_answers_that_are_classes_or_lean_on_other_cells_count(tmp_path):
-    helper = """
+# Answers that are classes, or lean on other cells.
+HELPER = """
 import torch
 from torch import nn
 SCALE = 2
 def unit(x):
     return x / x.norm(dim=-1, keepdim=True)
 """
-    answer = """
+ANSWERS = """
 from dino_tutorial.exercises import check
 def byol_loss(prediction, target):
     return (SCALE - SCALE * (unit(prediction) * unit(target.detach())).sum(-1)).mean()
@@ -183,25 +222,23 @@ class DINOLoss(nn.Module):
         return (each.sum() - each.diagonal().sum()) / (2 * len(log_q) - 2)
 check("DINOLoss", DINOLoss)
 """
-    one = graded(tmp_path, helper, answer)
-    assert one.scores == {"byol_loss": True, "DINOLoss": True}, one
 
 
 @pytest.mark.slow
 def test_a_hang_is_ended_and_what_it_had_done_counts(tmp_path, monkeypatch):
     watch = submission._watch
 
-    def watch_from_the_second_cell(worker, marker, *limits):  # on a busy machine it starts late
+    def watch_from_the_last_cell(worker, marker, *limits):  # on a busy machine it starts late
         cell = Path(marker.partition("=")[2]).with_name("cell")
-        while not cell.exists() or cell.read_text() != "2":
+        while not cell.exists() or cell.read_text() != "3":
             time.sleep(0.1)
         return watch(worker, marker, *limits)
 
-    monkeypatch.setattr(submission, "_watch", watch_from_the_second_cell)
-    one = graded(tmp_path, RECORD, "while True: pass", timeout=0.5)
+    monkeypatch.setattr(submission, "_watch", watch_from_the_last_cell)
+    one = graded(tmp_path, HELPER, ANSWERS, "while True: pass", timeout=0.5)
     assert one.status == "timeout"
-    assert one.reason == "it was not finished after 0.5 seconds, in code cell 2"
-    assert one.scores == {"byol_loss": True} and one.score == 1
+    assert one.reason == "it was not finished after 0.5 seconds, in code cell 3"
+    assert one.scores == {"byol_loss": True, "DINOLoss": True} and one.score == 2, one
 
 
 def test_time_counts_from_the_start(tmp_path):
@@ -310,6 +347,7 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path):
         (["full", "--chapter", "biol"], "there is no chapter 'biol'"),
         (["full", "--out", "absent/grades.csv"], "absent/grades.csv cannot be written"),
         (["full", "--out", "empty"], "empty cannot be written"),
+        (["full", "--out", "full/one.ipynb"], "is one of the notebooks: give --out another name"),
     ],
 )
 def test_mistakes_of_the_teacher(tmp_path, monkeypatch, capsys, arguments, sentence):

@@ -1,6 +1,7 @@
 """`dino-tutorial classify`: right on images held out, and right about others, by name."""
 
 import csv
+import shutil
 from functools import partial
 
 import numpy as np
@@ -118,3 +119,22 @@ def test_the_command_says_it_in_lines(opened, photos, tmp_path, monkeypatch, cap
     assert lines[0].startswith("k-NN") and lines[0].endswith("%")
     assert lines[2].startswith("the most frequent class")
     assert lines[-1] == f"classes of 6 images: {tmp_path / 'new.csv'}"
+
+
+def test_features_of_images_of_another_size_are_not_mixed(opened, photos, tmp_path):
+    embed(opened, photos / "by-class", tmp_path / "known.npz", device="cpu")
+    embed(opened, photos / "new", tmp_path / "new.npz", device="cpu", image_size=2 * SIZE)
+    with pytest.raises(UserError, match=f"of {2 * SIZE} pixels, not of {SIZE}: embed"):
+        classify(opened, tmp_path / "known.npz", tmp_path / "new.npz", tmp_path / "p.csv")
+    with pytest.raises(UserError, match=f"of {SIZE} pixels, not of {2 * SIZE}: embed"):
+        classify(opened, tmp_path / "known.npz", image_size=2 * SIZE)
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_two_images_of_each_class_are_enough(opened, photos, tmp_path):
+    for colour in COLOURS:
+        (tmp_path / colour).mkdir()
+        for path in sorted((photos / "by-class" / colour).iterdir())[:2]:
+            shutil.copy(path, tmp_path / colour)
+    found = classify(opened, tmp_path, device="cpu")
+    assert found.fitted + found.measured == 2 * len(COLOURS) and found.measured >= 1

@@ -157,6 +157,17 @@ def test_parts_of_other_weights_are_not_mixed(opened, photos, tmp_path, capsys, 
     assert "choose another --out or delete it" in capsys.readouterr().err
 
 
+def test_a_folder_of_somebody_elses_where_parts_lie_keeps_what_it_holds(opened, photos, tmp_path):
+    mine = tmp_path / "x.npz.parts" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    embed(opened, photos, tmp_path / "x.npz", device="cpu")
+    assert (tmp_path / "x.npz").exists() and list(mine.parent.iterdir()) == [mine]
+    with pytest.raises(ValueError, match="cannot be cut into patches"):
+        embed(opened, photos, tmp_path / "x.npz", device="cpu", image_size=SIZE + 1)
+    assert mine.read_text() == "mine"
+
+
 def test_a_diverged_encoder_writes_nothing(opened, photos, tmp_path):
     from dino_tutorial.errors import UserError
 

@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,8 @@ from dino_tutorial.cli import main
 from dino_tutorial.datasets import decode
 from dino_tutorial.errors import UserError
 from dino_tutorial.files.locks import locked
-from dino_tutorial.runs.folder import find_folder
+from dino_tutorial.parallel import process_group
+from dino_tutorial.runs.folder import find_folder, run_folder
 from dino_tutorial.training.checkpoint import (
     CURRENT,
     PREVIOUS,
@@ -35,6 +37,11 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
 ]
 NAME = "dino-scenes-smoke"
+
+
+@pytest.fixture(autouse=True)
+def quick(without_report):
+    """The run that is compared with has a report; who is killed and resumed needs none."""
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +107,35 @@ def test_three_named_alike_at_once_are_one_and_two_sentences(tmp_path):
         assert one.code == 0 or "another --name" in one.said
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     assert [row["step"] for row in load_run(tmp_path / "base").metrics] == [0, 1, 2, 3]
+
+
+def test_one_process_finds_the_folder_for_all(tmp_path):
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "config.yaml").touch()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def join(rank, **changes):
+        def enter():
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            with process_group("cpu") as processes:
+                with run_folder(smoke(tmp_path), False, processes) as folder:
+                    print(f"folder {folder.name}")
+                with (
+                    pytest.raises(UserError, match="continue it with --resume"),
+                    run_folder(smoke(tmp_path, name=NAME), False, processes),
+                ):
+                    pass
+            return 0
+
+        return Child(enter)
+
+    ended = [child.end() for child in [join(0), join(1)]]
+    assert [one.code for one in ended] == [0, 0], ended
+    assert all(f"folder {NAME}-2" in one.said for one in ended)
+    assert {path.name for path in tmp_path.iterdir()} == {NAME, f"{NAME}-2"}
 
 
 def test_a_run_resumed_twice_at_once_goes_on_once(begun, finished, tmp_path):
@@ -316,6 +352,63 @@ def test_sigterm_to_the_process_group_while_workers_decode(photographs, tmp_path
     assert rows[-1]["step"] == step - 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_worker_killed_from_outside_is_a_sentence_whose_remedy_helps(photographs, tmp_path):
+    """And SIGHUP to the whole group, when a terminal goes, saves as SIGTERM does."""
+    root = tmp_path / "runs"
+    words = ["train", "dino", "--preset", "smoke", "--device", "cpu", "--data", str(photographs),
+             "--folder", str(root), "--name", "base", "--set", "train.epochs=2000",
+             "--set", "train.log_every=1", "--set", "train.checkpoint_every=1"]  # fmt: skip
+
+    def decode_on_demand(*more):
+        decode.MEMORY_LIMIT = 0
+        return main([*words, *more])
+
+    log = root / "base" / "metrics.jsonl"
+    child = Child(lambda: decode_on_demand("--set", "train.workers=2"), leads=True)
+    wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= 2)
+    workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    os.kill(int(workers[0]), signal.SIGKILL)
+    code, said = child.end()
+    assert code == 2 and "Traceback" not in said, said
+    assert "was ended from outside" in said
+    assert "set train.workers below 2, then continue with --resume" in said
+    kept = load_checkpoint(root / "base")["step"]
+    child = Child(lambda: decode_on_demand("--set", "train.workers=1", "--resume"), leads=True)
+    wait_for(lambda: load_checkpoint(root / "base", warn=str)["step"] > kept)
+    os.killpg(child.pid, signal.SIGHUP)
+    code, said = child.end()
+    assert code == 130 and "everything is saved" in said, said
+    rows = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert rows == list(range(load_checkpoint(root / "base")["step"]))
+
+
+def test_who_asks_twice_to_stop_waits_for_no_step(tmp_path):
+    """The first signal lets a step end; another one, later, does not wait for it."""
+    reached, words = tmp_path / "reached", ["train", "dino", "--preset", "smoke", "--device", "cpu"]
+    words += ["--folder", str(tmp_path), "--name", "base", "--set", "train.checkpoint_every=1"]
+    step = Trainer._step
+
+    def slow(self, *arguments):
+        if self.step == 2:
+            reached.touch()
+            time.sleep(600)
+        return step(self, *arguments)
+
+    def begin():
+        Trainer._step = slow
+        return main(words)
+
+    child = Child(begin)
+    wait_for(reached.exists)
+    os.kill(child.pid, signal.SIGINT)
+    time.sleep(0.7)  # longer than what counts as one signal
+    os.kill(child.pid, signal.SIGINT)
+    code, said = child.end()
+    assert code == 130 and "Traceback" not in said, said
+    assert load_checkpoint(tmp_path / "base")["step"] == 2
+
+
 def test_resume_goes_on_with_nothing_but_what_was_started(begun, tmp_path, capsys):
     shutil.copytree(begun, tmp_path / "runs")
     before = tree(tmp_path)
@@ -328,6 +421,16 @@ def test_resume_goes_on_with_nothing_but_what_was_started(begun, tmp_path, capsy
         assert main(["train", *words, *options]) == 2
         assert sentence in capsys.readouterr().err
     assert tree(tmp_path) == before
+
+
+def test_a_run_of_another_architecture_does_not_begin_one(finished, tmp_path, capsys):
+    words = ["train", "dino", "--preset", "smoke", "--device", "cpu", "--folder", str(tmp_path)]
+    words += ["--set", f"train.init={finished.folder}", "--set", "model.arch=resnet10"]
+    assert main(words) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "student.backbone.stem.0.weight" in said and "are missing" in said
+    assert "use those it was trained with" in said
+    assert tree(tmp_path) == {}
 
 
 def test_a_configuration_that_is_not_whole_is_refused(begun, tmp_path):
@@ -383,6 +486,9 @@ WRITERS = {
     "onnx": ["export", "RUN", "--to", "onnx", "--out", "OUT/a.onnx"],
     "curate": ["curate", "--pool", "scenes", "--limit", "200", "--device", "cpu", "--out",
                "OUT/curated"],
+    "assignment": ["assignment", "all", "--out", "OUT/exercises/byol"],
+    "classify": ["classify", "RUN", "--data", "OUT/classes", "--predict", "OUT/photos", "--device",
+                 "cpu", "--out", "OUT/a.csv"],
     "grade": ["grade", "OUT/submitted", "--out", "OUT/grades.csv"],
 }  # fmt: skip
 
@@ -394,12 +500,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(command, begun, f
     shutil.copytree(finished.folder, out / "run")
     (out / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(out / "photos" / "a.png")
+    for number in range(4):
+        (out / "classes" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(out / "classes" / "ab"[number % 2] / f"{number}.png")
     (out / "submitted").mkdir()
     (out / "submitted" / "one.ipynb").write_text("{}")
     words = [
         word.replace("OUT", str(out)).replace("RUN", str(out / "run")) for word in WRITERS[command]
     ]
-    before = tree(out)
+    before, folders = tree(out), _folders(out)
 
     def starve():
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -417,6 +526,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(command, begun, f
             for name in ("metrics.jsonl", "timings.jsonl", ".lock"):  # the killed run's lock
                 files.pop(f"{NAME}/{name}", None)
     assert after == before
+    if command != "curate":  # whose folder keeps what is described
+        assert _folders(out) == folders
+
+
+def _folders(root: Path) -> set[Path]:
+    return {path for path in root.rglob("*") if path.is_dir()}
 
 
 def test_find_folder_counts_on_past_a_gap(tmp_path):
