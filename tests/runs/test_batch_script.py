@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.distributed.run import get_args_parser
 
-from dino_tutorial.cli import _parser
+from dino_tutorial.cli import build_parser
 
 SCRIPT = Path(__file__).resolve().parents[2] / "book" / "_static" / "train.sbatch"
 VALUES = {
@@ -35,5 +35,5 @@ def test_torchrun_and_the_command_line_take_its_options():
     assert (found.nnodes, found.nproc_per_node, found.max_restarts) == ("2", "gpu", 3)
     assert (found.rdzv_backend, found.rdzv_endpoint) == ("c10d", "node-1:29500")
     assert found.module and found.training_script == "dino_tutorial"
-    options = _parser().parse_args(found.training_script_args)
+    options = build_parser().parse_args(found.training_script_args)
     assert options.resume == "auto" and options.name == "first" and options.data == "photos"
