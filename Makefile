@@ -1,7 +1,9 @@
 # make run    train DINO on the embedded scenes and show the result
 # make test   every test, the notebooks included
 # make test-fast   what to run while working: no notebook, no training of more than a few steps
-# make book   build the site into _build/html
+# make book   build the site into _build/html; with REPOSITORY=owner/name on GitHub its pages have
+#             buttons that run, edit and discuss them there, and the notebooks install from there
+# make test-lowest   the tests with the oldest versions that pyproject.toml allows, torch among them
 # make pdf    the whole book on paper: _build/dino-tutorial.pdf, after make book
 # The first of them creates .venv from requirements.lock. It needs Python 3.11 or newer.
 
@@ -13,12 +15,15 @@ PIP := $(BIN) -m pip --disable-pip-version-check install --quiet --timeout 180 -
 # As many test processes as this, one thread each, so that they do not fight for the cores.
 WORKERS ?= 2
 QUIET := TQDM_DISABLE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONHASHSEED=0
+# OWNER/NAME on GitHub, for `make book`; no page leads to a repository without it.
+REPOSITORY ?=
+LOWEST := .venv-lowest
 # The newest Python of these that is at least 3.11. Name another with `make PYTHON=…`.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: run test test-fast book pdf notebooks lint lock bench clean
+.PHONY: run test test-fast test-lowest book pdf notebooks lint lock bench clean
 
 run: $(STAMP)
 	@$(VENV)/bin/dino-tutorial train dino --data patterns --preset laptop
@@ -29,7 +34,17 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(QUIET) $(BIN) -m pytest tests -n $(WORKERS) -m "not slow and not site"
 
+# Chapters and the site's own tests are left out: they are of the newest versions.
+test-lowest: $(STAMP)
+	$(PIP) uv
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(VENV)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct \
+	  --editable '.[test]'
+	$(QUIET) $(LOWEST)/bin/python -m pytest tests --ignore tests/site -n $(WORKERS)
+
+book: export DINO_TUTORIAL_REPOSITORY := $(REPOSITORY)
 book: $(STAMP)
+	$(if $(REPOSITORY),$(BIN) tools/notebooks.py prepare --repository $(REPOSITORY))
 	$(VENV)/bin/jupyter-book build . -nW --keep-going
 	$(QUIET) DINO_TUTORIAL_SITE=_build/html $(BIN) -m pytest tests/site -q
 
@@ -61,7 +76,7 @@ lock: $(STAMP)
 	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # .venv counts as complete only when this stamp is in it. It names the folder, because a virtual
 # environment that was moved does not work.

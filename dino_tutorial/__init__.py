@@ -5,17 +5,23 @@
 >>> run.summary["knn_top1"], dino_tutorial.evaluate(run)["knn_raw_pixels"]
 """
 
+from importlib import import_module
+
 __version__ = "0.1.0"
 
-_FACE = ("configure", "evaluate", "load_run", "train")
+_FACE = {  # name: its room, imported when it is needed, so that --help answers at once
+    "configure": "runs",
+    "evaluate": "runs",
+    "load_run": "runs",
+    "shipped": "files.shipped",
+    "train": "runs",
+}
 __all__ = [*_FACE, "__version__"]
 
 
 def __getattr__(name: str):
-    if name in _FACE:  # torch is imported when it is needed, so that --help answers at once
-        from dino_tutorial import runs
-
-        return getattr(runs, name)
+    if name in _FACE:
+        return getattr(import_module(f"dino_tutorial.{_FACE[name]}"), name)
     raise AttributeError(f"module 'dino_tutorial' has no attribute {name!r}")
 
 

@@ -1,10 +1,12 @@
 """Run, normalise and check the notebooks of the book.
 
+    python tools/notebooks.py prepare [NOTEBOOK ...]    make them run outside of a checkout
     python tools/notebooks.py execute [NOTEBOOK ...]    run them and store their outputs
     python tools/notebooks.py check   [NOTEBOOK ...]    list what a reader should never see
 
 Without names, every notebook in ``book/``. A notebook is stored in a normal form, so that running
-it again on the same machine changes nothing in git.
+it again on the same machine changes nothing in git. With ``prepare --repository OWNER/NAME`` the
+notebooks install the package from there, where it is missing.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 # One thread and no progress bars, as in `make test`: the order of a sum decides its last digit.
@@ -48,6 +51,29 @@ DATA = re.compile(r"base64,\s*[A-Za-z0-9+/=]+")  # letters by chance, not what a
 HEAVIEST = 600_000  # bytes of one output in HTML; a phone loads the page as well
 CHECKED = "nbval-check-output"
 SOLUTION = re.compile(r"^`{3,}\{solution-(start|end)\}", re.MULTILINE)
+INSTALLS = "install"  # tag of the first code cell, which the page does not show
+MISSING = 'import importlib.util\n\nif importlib.util.find_spec("dino_tutorial") is None:\n'
+WITHOUT_ADDRESS = """\
+    raise ModuleNotFoundError(
+        "install the package first: `make run` in its repository does"
+    )"""
+# The versions that are there are asked for by name, so that pip keeps them or says why it cannot.
+WITH_ADDRESS = """\
+    import importlib.metadata
+    import subprocess
+    import sys
+
+    stays = [
+        f"{part.name}=={part.version}"
+        for part in importlib.metadata.distributions()
+        if part.name in ("torch", "torchvision")
+    ]
+    package = "dino-tutorial @ git+https://github.com/REPOSITORY"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *stays, package], check=True)"""
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+# A file of the repository that is looked for from the folder in which the notebook runs.
+CLIMBS = re.compile(r"\bPath\.cwd\(\)|[\"']\.\./")
 
 
 def execute(path: Path) -> bool:
@@ -120,6 +146,49 @@ def _normal_outputs(outputs: list[NotebookNode]) -> Iterator[NotebookNode]:
         yield output
 
 
+def prepare(path: Path, repository: str | None = None) -> bool:
+    """Give one notebook the cell that installs what is missing; returns whether the file changed.
+
+    Without a repository, the one that its cell names already stays.
+    """
+    before = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(before, as_version=4)
+    old = [cell for cell in notebook.cells if INSTALLS in cell.metadata.get("tags", [])]
+    if repository is None:
+        repository = _repository_of(old[0]) if old else ""
+    cells = [cell for cell in notebook.cells if cell not in old]
+    place = next(number for number, cell in enumerate(cells) if cell.cell_type == "code")
+    cells.insert(place, new_code_cell(install_cell(repository), execution_count=1))
+    cells[place].metadata["tags"] = [INSTALLS, "remove-cell"]
+    notebook.cells = cells
+    _count(notebook)
+    after = write(normalise(notebook))
+    if after != before:
+        path.write_text(after, encoding="utf-8")
+    return after != before
+
+
+def install_cell(repository: str) -> str:
+    """The source of the cell, for ``OWNER/NAME`` on GitHub or for an address not known yet: ""."""
+    then = WITH_ADDRESS.replace("REPOSITORY", repository) if repository else WITHOUT_ADDRESS
+    return MISSING + then
+
+
+def _repository_of(cell: NotebookNode) -> str:
+    found = re.search(rf"git\+https://github\.com/({REPOSITORY.pattern})", cell.source)
+    return found[1] if found else ""
+
+
+def _count(notebook: NotebookNode) -> None:
+    """Count the cells anew, as far as the notebook was run: 1, 2, 3 …"""
+    run = [c for c in notebook.cells if c.cell_type == "code" and c.execution_count is not None]
+    for number, cell in enumerate(run, 1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
+
+
 def write(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook) + "\n"
 
@@ -143,6 +212,10 @@ def problems(notebook: NotebookNode) -> list[str]:
             found.append(f"a cell tagged {CHECKED} has no text output: {_first_line(cell)}")
     for cell in code:
         found += [f"{problem}: {_first_line(cell)}" for problem in _cell_problems(cell)]
+        if CLIMBS.search(cell.source):
+            found.append(f"it needs a checkout, use dino_tutorial.shipped: {_first_line(cell)}")
+    if not code or code[0].source != install_cell(_repository_of(code[0])):
+        found.append("its first code cell does not install: run tools/notebooks.py prepare")
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and WORDLESS.search(cell.source):
             found.append(f"a picture without alt text: {_first_line(cell)}")
@@ -202,13 +275,22 @@ def read(path: Path) -> NotebookNode:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["execute", "check"])
+    parser.add_argument("command", choices=["prepare", "execute", "check"])
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--jobs", type=int, default=2, help="notebooks to run at a time")
+    parser.add_argument("--repository", help="prepare: OWNER/NAME on GitHub")
     arguments = parser.parse_args()
     paths = [path.resolve() for path in arguments.notebooks] or sorted(BOOK.glob("*.ipynb"))
 
     failed = False
+    if arguments.command == "prepare":
+        if arguments.repository and not REPOSITORY.fullmatch(arguments.repository):
+            parser.error(f"--repository is OWNER/NAME on GitHub, not {arguments.repository}")
+        for path in paths:
+            if prepare(path, arguments.repository):
+                print(f"{path.name}: changed")
+        return failed
+
     if arguments.command == "check":
         for path in paths:
             for problem in problems(read(path)):

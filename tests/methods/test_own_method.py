@@ -30,7 +30,8 @@ def _forget_methods(monkeypatch):
 
 @pytest.fixture
 def vicreg():
-    cells = [c.source for c in nbformat.read(PAGE, as_version=4).cells if c.cell_type == "code"]
+    code = [c for c in nbformat.read(PAGE, as_version=4).cells if c.cell_type == "code"]
+    cells = [c.source for c in code if "install" not in c.metadata.get("tags", [])]
     (last,) = (place for place, cell in enumerate(cells) if "class VICReg(" in cell)
     (registers,) = (cell for cell in cells if "register(" in cell)
     method = "\n\n\n".join(cells[: last + 1])  # settings and loss stand in the cell before

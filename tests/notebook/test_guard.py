@@ -48,10 +48,15 @@ def stored(*cells):
     return notebooks.normalise(new_notebook(cells=list(cells)))
 
 
+def installing():
+    return new_code_cell(notebooks.install_cell(""), execution_count=1)
+
+
 def test_a_good_notebook_has_no_problems():
     figure = picture(mystnb={"image": {"alt": "a falling curve"}}, tags=[])
-    figure.execution_count = 2
-    good = stored(new_markdown_cell("![a cat](cat.png)"), printing("0.93\n"), figure)
+    figure.execution_count = 3
+    cat = new_markdown_cell("![a cat](cat.png)")
+    good = stored(cat, installing(), printing("0.93\n", count=2), figure)
     assert notebooks.problems(good) == []
 
 
