@@ -8,6 +8,7 @@ import os
 from dino_tutorial.datasets.base import ArrayDataset, ImageDataset, identity
 from dino_tutorial.datasets.davis import Davis, Video
 from dino_tutorial.datasets.folder import open_folder
+from dino_tutorial.datasets.hub import HUB, open_hub
 from dino_tutorial.datasets.settings import FITS
 from dino_tutorial.datasets.shards import is_shards, open_shards, write_shards
 from dino_tutorial.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
@@ -54,7 +55,8 @@ def open_dataset(
     """A data set by its name, or by the path of a folder of images or of tar shards.
 
     Args:
-        name: a key of `DATASETS`; a folder (see `open_folder`); a `.tar` file, a folder of them or
+        name: a key of `DATASETS`; `hf:` and a name on the Hugging Face hub, which needs the extra
+            `hub` (see `open_hub`); a folder (see `open_folder`); a `.tar` file, a folder of them or
             a pattern of shards (see `open_shards`). A folder called like a registered set is
             reached with `./` before it.
         split: "train" or "test".
@@ -82,6 +84,8 @@ def open_dataset(
         return open_torchvision(
             name, split, image_size=image_size, fit=fit, root=root, limit=limit, seed=seed
         )
+    if name.startswith(HUB):
+        return open_hub(name, split, image_size=image_size, fit=fit, limit=limit, seed=seed)
     if is_shards(name):
         return open_shards(name, split, image_size=image_size, fit=fit, limit=limit, seed=seed)
     if name and kind_of(name):

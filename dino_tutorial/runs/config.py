@@ -52,6 +52,7 @@ ADDED = {
     "train.epoch_steps": None,
     "train.images": None,
     "train.init": None,
+    "train.logger": "none",
     "train.freeze_backbone_steps": 0,
     "train.checkpoint_activations": False,
     "train.sharding": "none",

@@ -37,6 +37,7 @@ from dino_tutorial.runs.start import as_started, start_from, with_architecture
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
 from dino_tutorial.training.loop import Trainer
 from dino_tutorial.training.sharding import gathered
+from dino_tutorial.training.trackers import check_logger
 from dino_tutorial.views import Augment
 
 NO_BF16 = (
@@ -86,6 +87,7 @@ def _train(
         config = _as_started(config, folder)
     notes = [] if resumes else [check_lengths(config)]
     check_learning_rate(config)
+    check_logger(config.train.logger)
     check_patches(config)
     if not config.train.adapt:
         check_batch(config, processes.world)
@@ -175,6 +177,7 @@ def _labelled(images: ImageDataset, method: str) -> ImageDataset:
 # Settings that change where, how fast and how often, and not what is learned.
 NOT_OF_THE_RESULT = {
     *("name", "folder", "device", "train.sharding", "train.workers", "train.log_every"),
+    "train.logger",
     *("train.checkpoint_every", "train.eval_every", "train.checkpoint_activations"),
 }
 PLACES = ("source", "data.root", "train.init", "objective.teacher")

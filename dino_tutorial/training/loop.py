@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -47,6 +47,7 @@ from dino_tutorial.training.precision import autocast, fast_float32, loss_scaler
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.training.sharding import gathered, shard, sharded_like, without_reduction
 from dino_tutorial.training.threads import Threads, threads_restored
+from dino_tutorial.training.trackers import open_tracker
 from dino_tutorial.views import Augment, PatchMasks
 
 # Seconds within which signals count as one: torchrun hands on what all its processes get anyway.
@@ -136,6 +137,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from ``step`` to the end; on Ctrl-C save, then raise :class:`Interrupted`."""
         metrics, timings = self._logs()
+        logger = self.train.logger if self.processes.is_main else "none"
         self.rows = metrics.rows()
         self.method.train()
         self.clock.start(self.step)
@@ -143,6 +145,7 @@ class Trainer:
             interruptible() as interrupted,
             fast_float32(self.device),
             threads_restored(),
+            closing(open_tracker(logger, self.folder, self.step)) as tracker,
             self._bar() as bar,
         ):
             for batch in bar:
@@ -159,6 +162,7 @@ class Trainer:
                 self.clock.tick()
                 if logged:
                     metrics.write(row)
+                    tracker.log(row)
                     timings.write(self._timing())
                 finished = self.step == self.total_steps
                 stops = self._agree(interrupted(), logged)

@@ -7,6 +7,7 @@ from dino_tutorial.training.batches import steps_per_epoch
 from dino_tutorial.training.optim import CLIP_RULES, LR_SCALINGS, OPTIMIZERS
 from dino_tutorial.training.precision import PRECISIONS
 from dino_tutorial.training.sharding import SHARDINGS
+from dino_tutorial.training.trackers import LOGGERS
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,12 @@ class TrainSettings:
     )
     log_every: int = option(
         10, "Steps from one row of metrics.jsonl to the next.", low=1, high=10**9
+    )
+    logger: str = option(
+        "none",
+        "A program that gets these rows too, as an extra: tensorboard (files in the run's folder), "
+        "wandb or trackio.",
+        among=tuple(LOGGERS),
     )
     eval_every: int = option(
         1000, "Steps from one k-NN on training images to the next.", low=1, high=10**9
