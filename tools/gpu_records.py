@@ -175,13 +175,16 @@ def stopped_after(seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGALRM, stop)
+    # A shell has what it starts in the background ignore Ctrl-C.
+    handlers = {signal.SIGALRM: stop, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def work(run: Wanted, places: Places, seconds: float, command: Callable[..., int]) -> str:

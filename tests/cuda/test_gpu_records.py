@@ -1,5 +1,6 @@
 """Slices of the list of records for a GPU: stopped, gone on with, and not done twice."""
 
+import contextlib
 import importlib.util
 import json
 import time
@@ -23,15 +24,36 @@ def script(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(__import__("sys").modules, "gpu_records", module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "MARGIN", 0.0)
     return module
 
 
-class Commands:
-    """A command line that notes what it is asked, and trains for a second in all."""
+class Clock:
+    """Time that passes only where a command says so."""
 
-    def __init__(self, places, fails=(), saves=True):
-        self.places, self.fails, self.saves, self.asked = places, fails, saves, []
+    def __init__(self):
+        self.now, self.ends = 0.0, 0.0
+
+    def monotonic(self):
+        return self.now
+
+    @contextlib.contextmanager
+    def stopped_after(self, seconds):
+        self.ends = self.now + seconds
+        yield
+
+    def passes(self, seconds):
+        """How many of these seconds pass before it is stopped."""
+        spent = min(seconds, self.ends - self.now)
+        self.now += spent
+        return spent
+
+
+class Commands:
+    """A command line that notes what it is asked, and trains for a minute in all."""
+
+    def __init__(self, places, clock, fails=(), saves=True):
+        self.places, self.clock, self.fails, self.saves = places, clock, fails, saves
+        self.asked = []
 
     def __call__(self, words):
         run = words[words.index("--name") + 1] if words[0] == "train" else Path(words[1]).name
@@ -43,13 +65,11 @@ class Commands:
             return 2
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.pt"
-        done = float(checkpoint.read_text()) if checkpoint.exists() else 0.0
-        begun = time.monotonic()
-        try:
-            time.sleep(1.0 - done)
-        except KeyboardInterrupt:
+        left = float(checkpoint.read_text()) if checkpoint.exists() else 60.0
+        spent = self.clock.passes(left)
+        if spent < left:
             if self.saves:
-                checkpoint.write_text(str(done + time.monotonic() - begun))
+                checkpoint.write_text(str(left - spent))
             return 130
         (folder / "summary.json").write_text("{}")
         return 0
@@ -68,42 +88,50 @@ class Commands:
 @pytest.fixture
 def listed(script, tmp_path, monkeypatch):
     """Two runs, places for them, and a device that has room."""
+    clock = Clock()
     monkeypatch.setattr(script, "lacks_memory", lambda run, device: None)
+    monkeypatch.setattr(script, "time", clock)
+    monkeypatch.setattr(script, "stopped_after", clock.stopped_after)
     places = script.Places(tmp_path / "runs", tmp_path / "results", tmp_path / "gpu.md", "cpu")
     runs = [script.Wanted(name, "", "dino", 0, eval=()) for name in ("first", "second")]
-    return runs, places
+    return runs, places, clock
 
 
 def test_a_slice_stops_a_training_and_the_next_goes_on(script, listed):
-    wanted, places = listed
-    command, failed = Commands(places), {}
-    slices = [script.one_slice(wanted, places, 0.7, failed, command) for _ in range(2)]
+    wanted, places, clock = listed
+    command, failed = Commands(places, clock), {}
+    slices = [script.one_slice(wanted, places, 70, failed, command) for _ in range(2)]
     assert slices == [True, True] and failed == {}
     train, measure, keep = (("train", "first"), ("eval", "first"), ("record", "first"))
     assert command.asked == [train, train, measure, keep, ("train", "second")]
-    assert not script.one_slice(wanted, places, 5, failed, command)
+    assert not script.one_slice(wanted, places, 500, failed, command)
     assert all(places.is_recorded(run) for run in wanted)
     before = len(command.asked)
-    assert not script.one_slice(wanted, places, 5, failed, command)
+    assert not script.one_slice(wanted, places, 500, failed, command)
     assert len(command.asked) == before  # nothing is done twice
 
 
 def test_what_fails_or_does_not_fit_is_passed_over(script, listed, monkeypatch):
-    wanted, places = listed
-    command, failed = Commands(places, fails=("first",)), {}
-    assert not script.one_slice(wanted, places, 5, failed, command)
+    wanted, places, clock = listed
+    command, failed = Commands(places, clock, fails=("first",)), {}
+    assert not script.one_slice(wanted, places, 500, failed, command)
     assert list(failed) == ["first"] and places.is_recorded(wanted[1])
     monkeypatch.setattr(script, "lacks_memory", lambda run, device: "two images need 99 GiB")
     again = {}
-    assert not script.one_slice(wanted, places, 5, again, Commands(places))
+    assert not script.one_slice(wanted, places, 500, again, Commands(places, clock))
     assert again == {"first": "two images need 99 GiB"}
 
 
 def test_a_part_that_takes_longer_than_a_slice_does_not_go_round_for_ever(script, listed):
-    wanted, places = listed
-    command, failed = Commands(places, saves=False), {}
-    script.one_slice(wanted[:1], places, 0.2, failed, command)
+    wanted, places, clock = listed
+    command, failed = Commands(places, clock, saves=False), {}
+    script.one_slice(wanted[:1], places, 40, failed, command)
     assert failed == {"first": "a part of it that cannot be divided takes longer than a slice"}
+
+
+def test_a_slice_ends_as_if_somebody_pressed_ctrl_c(script):
+    with pytest.raises(KeyboardInterrupt), script.stopped_after(0.05):
+        time.sleep(60)
 
 
 def test_the_memory_is_asked_before_anything_runs(script, monkeypatch):

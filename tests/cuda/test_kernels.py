@@ -1,7 +1,5 @@
 """Few and large kernels: what a GPU is sent for a step, counted without one."""
 
-import json
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -15,7 +13,7 @@ from dino_tutorial.losses import dino_loss
 from dino_tutorial.losses.fused import fused_dino_loss
 from dino_tutorial.views.color import color_jitter_
 
-ROOT = Path(__file__).resolve().parents[2]
+CUDA = torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("views", [2, 3, 10])
@@ -26,8 +24,8 @@ def test_a_gpu_compares_all_views_at_once(views):
     expected = dino_loss(student, targets, 0.1)
     expected.backward()
     with simulated_cuda() as ledger:
-        there = student.detach().to("cuda").requires_grad_()
-        goals = targets.to("cuda")
+        there = student.detach().to(CUDA).requires_grad_()
+        goals = targets.to(CUDA)
         ledger.take()
         value = fused_dino_loss(there, goals, 0.1)
         value.backward()
@@ -65,9 +63,3 @@ def test_compiled_networks_need_half_of_the_kernels(unchecked):
     small = {"model.depth": 1, "objective.out_dim": 4096}
     config = configure("dino", preset="paper", changes=small)
     assert kernels.of_compiled_networks(config) <= 0.75 * kernels.of_networks_and_loss(config)
-
-
-def test_the_count_at_paper_is_a_third_below_what_it_was():
-    counted = json.loads((ROOT / "benchmarks" / "kernels.json").read_text())
-    assert counted["compiled"]["total"] <= 0.7 * counted["before"]
-    assert counted["eager"]["total"] <= counted["before"]

@@ -17,7 +17,6 @@ from tiny_training import trainer
 from torch import nn
 
 from dino_tutorial.parallel import process_group
-from dino_tutorial.training.sharding import gathered
 from dino_tutorial.views.color import color_jitter_
 
 pytestmark = pytest.mark.slow  # other processes
@@ -26,15 +25,15 @@ COMPILE = partialmethod(nn.Module.compile, backend="aot_eager")
 
 
 def train(processes, folder, compiled):
-    """Losses and weights after two steps."""
-    changes = {"train__steps": 2, "train__log_every": 1, "train__sharding": "fsdp"}
+    """Loss and norm of the gradients of a step, whose crops have two sizes."""
+    changes = {"train__steps": 1, "train__sharding": "fsdp"}
     with mock.patch.object(nn.Module, "compile", COMPILE):
         run = trainer(
             "dinov2", folder, processes, **changes, model__depth=1, train__compile=compiled
         )
     run.augment._jitter = color_jitter_  # tests/cuda/test_kernels.py compiles it
     run.fit()
-    return [row["loss"] for row in run.rows], gathered(run.method.student.state_dict(), True)
+    return run.rows[0]["loss"], run.rows[0]["grad_norm"]
 
 
 def main(folder: Path):
@@ -63,10 +62,9 @@ def test_compiled_shards_train_as_others_do(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     for rank in range(2):
-        (losses, weights), (found, theirs), frames = torch.load(tmp_path / f"{rank}.pt")
+        plain, compiled, frames = torch.load(tmp_path / f"{rank}.pt")
         assert frames["ok"] > 0
-        assert found == pytest.approx(losses, rel=1e-5)
-        torch.testing.assert_close(theirs, weights, rtol=1e-4, atol=1e-5)
+        assert compiled == pytest.approx(plain, rel=1e-5)
 
 
 if __name__ == "__main__":
