@@ -3,6 +3,7 @@
 import pytest
 
 from dino_tutorial.plots import Table
+
 TABLE = Table(["in %", "mIoU", "table"], [["DINO", "51.0", "88.7"], ["all of it", "6.3", ""]])
 
 
