@@ -68,7 +68,8 @@ WITH_ADDRESS = """\
         for part in importlib.metadata.distributions()
         if part.name in ("torch", "torchvision")
     ]
-    package = "dino-tutorial @ git+https://github.com/REPOSITORY"
+    repository = "REPOSITORY"
+    package = f"dino-tutorial @ git+https://github.com/{repository}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, *stays, package], check=True)"""
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -175,7 +176,7 @@ def install_cell(repository: str) -> str:
 
 
 def _repository_of(cell: NotebookNode) -> str:
-    found = re.search(rf"git\+https://github\.com/({REPOSITORY.pattern})", cell.source)
+    found = re.search(rf'repository = "({REPOSITORY.pattern})"', cell.source)
     return found[1] if found else ""
 
 
@@ -279,7 +280,7 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--jobs", type=int, default=2, help="notebooks to run at a time")
     parser.add_argument("--repository", help="prepare: OWNER/NAME on GitHub")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     paths = [path.resolve() for path in arguments.notebooks] or sorted(BOOK.glob("*.ipynb"))
 
     failed = False
