@@ -6,9 +6,13 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   // A table, a formula or a listing that is wider than the page scrolls. Let the keyboard reach it.
   const wide = ".bd-article table, .bd-article div.highlight pre, .bd-article .cell_output pre";
-  for (const element of document.querySelectorAll(wide)) {
-    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
-  }
+  const reach = () => {
+    for (const element of document.querySelectorAll(wide)) {
+      if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
+    }
+  };
+  reach();
+  window.addEventListener("resize", reach);
 });
 
 // Paper is light, whatever the screen is.

@@ -88,6 +88,17 @@ def test_a_page_can_be_read_by_everybody_on_every_screen_in_both_themes(visit, n
     assert [part for part in page.evaluate(SIDEWAYS) if part[0] not in MAY_SCROLL] == []
 
 
+def test_the_encoder_at_work_can_be_read_by_everybody_in_both_themes(visit):
+    axe = pytest.importorskip("axe_playwright_python", reason="no browser here: no axe")
+    page = visit("what-emerges")
+    page.get_by_role("button", name="Load the encoder").click()
+    page.locator(".encoder-play.shown").wait_for(timeout=PATIENCE)
+    page.add_script_tag(path=f"{axe.__path__[0]}/axe.min.js")
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        assert page.evaluate(AXE.replace("document,", '".encoder-play",'), None) == [], theme
+
+
 def test_paper_loses_no_line_of_code(visit):
     pypdf = pytest.importorskip("pypdf", reason="no browser here: no pypdf")
     page = visit("centering-sharpening")
@@ -139,7 +150,7 @@ def test_focus_is_seen_on_the_buttons_of_the_theme(visit):
 
 
 def test_links_show_what_they_lead_to_by_mouse_and_by_keyboard(visit):
-    page = visit("byol")
+    page = visit("images-as-tokens")
     preview = page.locator("#preview")
     for kind, words in {"glossary.html#term-": 20, "references.html#": 20}.items():
         link = page.locator(f'.bd-article p a[href*="{kind}"]').first
