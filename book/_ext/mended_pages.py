@@ -4,6 +4,7 @@ Live cells (`sphinx-thebe`) are not used here: their scripts come twice and stop
 error, so they go. Exercises and solutions all have the same two ids, which become classes. The
 parameters of a long signature are no list of definitions, as which they come. Images get their
 size, so that text does not jump, and load when they are near. The footer gets version and date.
+Entries of the list of references get the role that a list asks for.
 """
 
 import os
@@ -41,6 +42,7 @@ def mend(app: Any, pagename: str, templatename: str, context: dict, doctree: Any
         body = THEBE.sub("", KERNEL.sub("", context["body"]))
         body = SAME_IDS.sub(r'<section class="\1">', body)
         body = PARAMETERS.sub(_lines, body)
+        body = body.replace('role="doc-biblioentry"', 'role="listitem"')
         context["body"] = IMAGE.sub(lambda found: _sized(found, app, folder), body)
 
 
