@@ -574,6 +574,14 @@ def test_a_configuration_is_not_trusted(content, place):
     assert not (place / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+@pytest.mark.parametrize("content", ["[1]\n", "\0\0\n", '{"step": 1, "loss": "low"}\n', "x\n"])
+def test_rows_that_are_none_are_not_recorded(name, content, place, capsys):
+    (place / "run" / name).write_text(content)
+    assert f"line 1 of run/{name} is no row" in command(capsys, ["record", "run", "--into", "out"])
+    assert not (place / "out").exists()
+
+
 @pytest.mark.parametrize("key", ["knn_top1", "final_loss", "parameters"])
 @pytest.mark.parametrize("value", ["many", [1], {"a": 1}, True])
 def test_a_summary_without_numbers(key, value, place, capsys):

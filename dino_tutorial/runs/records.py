@@ -20,6 +20,7 @@ from dino_tutorial.options import flatten, replace_options
 from dino_tutorial.runs.config import Config, configure, read_config
 from dino_tutorial.runs.encoders import is_released
 from dino_tutorial.runs.folder import Run
+from dino_tutorial.training.log import read_rows
 
 FILES = {  # of a record
     "metrics.jsonl", "timings.jsonl", "summary.json", "environment.json", "evaluation.json",
@@ -67,6 +68,8 @@ def record(run: Run, destination: Path, name: str | None = None, weights: bool =
     target = user_path(destination) / (name if name is not None else run.folder.resolve().name)
     config = _public(run.config)
     weights = _check_place(target, config) or weights
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        read_rows(run.folder / name)  # says which line is no row, if one is none
     files = {
         "metrics.jsonl": _copied(run, "metrics.jsonl"),
         "timings.jsonl": _copied(run, "timings.jsonl"),

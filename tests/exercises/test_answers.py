@@ -89,8 +89,9 @@ IN_PLACE = ("ema_update", "clip_gradients")  # what these return does not matter
 VERDICTS: dict = {}  # by a mutant's name
 
 
+@cache
 def _verdicts(answer):
-    """An answer's mutants with their verdicts, judged once."""
+    """An answer's mutants with their verdicts: made and judged once."""
     exercise = EXERCISES[answer.split("__")[0]]
     found = _spread(MUTATIONS.mutants(RIGHT, answer), MOST_AN_ANSWER)
     for mutant in found:
