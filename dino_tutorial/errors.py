@@ -1,6 +1,7 @@
 """The one exception that means: the input is wrong, here is what to do about it."""
 
 import unicodedata
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -26,3 +27,11 @@ def _spelled(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that surrogateescape has kept
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, the one that it was raised from, and so on."""
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        following = following.__cause__ or following.__context__

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, causes
 
 LARGEST = 2**28  # bytes of a file that is read as text
 LONGEST_NAME = 200  # bytes; file systems take 255, and a number or an ending may be added
@@ -418,11 +418,16 @@ def _sync(path: Path) -> None:
 
 
 def _is_of_the_disk(error: BaseException) -> bool:
-    """Whether torch's zip writer, which makes a RuntimeError of a full disk, raised an error."""
-    if any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container")):
-        return True
-    cause = error.__cause__ or error.__context__
-    return cause is not None and (isinstance(cause, OSError) or _is_of_the_disk(cause))
+    """Whether torch's zip writer, which makes a RuntimeError of a full disk, raised an error.
+
+    And not somebody else's error, which interrupted it: torch raises the death of a loader worker
+    wherever the program is then, and the writer then complains of what it could not end.
+    """
+    chain = list(causes(error))
+    if any("DataLoader worker" in str(one) for one in chain):
+        return False
+    signs = ("PytorchStreamWriter", "inline_container")
+    return any(isinstance(one, OSError) or any(s in str(one) for s in signs) for one in chain)
 
 
 def _is_alive(pid: int) -> bool:

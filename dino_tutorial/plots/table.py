@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Table:
     """Rows of results under their headings; everything but the first column is set to the right.
 
-    Args:
+    Attributes:
         columns: the headings; the first stands above the names of the rows.
         rows: for each row its name and one cell for every further column, as they are shown.
 

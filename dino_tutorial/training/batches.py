@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_tutorial.datasets.base import ImageDataset, identity
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, causes
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views.params import to_device
 
@@ -155,7 +155,7 @@ def workers_watched(workers: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not any("DataLoader worker" in str(one) for one in causes(error)):
             raise
         with suppress(ValueError, AttributeError):  # it would be raised again as the others end
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
