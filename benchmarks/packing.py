@@ -40,7 +40,7 @@ def per_resolution(model: VisionTransformer, views: list[Tensor]) -> Tensor:
 
 def packed_split(model: VisionTransformer, views: list[Tensor]) -> Tensor:
     """One sequence of all tokens; attention, and nothing else, apart for each size."""
-    groups = [model._tokens(group.flatten(0, 1)) for group in views]
+    groups = [model.prepare_tokens(group.flatten(0, 1)) for group in views]
 
     def attend(attn: Attention, x: Tensor) -> Tensor:
         qkv = attn.qkv(x)
@@ -63,7 +63,7 @@ def packed_split(model: VisionTransformer, views: list[Tensor]) -> Tensor:
 
 def packed_nested(model: VisionTransformer, views: list[Tensor]) -> Tensor:
     """One sequence of all tokens; attention on a nested (jagged) tensor of crops."""
-    groups = [model._tokens(group.flatten(0, 1)) for group in views]
+    groups = [model.prepare_tokens(group.flatten(0, 1)) for group in views]
     lengths = torch.tensor([g.shape[1] for g in groups for _ in g])
     offsets = F.pad(lengths.cumsum(0), (1, 0))
     longest, shortest = int(lengths.max()), int(lengths.min())
@@ -90,7 +90,7 @@ def packed_mask(model: VisionTransformer, views: list[Tensor]) -> Tensor:
     batch = views[0].shape[1]
     parts, lengths = [], []
     for group in views:
-        tokens = model._tokens(group.flatten(0, 1)).unflatten(0, (-1, batch))  # (V, B, T, D)
+        tokens = model.prepare_tokens(group.flatten(0, 1)).unflatten(0, (-1, batch))  # (V, B, T, D)
         parts += tokens.unbind(0)
         lengths += [tokens.shape[2]] * len(group)
     crop = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
