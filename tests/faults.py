@@ -30,6 +30,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
+            # Python keeps bytecode that a full disk has cut short, and cannot import it again.
+            sys.dont_write_bytecode = True
             try:
                 os.close(reading)
                 os.dup2(writing, 1)
