@@ -1,8 +1,8 @@
 """Run something in two processes over gloo, as torchrun would start them.
 
-They are forked off a server that has imported the package: a pair then starts in a tenth of a
-second, where a launcher and two fresh interpreters take twelve seconds of processor time. What
-torchrun itself does, starting a dead process again, is tested in tests/runs/test_restarts.py.
+They are forked off a server that has imported the package, so that a pair starts without a launcher
+and two fresh interpreters. What torchrun itself does, starting a dead process again, is tested in
+tests/runs/test_restarts.py.
 """
 
 import multiprocessing
@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -42,11 +43,22 @@ def call_in_two_processes(function: Callable[..., None], *arguments: object) -> 
         ]
         for process in pair:
             process.start()
-        for process in pair:
-            process.join()
+        ends_together(pair)
         text = written.read_text()
     assert [process.exitcode for process in pair] == [0, 0], text
     return text
+
+
+def ends_together(pair: list) -> None:
+    """Wait for both; when one fails, end the other, which would wait for it half an hour."""
+    running = list(pair)
+    while running:
+        wait([process.sentinel for process in running])
+        for process in [process for process in running if process.exitcode is not None]:
+            running.remove(process)
+            if process.exitcode != 0:
+                for other in running:
+                    other.kill()
 
 
 def _one(
