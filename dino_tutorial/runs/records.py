@@ -68,8 +68,8 @@ def record(run: Run, destination: Path, name: str | None = None, weights: bool =
     target = user_path(destination) / (name if name is not None else run.folder.resolve().name)
     config = _public(run.config)
     weights = _check_place(target, config) or weights
-    for name in ("metrics.jsonl", "timings.jsonl"):
-        read_rows(run.folder / name)  # says which line is no row, if one is none
+    for log in ("metrics.jsonl", "timings.jsonl"):
+        read_rows(run.folder / log)  # says which line is no row, if one is none
     files = {
         "metrics.jsonl": _copied(run, "metrics.jsonl"),
         "timings.jsonl": _copied(run, "timings.jsonl"),
