@@ -1,6 +1,7 @@
 """Which images a step sees: a fixed function of seed and step, whatever happened before."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -140,9 +141,15 @@ def batches(
             persistent_workers=False,
             worker_init_fn=leave_signals_to_main,
         )
-        for images, labels, sizes in loader:
-            images = images.to(device, non_blocking=True)
-            yield Batch(images, labels.to(device, non_blocking=True), sizes)
+        try:
+            for images, labels, sizes in loader:
+                images = images.to(device, non_blocking=True)
+                yield Batch(images, labels.to(device, non_blocking=True), sizes)
+        except (ConnectionError, EOFError) as error:
+            # A worker that is killed while it hands a batch over breaks its pipe before the
+            # system tells of its end; torch raises in this pause, once, and nowhere later.
+            time.sleep(1)
+            raise RuntimeError("a DataLoader worker has gone") from error
 
 
 @contextmanager
@@ -157,7 +164,8 @@ def workers_watched(workers: int) -> Iterator[None]:
     except RuntimeError as error:
         if not any("DataLoader worker" in str(one) for one in causes(error)):
             raise
-        with suppress(ValueError, AttributeError):  # it would be raised again as the others end
+        # Torch would raise again as the others end, here too.
+        with suppress(ValueError, AttributeError, RuntimeError):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise UserError(
             "a process that decodes images was ended from outside, perhaps for want of memory: "

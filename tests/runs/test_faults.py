@@ -20,12 +20,13 @@ from PIL import Image
 from dino_tutorial import load_run, train
 from dino_tutorial.cli import main
 from dino_tutorial.datasets import decode
+from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import replacing
 from dino_tutorial.files.locks import locked
 from dino_tutorial.parallel import process_group
 from dino_tutorial.runs.folder import find_folder, run_folder
-from dino_tutorial.training.batches import workers_watched
+from dino_tutorial.training.batches import BatchOrder, batches, workers_watched
 from dino_tutorial.training.checkpoint import (
     CURRENT,
     PREVIOUS,
@@ -397,6 +398,24 @@ def test_a_worker_that_dies_while_a_checkpoint_is_written_is_not_taken_for_a_ful
         finally:
             raise RuntimeError("[enforce fail at inline_container.cc:664] unexpected pos 0 vs 128")
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "broken", [ConnectionResetError(104, "Connection reset by peer"), EOFError()]
+)
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_told_as_one(broken):
+    """Its pipe breaks before torch hears of its end: no fault of a disk or a network."""
+
+    class Dying(ImageDataset):
+        def __len__(self):
+            return 4
+
+        def placed(self, indices=None):
+            raise broken
+
+    order, cpu = BatchOrder(4, 2, 3, seed=0), torch.device("cpu")
+    with pytest.raises(UserError, match="was ended from outside"), workers_watched(1):
+        next(iter(batches(Dying(), order, cpu, workers=0)))
 
 
 def test_who_asks_twice_to_stop_waits_for_no_step(tmp_path):
