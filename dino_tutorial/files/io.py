@@ -418,16 +418,11 @@ def _sync(path: Path) -> None:
 
 
 def _is_of_the_disk(error: BaseException) -> bool:
-    """Whether torch's zip writer, which makes a RuntimeError of a full disk, raised an error.
-
-    And not somebody else's error, which interrupted it: torch raises the death of a loader worker
-    wherever the program is then, and the writer then complains of what it could not end.
-    """
-    chain = list(causes(error))
-    if any("DataLoader worker" in str(one) for one in chain):
-        return False
+    """Whether torch's zip writer, which makes a RuntimeError of a full disk, raised an error."""
     signs = ("PytorchStreamWriter", "inline_container")
-    return any(isinstance(one, OSError) or any(s in str(one) for s in signs) for one in chain)
+    return any(
+        isinstance(one, OSError) or any(s in str(one) for s in signs) for one in causes(error)
+    )
 
 
 def _is_alive(pid: int) -> bool:

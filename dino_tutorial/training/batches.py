@@ -1,9 +1,7 @@
 """Which images a step sees: a fixed function of seed and step, whatever happened before."""
 
 import signal
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from copy import copy
 from typing import NamedTuple
 
@@ -13,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_tutorial.datasets.base import ImageDataset, identity
-from dino_tutorial.errors import UserError, causes
+from dino_tutorial.errors import UserError
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.views.params import to_device
 
@@ -142,35 +140,31 @@ def batches(
             worker_init_fn=leave_signals_to_main,
         )
         try:
-            for images, labels, sizes in loader:
+            for images, labels, sizes in _begun(loader):
                 images = images.to(device, non_blocking=True)
                 yield Batch(images, labels.to(device, non_blocking=True), sizes)
-        except (ConnectionError, EOFError) as error:
-            # A worker that is killed while it hands a batch over breaks its pipe before the
-            # system tells of its end; torch raises in this pause, once, and nowhere later.
-            time.sleep(1)
-            raise RuntimeError("a DataLoader worker has gone") from error
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # Torch's own word for it, or the pipe of a worker that was handing a batch over.
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+                raise
+            raise UserError(
+                "a process that decodes images was ended from outside, perhaps for want of "
+                f"memory: set train.workers below {workers}, then continue with --resume"
+            ) from error
 
 
-@contextmanager
-def workers_watched(workers: int) -> Iterator[None]:
-    """Tell what to do when a loader worker dies, which torch raises wherever the program is then.
+def _begun(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The loader's batches; a worker that dies is met where its batch is awaited.
 
-    Raises:
-        UserError: one was ended from outside.
+    Torch would raise it from the system's signal, wherever the program is at that moment: in a
+    step, while a checkpoint is written, or in a clause that mends another error.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if not any("DataLoader worker" in str(one) for one in causes(error)):
-            raise
-        # Torch would raise again as the others end, here too.
-        with suppress(ValueError, AttributeError, RuntimeError):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        raise UserError(
-            "a process that decodes images was ended from outside, perhaps for want of memory: "
-            f"set train.workers below {workers}, then continue with --resume"
-        ) from error
+    name = getattr(signal, "SIGCHLD", None)
+    before = name and signal.getsignal(name)
+    awaited = iter(loader)
+    if name and signal.getsignal(name) is not before:
+        signal.signal(name, before or signal.SIG_DFL)
+    return awaited
 
 
 def leave_signals_to_main(worker: int) -> None:

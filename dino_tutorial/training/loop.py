@@ -24,7 +24,7 @@ from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.parallel import Processes, mean_over_processes
 from dino_tutorial.seeds import Stream, mix
-from dino_tutorial.training.batches import STOPS, Batch, BatchOrder, batches, workers_watched
+from dino_tutorial.training.batches import STOPS, Batch, BatchOrder, batches
 from dino_tutorial.training.checkpoint import CURRENT, KINDS, save_checkpoint
 from dino_tutorial.training.health import (
     check_finite,
@@ -145,7 +145,6 @@ class Trainer:
             fast_float32(self.device),
             threads_restored(),
             closing(open_tracker(logger, self.folder, self.step)) as tracker,
-            workers_watched(self.train.workers),
             self._bar() as bar,
         ):
             for batch in bar:
