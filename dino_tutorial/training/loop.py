@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -49,6 +49,11 @@ from dino_tutorial.training.sharding import gathered, shard, sharded_like, witho
 from dino_tutorial.training.threads import Threads, threads_restored
 from dino_tutorial.training.trackers import open_tracker
 from dino_tutorial.views import Augment, PatchMasks
+
+if TYPE_CHECKING:  # not while running: most versions of tqdm take no type
+    Bar = tqdm[Batch]
+else:
+    Bar = tqdm
 
 # Seconds within which signals count as one: torchrun hands on what all its processes get anyway.
 ONE_SIGNAL = 0.5
@@ -179,7 +184,7 @@ class Trainer:
         )
         return metrics, timings
 
-    def _bar(self) -> "tqdm[Batch]":
+    def _bar(self) -> Bar:
         """The batches that are left, counted on the screen of the main process."""
         order = self.order.since(self.step)
         left = batches(self.dataset, order, self.device, self.train.workers)
