@@ -575,7 +575,7 @@ def _table(summary: dict) -> str:
         ("ln K", _number(summary.get("ln_k"))),
         ("teacher entropy", _number(summary.get("teacher_entropy"))),
         ("training seconds", _number(summary.get("train_seconds"), 1)),
-        ("images per second", _number(summary.get("images_per_second"), 0)),
+        ("images per second", _rate(summary.get("images_per_second"))),
     ]
     shown = [(name, value) for name, value in rows if value]
     return "\n".join(f"{name:<26}{value:>10}" for name, value in shown)
@@ -606,6 +606,11 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _rate(value: float | None) -> str:
+    """A large encoder on a processor takes seconds an image."""
+    return "" if value is None else f"{value:.{0 if value >= 10 else 1}f}"
 
 
 if __name__ == "__main__":

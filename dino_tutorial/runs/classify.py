@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +85,8 @@ def classify(
     if k is not None:
         check_whole("k", k, 1, LARGEST_LIMIT, "neighbours")
     torch_device = choose_device(device)
-    table = _open_table(opened, data, image_size, torch_device)
-    fit, held = _split(table, str(data))
+    table = _open_table(opened, data, image_size, torch_device, labelled=True)
+    fit, held = _split(table.files, table.labels, table.classes, str(data))
     asked = (
         None if predict is None else _open_table(opened, predict, table.image_size, torch_device)
     )
@@ -119,9 +120,16 @@ def _check_out(path: Path) -> Path:
 
 
 def _open_table(
-    opened: OpenedEncoder, data: str | os.PathLike[str], size: int | None, device: torch.device
+    opened: OpenedEncoder,
+    data: str | os.PathLike[str],
+    size: int | None,
+    device: torch.device,
+    labelled: bool = False,
 ) -> FeatureTable:
-    """Features of images, out of a file or of an encoder; None is the file's or encoder's size."""
+    """Features of images, out of a file or of an encoder; None is the file's or encoder's size.
+
+    Images that should be ``labelled`` and are not are refused before the encoder looks at them.
+    """
     path = user_path(data)
     if path.suffix == ".npz" and kind_of(path) != "folder":
         table = read_npz(path)
@@ -138,6 +146,8 @@ def _open_table(
         return table
     size = opened.image_size if size is None else size
     images = open_every(data, size)
+    if labelled:
+        _split(images.paths, images.labels.numpy(), images.classes, str(data))
     features = features_of(opened.encoder.to(device).eval(), device)
     found = []
     with tqdm(total=len(images.paths), desc="describe", unit=" images", disable=None) as bar:
@@ -156,12 +166,14 @@ def _open_table(
     return FeatureTable(files, labels, images.classes, x[kept], opened.digest, size)
 
 
-def _split(table: FeatureTable, name: str) -> tuple[Int[Tensor, " fit"], Int[Tensor, " held"]]:
+def _split(
+    files: Sequence[str], labels: np.ndarray, classes: Sequence[str], name: str
+) -> tuple[Int[Tensor, " fit"], Int[Tensor, " held"]]:
     """Rows of labelled images to fit to and to measure on, as the names of their folders say."""
-    labelled = [file for file, label in zip(table.files, table.labels, strict=True) if label >= 0]
-    if len(table.classes) < 2 or not labelled:
+    labelled = [file for file, label in zip(files, labels, strict=True) if label >= 0]
+    if len(classes) < 2 or not labelled:
         raise UserError(f"{name} has no classes: put the images of each into a folder of its own")
-    layout = find_layout(table.files)
+    layout = find_layout(files)
     if not layout.train:
         raise UserError(
             f"{name} has folders for testing and none for training: call one of them train"
@@ -169,7 +181,7 @@ def _split(table: FeatureTable, name: str) -> tuple[Int[Tensor, " fit"], Int[Ten
     splits = {"train": layout.train, "test": layout.test}
     if not layout.test:
         splits = hold_out(labelled)
-    row = {file: number for number, file in enumerate(table.files) if table.labels[number] >= 0}
+    row = {file: number for number, file in enumerate(files) if labels[number] >= 0}
     fit, held = (
         torch.tensor([row[file] for file in splits[split] if file in row], dtype=torch.int64)
         for split in ("train", "test")

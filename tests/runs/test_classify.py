@@ -138,3 +138,12 @@ def test_two_images_of_each_class_are_enough(opened, photos, tmp_path):
             shutil.copy(path, tmp_path / colour)
     found = classify(opened, tmp_path, device="cpu")
     assert found.fitted + found.measured == 2 * len(COLOURS) and found.measured >= 1
+
+
+def test_images_without_classes_are_refused_before_the_encoder_looks_at_them(opened, photos):
+    looks = []
+    handle = opened.encoder.register_forward_pre_hook(lambda *_: looks.append(1))
+    with pytest.raises(UserError, match="has no classes"):
+        classify(opened, photos / "new", device="cpu")
+    handle.remove()
+    assert looks == []
