@@ -3,7 +3,7 @@
 # make test-fast   what to run while working: no notebook, no training of more than a few steps
 # make book   build the site into _build/html; with REPOSITORY=owner/name on GitHub its pages have
 #             buttons that run, edit and discuss them there, and the notebooks install from there
-# make test-lowest   the tests with the oldest versions that pyproject.toml allows, torch among them
+# make test-lowest   test-fast with the oldest versions that pyproject.toml allows, torch among them
 # make gpu-records   train and record what wants a GPU, ten minutes at a time; see its list
 # make pdf    the whole book on paper: _build/dino-tutorial.pdf, after make book
 # The first of them creates .venv from requirements.lock. It needs Python 3.11 or newer.
@@ -42,13 +42,13 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(QUIET) $(BIN) -m pytest tests -n $(WORKERS) -m "not slow and not site"
 
-# Chapters and the site's own tests are left out: they are of the newest versions.
+# The site's own tests are left out: they are of the newest versions.
 test-lowest: $(STAMP)
 	$(PIP) uv
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(VENV)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct \
 	  --editable '.[test]'
-	$(QUIET) $(LOWEST)/bin/python -m pytest tests --ignore tests/site -n $(WORKERS)
+	$(QUIET) $(LOWEST)/bin/python -m pytest tests --ignore tests/site -n $(WORKERS) -m "not slow"
 
 book: export DINO_TUTORIAL_REPOSITORY := $(REPOSITORY)
 book: $(STAMP)

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from dino_tutorial import Run, load_run
+from dino_tutorial import load_run
 from dino_tutorial.datasets import open_dataset
 from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.evaluation import extract_patches, retrieval_map
 from dino_tutorial.evaluation.patches import patch_size_of
 from dino_tutorial.methods.registry import METHODS
-from dino_tutorial.runs.folder import new_encoder
+from dino_tutorial.runs.folder import Run, new_encoder
 from dino_tutorial.views import Augment
 
 SEED = 7  # of the views that are searched

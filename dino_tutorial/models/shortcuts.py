@@ -81,9 +81,9 @@ def cls_output(attention: Attention, x: Float[Tensor, "B T D"]) -> Float[Tensor,
     """
     batch, _, dim = x.shape
     heads, qkv = attention.num_heads, attention.qkv
-    w_query, w_key, w_value = qkv.weight.unflatten(0, (3, dim))
+    w_query, w_key, w_value = qkv.weight.view(3, dim, dim)
     b_query, _, b_value = (None,) * 3 if qkv.bias is None else qkv.bias.view(3, dim)
-    w_key, w_value = (w.unflatten(0, (heads, -1)) for w in (w_key, w_value))
+    w_key, w_value = (w.view(heads, -1, dim) for w in (w_key, w_value))
 
     q = F.linear(x[:, 0], w_query, b_query).view(batch, heads, -1)
     q = torch.einsum("bhd,hdc->bhc", q, w_key) / q.shape[-1] ** 0.5

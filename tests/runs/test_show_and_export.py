@@ -177,7 +177,8 @@ def test_timm_loads_the_folder_by_itself(form, capsys, tmp_path):
     for images in (drawn(2, side, side), drawn(2, 2 * side, side)):
         torch.testing.assert_close(model(images), run.encoder()(images), atol=1e-4, rtol=1e-4)
     wanted = timm.data.resolve_model_data_config(model)
-    assert wanted["input_size"] == (3, side, side) and list(wanted["mean"]) == [0.485, 0.456, 0.406]
+    assert tuple(wanted["input_size"]) == (3, side, side)
+    assert list(wanted["mean"]) == [0.485, 0.456, 0.406]
     assert say(capsys, "export", tmp_path, "--to", "timm", "--out", folder)[0] == 0  # again
     (folder / "mine.txt").write_text("mine")
     code, _, error = say(capsys, "export", tmp_path, "--to", "timm", "--out", folder)
