@@ -2,7 +2,7 @@
 
     python tools/measure_ingredients.py RUN [RUN ...]
 
-Adds to what `dino-tutorial eval RUN --linear --dense --save` has kept of each run, on test scenes:
+Adds to what `dino-tutorial eval RUN --save` may have kept of each run, on test scenes:
 
 - ``same_scene_map``: two views of every scene, drawn as in the run's training; the first is the
   query, and its scene's second view has to be found among those of all scenes. Mean average
@@ -50,7 +50,8 @@ def main() -> None:
         run = load_run(folder)
         scenes = open_dataset(run.config.source, "test", image_size=run.config.views.global_size)
         found = measure(run, scenes)
-        run.save_evaluation(run.evaluations[scenes.name] | found)
+        where = {"data": scenes.name, "image_size": scenes.image_size}
+        run.save_evaluation(run.evaluations.get(scenes.name, where) | found)
         print(folder, *(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
 
 
