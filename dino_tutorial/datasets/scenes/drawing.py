@@ -288,17 +288,31 @@ def render(factors: Factors, size: int, look: str = "colour") -> RenderedScenes:
         torch.empty(n, size, size),
         torch.empty(n, size, size, dtype=torch.uint8),
     )
-    # Layers are drawn from the top: clutter above, object, clutter below, table.
-    identity = torch.tensor([CLUTTER + 1, 1, *range(2, CLUTTER + 1), 0], dtype=torch.uint8)
     for start in range(0, n, chunk):
         rows = slice(start, start + chunk)
         images, depth, seen = _draw({k: v[rows] for k, v in factors.items()}, LOOKS[look], side)
         if oversampling > 1:
             images, seen = F.avg_pool2d(images, 2), F.avg_pool2d(seen, 2)
             depth = F.avg_pool2d(depth[:, None], 2)[:, 0]
-        owner = identity[seen.argmax(1)]
+        owner = owners(seen)
         result.images[rows] = images.mul_(255).round_().to(torch.uint8)
         result.instances[rows] = owner
         result.mask[rows] = owner == 1
         result.depth[rows] = depth
     return result
+
+
+def owners(seen: Float[Tensor, "n layers S S"]) -> UInt8[Tensor, "n S S"]:
+    """The instance of which most is seen at each pixel; of equals the upper one.
+
+    One layer after the other, because ``argmax`` over a dimension in the middle takes as long as
+    a fifth of the drawing.
+    """
+    # Layers are drawn from the top: clutter above, object, clutter below, table.
+    top, *below = [CLUTTER + 1, 1, *range(2, CLUTTER + 1), 0]
+    most = seen[:, 0].clone()
+    owner = torch.full_like(most, top, dtype=torch.uint8)
+    for number, share in zip(below, seen[:, 1:].unbind(1), strict=True):
+        owner.masked_fill_(share > most, number)
+        torch.maximum(most, share, out=most)
+    return owner
