@@ -122,26 +122,15 @@ def sample_params(
     )[:, share]
     draw = dict(zip(_COLUMNS, uniform.split(list(_COLUMNS.values()), dim=2), strict=True))
 
-    def setting(function: OfSpec) -> Tensor:  # one number a view, as a (V, 1) column
-        values = [function(spec) for spec in specs]
-        return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
-
-    def between(
-        column: Tensor, lowest: OfSpec, highest: OfSpec
-    ) -> Tensor:  # uniform in [low, high], (V, B) or (V, B, n)
-        low, high = setting(lowest), setting(highest)
-        if column.dim() == 3:
-            low, high = low[..., None], high[..., None]
-        return low + (high - low) * column
-
-    def fires(name: str, probability: OfSpec) -> Tensor:
-        return draw[name][..., 0] < setting(probability)
-
+    between, fires = partial(_between, specs), partial(_fires, specs)
     area = between(draw["area"], lambda s: s.scale[0], lambda s: s.scale[1])
     log_ratio = between(
         draw["ratio"], lambda s: math.log(s.ratio[0]), lambda s: math.log(s.ratio[1])
     )
-    limits = setting(lambda s: s.ratio[0]), setting(lambda s: s.ratio[1])
+    limits = (
+        _setting(specs, lambda s: s.ratio[0], device),
+        _setting(specs, lambda s: s.ratio[1], device),
+    )
     boxes = crop_boxes(area, log_ratio.exp(), draw["place"], limits, height, width)
 
     factors = torch.stack(
@@ -159,14 +148,33 @@ def sample_params(
     sigma = between(draw["sigma"][..., 0], lambda s: s.blur_sigma[0], lambda s: s.blur_sigma[1])
     return ViewParams(
         boxes=boxes,
-        flip=fires("flip", lambda s: s.flip_p),
-        jitter=fires("jitter", lambda s: s.jitter_p),
+        flip=fires(draw["flip"], lambda s: s.flip_p),
+        jitter=fires(draw["jitter"], lambda s: s.jitter_p),
         factors=factors.float(),
         order=draw["order"].argsort(dim=2),
-        gray=fires("gray", lambda s: s.gray_p),
-        sigma=(sigma * fires("blur", lambda s: s.blur_p)).float(),
-        solarize=fires("solarize", lambda s: s.solarize_p),
+        gray=fires(draw["gray"], lambda s: s.gray_p),
+        sigma=(sigma * fires(draw["blur"], lambda s: s.blur_p)).float(),
+        solarize=fires(draw["solarize"], lambda s: s.solarize_p),
     )
+
+
+def _setting(specs: Sequence[ViewSpec], function: OfSpec, device: torch.device) -> Tensor:
+    """One number a view, as a (V, 1) column."""
+    values = [function(spec) for spec in specs]
+    return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
+
+
+def _between(specs: Sequence[ViewSpec], column: Tensor, lowest: OfSpec, highest: OfSpec) -> Tensor:
+    """Uniform in [low, high], of a column (V, B) or (V, B, n) that is uniform in [0, 1]."""
+    low, high = (_setting(specs, end, column.device) for end in (lowest, highest))
+    if column.dim() == 3:
+        low, high = low[..., None], high[..., None]
+    return low + (high - low) * column
+
+
+def _fires(specs: Sequence[ViewSpec], column: Tensor, probability: OfSpec) -> Tensor:
+    """Whether something happens, bool (V, B), of a uniform column (V, B, 1)."""
+    return column[..., 0] < _setting(specs, probability, column.device)
 
 
 def crop_boxes(

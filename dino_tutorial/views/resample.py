@@ -137,19 +137,18 @@ def gaussian_blur(
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.int32)
     weight = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     weight = (weight / weight.sum(dim=1, keepdim=True))[:, None, None]
+    blurred = _sum_rows(images, which.int(), offsets, weight).transpose(2, 3)
+    return _sum_rows(blurred, _arange(m, offsets), offsets, weight).transpose(2, 3)
 
-    def first_rows(which: Tensor, length: int) -> Tensor:  # of each channel, (m, 3, 1, 1)
-        return ((which[:, None] * 3 + _arange(3, which)) * length)[..., None, None]
 
-    def sum_rows(images: Tensor, which: Tensor) -> Tensor:
-        length = images.shape[2]
-        index = (_arange(length, offsets)[:, None] + offsets).clamp_(0, length - 1)
-        index = index + first_rows(which, length)
-        blurred = _bags(images.reshape(-1, images.shape[3]), index, weight.expand(index.shape))
-        return blurred.view(m, *images.shape[1:])
-
-    blurred = sum_rows(images, which.int()).transpose(2, 3)
-    return sum_rows(blurred, _arange(m, offsets)).transpose(2, 3)
+def _sum_rows(images: Tensor, which: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+    """Of images (m,) out of (n, 3, H, W), the weighted sums of the rows around each row."""
+    length = images.shape[2]
+    index = (_arange(length, offsets)[:, None] + offsets).clamp_(0, length - 1)
+    first = (which[:, None] * 3 + _arange(3, which)) * length  # row of each channel, (m, 3)
+    index = index + first[..., None, None]
+    blurred = _bags(images.reshape(-1, images.shape[3]), index, weight.expand(index.shape))
+    return blurred.view(len(which), *images.shape[1:])
 
 
 def _cubic(x: Tensor) -> Tensor:
