@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
 
 from dino_tutorial.methods import Method
 from dino_tutorial.views import ViewSpec
@@ -51,6 +50,8 @@ def step_cost(method: Method, specs: Sequence[ViewSpec], reduced: bool) -> StepC
         specs: of its views.
         reduced: whether products are computed in 16 bits, under autocast.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which takes long
+
     states = 4 * sum(p.numel() for p in method.parameters() if p.requires_grad)
     values = {name: float(table[0]) for name, table in method.schedules(1, 1).items()}
     fake = FakeTensorMode(allow_non_fake_inputs=True)
