@@ -134,9 +134,10 @@ def styled(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
         # Names of classes and data are shown as they are, dollars included.
         with matplotlib.rc_context(STYLE | {"text.parse_math": False}):
             figure = draw(*args, **kwargs)
-            if figure.get_layout_engine() is not None:
-                figure.draw_without_rendering()
-                figure.set_layout_engine("none")
+            engine = figure.get_layout_engine()
+            if engine is not None:
+                engine.execute(figure)
+                figure.set_layout_engine(None)  # "none" has each saving draw twice
             return figure
 
     return wrapper
