@@ -1,4 +1,12 @@
-"""What nbval compares when it runs the notebooks of the book."""
+"""How nbval runs the notebooks of the book, and what of them it compares."""
+
+import sys
+
+import nbval.kernel
+from forked_kernels import forked
+
+if sys.platform == "linux":  # elsewhere a process that has imported PyTorch may not be forked
+    nbval.kernel.start_new_kernel = forked(nbval.kernel.start_new_kernel)
 
 
 def pytest_collectstart(collector):
