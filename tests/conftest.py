@@ -1,13 +1,20 @@
 """What tests of every room may ask for."""
 
+import gc
+import hashlib
 import os
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
 import jaxtyping
 import pytest
 
+gc.disable()  # while everything is imported, which stays
+
 # Tests solve exercises by the dozen; none of that is a reader's progress.
 os.environ["DINO_TUTORIAL_PROGRESS"] = "off"
+
+DRAWN_SETS, DRAWN_PIXELS = 16, 2**20  # of scenes that are kept: how many, and the most of one
 
 # What may be skipped where CI is set, and why. Anything else that is skipped there is a failure:
 # a test that no machine runs proves nothing.
@@ -32,12 +39,55 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def drawing() -> Iterator[Callable]:
+    """Scenes are drawn once for all tests of a process, as hundreds of them train on the same.
+
+    Drawing depends on its arguments alone, as tests/datasets/test_scenes.py finds, where nothing is
+    kept. Gives the function that draws.
+    """
+    from dino_tutorial.datasets.scenes import RenderedScenes, sets
+
+    render, kept = sets.render, OrderedDict()
+
+    def render_once(factors: dict, size: int, look: str = "colour") -> RenderedScenes:
+        digest = hashlib.sha1(f"{size} {look}".encode())
+        for name, values in factors.items():
+            digest.update(name.encode() + values.numpy().tobytes())
+        key = digest.digest()
+        drawn = kept.pop(key, None) or render(factors, size, look)
+        if drawn.mask.numel() > DRAWN_PIXELS:
+            return drawn
+        kept[key] = drawn  # as the latest
+        if len(kept) > DRAWN_SETS:
+            kept.popitem(last=False)
+        return RenderedScenes(*(values.clone() for values in drawn))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sets, "render", render_once)
+        yield render
+
+
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end without their report, which takes four fifths of the time of so short ones."""
     from dino_tutorial.runs import lifecycle
 
     monkeypatch.setattr(lifecycle, "report_on", lambda *_: None)
+
+
+def pytest_collection_finish() -> None:
+    """From here on only what tests make is looked through for garbage, not what was imported.
+
+    And less often than after 700 new objects: a figure has thousands.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000)
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,6 +17,7 @@ from dino_tutorial.datasets.scenes import (
     make_clips,
     render,
     sample_factors,
+    sets,
     uncurated_pool,
 )
 from dino_tutorial.datasets.scenes.drawing import CAMERA_HEIGHT, LOOKS, object_pose
@@ -51,6 +52,11 @@ PIXELS: dict[str, dict[tuple[int, int, int], tuple[int, int, int]]] = {
         (9, 22, 6): (146, 106, 142),
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def drawn_anew(drawing, monkeypatch):
+    monkeypatch.setattr(sets, "render", drawing)
 
 
 def fingerprint(factors):
