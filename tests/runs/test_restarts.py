@@ -1,25 +1,26 @@
-"""A run that a cluster starts again, with one command for the first time and for all others.
-
-Run as a script by torchrun, this file trains, each process with a folder for runs of its own, and
-the second process dies once.
-"""
+"""A run that a cluster starts again, with one command for the first time and for all others."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 
 import pytest
-from faults import smoke
+from faults import run, smoke
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 from dino_tutorial import train
 from dino_tutorial.cli import main
 from dino_tutorial.errors import UserError
 from dino_tutorial.training.loop import Trainer
 
-pytestmark = pytest.mark.slow  # whole trainings, other processes
+pytestmark = [
+    pytest.mark.slow,  # whole trainings, other processes
+    pytest.mark.usefixtures("without_report"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
 
 WORDS = ["train", "dino", "--preset", "smoke", "--device", "cpu", "--resume=auto"]
 FOUR_STEPS = ["--set", "train.epochs=0.5", "--set", "train.log_every=1"]
@@ -42,22 +43,29 @@ def die_once(folder: Path) -> None:
     Trainer._row = row
 
 
+def launch(folder: Path) -> int:
+    """What torchrun does with these options, but for two fresh interpreters at each start."""
+    options = ["--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1"]
+    options += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]  # as --standalone has it
+    config, _, _ = config_from_args(parse_args([*options, "a script"]))
+    config.start_method = "fork"
+    return max(elastic_launch(config, train_and_die_once)(folder).values())
+
+
+def train_and_die_once(place: Path) -> int:
+    """Train with a folder for runs of this process's own."""
+    warnings.resetwarnings()  # pytest has made errors of them, and DistributedDataParallel has one
+    die_once(place)
+    node = place / f"node-{os.environ['RANK']}"
+    node.mkdir(exist_ok=True)
+    os.chdir(node)
+    options = ["--folder", "runs", "--set", "train.checkpoint_every=1"]
+    return main([*WORDS, *FOUR_STEPS, *options])
+
+
 def test_a_killed_process_is_started_again_and_the_run_goes_on_by_itself(tmp_path):
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node=2", "--max-restarts=1", __file__, str(tmp_path)),
-        ],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
-        },
-    )
-    assert done.returncode == 0, done.stderr
+    code, said = run(lambda: launch(tmp_path))
+    assert code == 0, said
     assert (tmp_path / "has-died").exists()
     (folder,) = (tmp_path / "node-0" / "runs").iterdir()
     assert not list((tmp_path / "node-1").iterdir())  # it has never seen a checkpoint
@@ -79,13 +87,3 @@ def test_auto_is_the_only_other_way_to_resume(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "dino", "--resume=never", "--folder", str(tmp_path)])
     assert "auto" in capsys.readouterr().err
-
-
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    die_once(place)
-    node = place / f"node-{os.environ['RANK']}"
-    node.mkdir(exist_ok=True)
-    os.chdir(node)
-    options = ["--folder", "runs", "--set", "train.checkpoint_every=1"]
-    sys.exit(main([*WORDS, *FOUR_STEPS, *options]))

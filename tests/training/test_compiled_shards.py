@@ -1,12 +1,9 @@
 """A compiled DINOv2 in shards of two processes computes what it does when it is not compiled.
 
-Run as a script by torchrun, this file trains both ways. Graphs are taken down and differentiated
-as for any device, and run by PyTorch's own kernels: no code is made.
+Graphs are taken down and differentiated as for any device, and run by PyTorch's own kernels: no
+code is made.
 """
 
-import os
-import subprocess
-import sys
 from functools import partialmethod
 from pathlib import Path
 from unittest import mock
@@ -15,6 +12,7 @@ import pytest
 import torch
 from tiny_training import trainer
 from torch import nn
+from two_processes import call_in_two_processes
 
 from dino_tutorial.parallel import process_group
 from dino_tutorial.views.color import color_jitter_
@@ -36,7 +34,7 @@ def train(processes, folder, compiled):
     return run.rows[0]["loss"], run.rows[0]["grad_norm"]
 
 
-def main(folder: Path):
+def train_both_ways(folder: Path):
     with process_group("cpu") as processes:
         plain = train(processes, folder / "plain", False)
         torch._dynamo.utils.counters.clear()
@@ -46,26 +44,8 @@ def main(folder: Path):
 
 
 def test_compiled_shards_train_as_others_do(tmp_path):
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node=2", __file__, str(tmp_path)),
-        ],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests"))),
-        },
-    )
-    assert done.returncode == 0, done.stderr
+    call_in_two_processes(train_both_ways, tmp_path)
     for rank in range(2):
         plain, compiled, frames = torch.load(tmp_path / f"{rank}.pt")
         assert frames["ok"] > 0
         assert compiled == pytest.approx(plain, rel=1e-5)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
