@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import open_browser
+from browser import open_browser, visits
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = ROOT / "book" / "centering-sharpening.ipynb"
@@ -39,21 +39,8 @@ def browser():
 
 @pytest.fixture
 def opened(browser, file):
-    """Opens the page in a context of its own; no page may log an error."""
-    contexts, errors = [], []
-
-    def visit(**options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        page.goto(file.as_uri())
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert errors == []
+    with visits(browser, file) as (visit, _):
+        yield visit
 
 
 def step_of(page) -> int:

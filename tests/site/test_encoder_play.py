@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from browser import open_browser
+from browser import open_browser, visits
 from site_scripts import run_script
 
 from dino_tutorial import load_run
@@ -110,24 +110,15 @@ def browser():
 
 @pytest.fixture
 def opened(browser, file):
-    """Opens the page in a context of its own; no error, and nothing but files is asked for."""
-    contexts, errors, asked = [], [], []
+    """Opens the page, which asks for the encoder no sooner than it is wanted."""
+    with visits(browser, file) as (visit, asked):
 
-    def visit(**options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        assert not any("encoder-data" in address for address in asked)  # until it is wanted
-        return page
+        def waiting(**options):
+            page = visit(**options)
+            assert not any("encoder-data" in address for address in asked)
+            return page
 
-    yield visit
-    for context in contexts:
-        context.close()
-    assert errors == []
-    assert all(re.match(r"file:|data:|blob:", address) for address in asked)
+        yield waiting
 
 
 def said(page, words: str) -> None:
