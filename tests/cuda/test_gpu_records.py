@@ -168,6 +168,7 @@ def options(folder, device, **entry):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_a_trial_on_the_cpu_makes_records_and_their_table(script, tmp_path, capsys):
     words = options(tmp_path, "cpu", eval=["--linear"])
     assert script.main(words) == 0
@@ -182,6 +183,7 @@ def test_a_trial_on_the_cpu_makes_records_and_their_table(script, tmp_path, caps
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_a_trial_on_the_simulated_device(script, tmp_path, monkeypatch):
     """All but the memory, which tensors without values tell, and the device cannot hold those."""
     for module in (script, adapt):

@@ -19,7 +19,7 @@ from dino_tutorial.runs import build_method
 from dino_tutorial.training.checkpoint import load_checkpoint
 from dino_tutorial.training.optim import split_by_module
 
-pytestmark = pytest.mark.slow  # whole trainings, other processes
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]  # whole trainings
 
 SMALL = DINOv2Settings(
     out_dim=24,

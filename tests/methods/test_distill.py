@@ -20,7 +20,7 @@ from dino_tutorial.models import VisionTransformer
 from dino_tutorial.runs import record
 from dino_tutorial.training.checkpoint import load_checkpoint, save_checkpoint
 
-pytestmark = pytest.mark.slow  # whole trainings, other processes
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]  # whole trainings
 
 HEADS = {"out_dim": 24, "head_hidden_dim": 32, "head_bottleneck_dim": 16}
 PATCH_HEADS = {"patch_out_dim": 20, "patch_bottleneck_dim": 12}

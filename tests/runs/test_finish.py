@@ -12,7 +12,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.runs import build_method, record, start_from, trained_method
 from dino_tutorial.training.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.slow  # whole trainings, other processes
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]  # whole trainings
 
 HIGH = {"views.global_size": 32, "views.local_size": 16, "optim.lr": 1e-3}
 

@@ -10,7 +10,7 @@ from dino_tutorial import configure, train
 from dino_tutorial.errors import UserError
 from dino_tutorial.training.checkpoint import PREVIOUS, load_checkpoint
 
-pytestmark = pytest.mark.slow  # whole trainings
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]  # whole trainings
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The loop as a whole: runs complete, resume bit for bit, split over processes, and explain."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,16 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import Child, wait_for
 from two_processes import in_two_processes
 
 from dino_tutorial import configure, load_run, train
+from dino_tutorial.cli import main
 from dino_tutorial.errors import UserError
 from dino_tutorial.runs.folder import find_folder
 from dino_tutorial.training.batches import BatchOrder
 from dino_tutorial.training.checkpoint import load_checkpoint, save_checkpoint
 from dino_tutorial.training.health import TrainingDiverged, check_finite, diagnose
 
-pytestmark = pytest.mark.slow  # whole trainings, other processes
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]  # whole trainings
 
 SUMMARY_KEYS = {
     "method",
@@ -66,6 +69,7 @@ def command(folder, *more):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """The only run here that has its report: it is made before the tests' fixtures."""
     return train(smoke(tmp_path_factory.mktemp("runs")))
 
 
@@ -113,18 +117,12 @@ def test_same_seed_same_run_other_seed_other_run(method, tmp_path):
 
 
 def test_killed_in_the_middle_resumes_bit_for_bit(finished, tmp_path):
-    process = subprocess.Popen(
-        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    metrics = tmp_path / "dino-scenes-smoke" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= 6:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     folder = tmp_path / "dino-scenes-smoke"
+    process = Child(lambda: train(smoke(tmp_path)) and 0)
+    metrics = folder / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.end()
     assert not (folder / "summary.json").exists(), "the run ended before it could be killed"
     resumed = train(smoke(tmp_path), resume=True)
     for name in ("metrics.jsonl", "backbone.safetensors"):
@@ -225,10 +223,9 @@ def test_accumulation_equals_one_batch(tmp_path):
 
 def test_two_processes_equal_one(tmp_path):
     short = ["--set", "train.epochs=0.5"]
-    alone = subprocess.run(command(tmp_path / "one", *short), capture_output=True, text=True)
-    assert alone.returncode == 0, alone.stderr
-    _, _, _, *words = command(tmp_path / "two", *short)  # without python -m dino_tutorial
-    in_two_processes(*words)
+    for folder, run in (("one", main), ("two", lambda words: in_two_processes(*words))):
+        _, _, _, *words = command(tmp_path / folder, *short)  # without python -m dino_tutorial
+        run(words)
     one = load_run(tmp_path / "one" / "dino-scenes-smoke")
     two = load_run(tmp_path / "two" / "dino-scenes-smoke")
     for a, b in zip(one.metrics, two.metrics, strict=True):

@@ -11,6 +11,8 @@ from dino_tutorial.runs import read_config
 from dino_tutorial.training.log import read_rows
 from dino_tutorial.training.trackers import LOGGERS
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 SHORT = {"data.limit": 64, "train.steps": 2, "optim.warmup_epochs": 0.5, "device": "cpu"}
 
 
