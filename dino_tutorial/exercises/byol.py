@@ -1,6 +1,10 @@
 """BYOL: the loss of one direction, both directions, and what the optimizer gets."""
 
+import copy
+import math
+from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +40,7 @@ def _byol_loss(
             vectors[name] = vectors[name] / vectors[name].norm(dim=axis, keepdim=True)
     p, z = vectors.values()
     squared, cosine = (p - z).square(), (p * z).sum(dim=-1)
-    each = {
+    forms = {
         "squared": squared.sum(dim=-1),
         "root": squared.sum(dim=-1).sqrt(),
         "half": 1 - cosine,
@@ -44,13 +48,17 @@ def _byol_loss(
         "no constant": -2 * cosine,
         "negative": -cosine,
         "product": 2 - 2 * cosine,
-    }[form]
+        "one cosine": 2 - cosine,
+        "absolute": (p - z).abs().sum(dim=-1),
+        "columns": 2 - 2 * torch.cosine_similarity(p, z, dim=0),
+    }
+    each = forms[form]
     return {"batch": each.mean(), "sum": each.sum(), "all": squared.mean()}[reduce]
 
 
 def _observe_loss(answer: Answer) -> Observation:
     seen = {}
-    for batch, width, seed in ((6, 4, 1), (3, 8, 2)):
+    for batch, width, seed in ((6, 4, 1), (3, 8, 2), (1 + draw() % 2, 5, 3)):
         p = randn(batch, width, seed=seed, scale=2, grad=True)
         z = randn(batch, width, seed=seed + 10, scale=0.5, grad=True)
         loss = answer.scalar(p, z)
@@ -72,6 +80,7 @@ BYOL_LOSS = Exercise(
     variant=_byol_loss,
     observe=_observe_loss,
     checked="the value, the prediction's gradient, and that none reaches the target",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "no-stop-gradient",
@@ -103,6 +112,7 @@ BYOL_LOSS = Exercise(
             "normalise with `dim=-1`",
             {"axis": 0},
             {"axis": (0, 1)},
+            {"scaled": (), "form": "columns"},
         ),
         Mistake(
             "cosine-rewarded",
@@ -123,10 +133,12 @@ BYOL_LOSS = Exercise(
             {"form": "negative"},
         ),
         Mistake("half", "the loss is 1 − cos here, half of 2 − 2 cos", {"form": "half"}),
+        Mistake("cosine-once", "the loss is 2 − cos here; it is 2 − 2 cos", {"form": "one cosine"}),
         Mistake(
             "not-squared",
             "the distance is not squared: BYOL's loss is ‖p̄ − z̄‖², not ‖p̄ − z̄‖",
             {"form": "root"},
+            {"form": "absolute"},
         ),
         Mistake(
             "summed-over-batch",
@@ -157,16 +169,24 @@ def _both_directions(
     predict: bool = True,
     predict_target: bool = False,
     target_of: str = "teacher",
+    twice: bool = False,
+    sign: int = 1,
+    **loss: Any,
 ) -> Tensor:
     views = view_1, view_2
     follower = {"teacher": teacher, "student": student}[target_of]
     predictions = [predictor(student(v)) if predict else student(v) for v in views]
+    if twice:
+        predictions = [predictor(prediction) for prediction in predictions]
     targets = [predictor(follower(v)) if predict_target else follower(v) for v in views]
     if stop:
         targets = [target.detach() for target in targets]
     if cross:
         targets.reverse()
-    return factor * sum(_byol_loss(predictions[i], targets[i], detach=()) for i in directions)
+    signs = 1, sign
+    return factor * sum(
+        signs[i] * _byol_loss(predictions[i], targets[i], detach=(), **loss) for i in directions
+    )
 
 
 def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -190,7 +210,8 @@ def _observe_both(answer: Answer) -> Observation:
     seen = {"the loss": loss.detach(), **gradients(loss, **inputs)}
     alike = answer.scalar(student, predictor, teacher, one, one).detach()
     single = answer.scalar(student, predictor, teacher, one[:1], other[:1]).detach()
-    perfect = answer.scalar(student, nn.Sequential(nn.Identity()), student, one, one).detach()
+    same = copy.deepcopy(student), nn.Sequential(nn.Identity()), copy.deepcopy(student)
+    perfect = answer.scalar(*same, one, one).detach()
     return {
         "the loss for a perfect prediction": perfect,
         "the loss for a batch of one": single,
@@ -247,6 +268,31 @@ BOTH_DIRECTIONS = Exercise(
             {"predict_target": True},
         ),
         Mistake(
+            "predictor-twice",
+            "the predictor is applied twice; once is enough",
+            {"twice": True},
+        ),
+        Mistake(
+            "not-normalised",
+            "predictions and targets are not scaled to length one; the loss is 2 − 2 cos",
+            {"scaled": ()},
+        ),
+        Mistake(
+            "averaged-over-dimensions",
+            "the squares are averaged over the dimensions too, as `F.mse_loss` does; sum over them",
+            {"reduce": "all"},
+        ),
+        Mistake(
+            "negative-cosine",
+            "this is made of −cos, SimSiam's loss; BYOL's is 2 − 2 cos",
+            {"form": "negative"},
+        ),
+        Mistake(
+            "subtracted",
+            "the second direction is subtracted from the first; add them",
+            {"sign": -1},
+        ),
+        Mistake(
             "student-is-teacher",
             "the targets come from the student; the teacher has to make them",
             {"target_of": "student"},
@@ -273,16 +319,21 @@ def _observe_trained(answer: Answer) -> Observation:
         raise Mistaken("none", "it returns None; does it end with `return`?")
     if isinstance(given, Tensor) or not hasattr(given, "__iter__"):
         raise Mistaken("not-a-list", "it has to return a list of parameters")
-    items = chain.from_iterable(
-        item["params"] if isinstance(item, dict) else [item] for item in given
-    )
-    given = [id(item) for item in items]
+    given = [id(item) for item in chain.from_iterable(map(_in_group, given))]
     return {
         f"how often each parameter of the {name} is in the list": torch.tensor(
             [given.count(id(parameter)) for parameter in network.parameters()]
         )
         for name, network in networks.items()
     }
+
+
+def _in_group(item: object) -> Iterable:
+    """The parameters of a group, which an optimizer takes alone or in a list; or the item."""
+    if not isinstance(item, dict):
+        return [item]
+    held = item.get("params", ())
+    return [held] if isinstance(held, Tensor) else held
 
 
 TRAINED_PARAMETERS = Exercise(

@@ -12,9 +12,12 @@ from dino_tutorial.exercises.exercise import (
     Answer,
     Exercise,
     Mistake,
+    Mistaken,
     Observation,
     as_tensor,
+    draw,
     randn,
+    vary,
 )
 from dino_tutorial.losses import DINOLoss, sinkhorn_knopp
 
@@ -77,6 +80,7 @@ TEACHER_PROBABILITIES = Exercise(
     observe=_observe_answer,
     remark=_graph_of_answer,
     checked="the probabilities at three temperatures, once for large logits",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "center-not-subtracted",
@@ -165,7 +169,10 @@ def _observe_center(answer: Answer) -> Observation:
     seen = {}
     for batch, prototypes, momentum in ((4, 5, 0.9), (3, 7, 0.6)):
         logits, center = randn(2, batch, prototypes, seed=batch) + 1, randn(1, prototypes, seed=9)
+        before = logits.clone()
         moved = as_tensor(answer(center, logits, momentum, in_place=True)).detach()
+        if not torch.equal(logits, before):
+            raise Mistaken("changes-input", "it changes the teacher's logits; work on a new tensor")
         if moved.shape == (prototypes,):  # (K,) will do as well as (1, K)
             moved = moved.reshape(1, prototypes)
         seen[f"the center for momentum {momentum}"] = moved
@@ -244,10 +251,17 @@ def _sinkhorn(
     order: tuple[int, ...] = (0, 1),
     turns: int | None = None,
     total: str = "rows",
+    more: int = 0,
+    rows: str = "",
 ) -> Tensor:
     shifted = logits - logits.amax() if shift else logits
+    if rows == "largest":
+        shifted = logits - logits.amax(dim=1, keepdim=True)
+    if rows == "softmax":
+        shifted = logits.softmax(dim=1)
+    turns = n_iters + more if turns is None else turns
     q = (shifted * temp if multiply else shifted / temp).exp()
-    for _ in range(n_iters if turns is None else turns):
+    for _ in range(turns):
         for axis in order:
             q = q / q.sum(dim=axis, keepdim=True)
     return q / len(q) if total == "one" else q
@@ -255,9 +269,15 @@ def _sinkhorn(
 
 def _observe_sinkhorn(answer: Answer) -> Observation:
     seen = {}
-    for batch, prototypes, temp, turns in ((6, 4, 0.1, 3), (5, 8, 0.05, 5)):
+    for batch, prototypes, temp, turns in (
+        (6, 4, 0.1, 3),
+        (5, 8, 0.05, 5),
+        (4, 5, *vary(0.07), 1 + draw() % 4),
+    ):
         logits = randn(batch, prototypes, seed=batch, scale=0.2)
-        seen[f"the answer after {turns} iterations"] = answer.tensor(logits, temp, turns)
+        seen[f"the answer for B = {batch} after n_iters = {turns}"] = answer.tensor(
+            logits, temp, turns
+        )
     large = 40 + randn(6, 4, seed=3, scale=0.2)
     seen["the answer for large logits"] = answer.tensor(large, 0.05, 3)
     return seen
@@ -274,6 +294,7 @@ SINKHORN = Exercise(
     variant=_sinkhorn,
     observe=_observe_sinkhorn,
     checked="3 and 5 iterations, and logits of 40 at temperature 0.05",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "columns-last",
@@ -294,6 +315,23 @@ SINKHORN = Exercise(
             "one-iteration",
             "it stops after one iteration, whatever `n_iters` says",
             {"turns": 1},
+        ),
+        Mistake(
+            "iterations",
+            "it makes one iteration more or one fewer than `n_iters`",
+            {"more": 1},
+            {"more": -1},
+        ),
+        Mistake(
+            "rows-shifted",
+            "each row has its own number subtracted before the exponential, which weighs the rows "
+            "anew; subtract one number from all logits",
+            {"rows": "largest"},
+        ),
+        Mistake(
+            "softmax-first",
+            "the logits go through a softmax first; start from exp(logits / τ)",
+            {"rows": "softmax"},
         ),
         Mistake(
             "temperature-multiplied",
@@ -329,11 +367,14 @@ def _entropy(
     if reduce == "all":
         return sign * terms.sum()
     total = terms.mean(dim=axis) if reduce == "mean" else terms.sum(dim=axis)
+    if reduce == "share":
+        total = total / math.log(p.shape[-1])
     return sign * total / math.log(base)
 
 
 def _observe_entropy(answer: Answer) -> Observation:
-    sure = torch.cat([torch.eye(4)[:2], torch.full((1, 4), 0.25)])
+    halves = torch.tensor([[0.5, 0.0, 0.5, 0.0]])
+    sure = torch.cat([torch.eye(4)[:2], torch.full((1, 4), 0.25), halves])
     return {
         "the entropy of (4, 5)": answer.tensor(randn(4, 5, seed=1).softmax(dim=-1)),
         "the entropy of (2, 3, 6)": answer.tensor(randn(2, 3, 6, seed=2).softmax(dim=-1)),
@@ -351,6 +392,7 @@ ENTROPY = Exercise(
     variant=_entropy,
     observe=_observe_entropy,
     checked="two shapes, and answers with probabilities of 0 and 1",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake("sign", "the minus sign is missing; an entropy is not negative", {"sign": 1}),
         Mistake(
@@ -365,6 +407,11 @@ ENTROPY = Exercise(
             "averaged",
             "the K terms are averaged; sum them",
             {"reduce": "mean"},
+        ),
+        Mistake(
+            "normalised",
+            "it is divided by ln K, so that it lies between 0 and 1; it is in nats",
+            {"reduce": "share"},
         ),
         Mistake(
             "wrong-axis",

@@ -25,18 +25,10 @@ from dino_tutorial.exercises.exercise import Answer, Exercise, Mistaken, Observa
 from dino_tutorial.exercises.pinned import OutOfTime, pinned, time_limit
 from dino_tutorial.exercises.registry import EXERCISES
 from dino_tutorial.exercises.remembered import remember
-from dino_tutorial.exercises.symptoms import close, symptom
+from dino_tutorial.exercises.symptoms import VAGUE, close, symptom
 from dino_tutorial.exercises.verdict import Verdict
 
 RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # environment variable: where `grade` collects answers
-VAGUE = (
-    "case",
-    "some-entries",
-    "depends-on-shift",
-    "far-too-large",
-    "far-too-small",
-    "right-when",
-)  # said only where no two mistakes explain more
 LIBRARIES = tuple(
     str(Path(folder)) + os.sep
     for folder in (

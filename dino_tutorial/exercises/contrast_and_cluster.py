@@ -1,5 +1,7 @@
 """Contrast and cluster: InfoNCE, SimCLR's line-up of all views, SwAV's swapped prediction."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -117,6 +119,7 @@ INFO_NCE = Exercise(
     variant=_info_nce,
     observe=_observe_info_nce,
     checked="the value and the query's gradient, for three sizes and temperatures from 0.01 to 0.5",
+    bounds=(0, math.inf),
     mistakes=(
         *_NORMALISED,
         Mistake(
@@ -181,8 +184,14 @@ def _nt_xent(
         logits = logits.masked_fill(same, -torch.inf)
     if positive == "twice":
         logits = torch.cat([logits, logits.gather(1, own[:, None])], dim=1)
+    if positive == "absent":
+        rest = logits.scatter(1, own[:, None], -torch.inf).logsumexp(dim=1)
+        each = sign * (rest - logits.gather(1, own[:, None])[:, 0])
+        return each.sum() if reduce == "sum" else each.mean()
     if queries == "first view":
         logits, own = logits[:n], own[:n]
+    if queries == "second view":
+        logits, own = logits[n:], own[n:]
     return _cross_entropy(logits, own, 1, sign, log, reduce)
 
 
@@ -214,6 +223,7 @@ NT_XENT = Exercise(
     variant=_nt_xent,
     observe=_observe_nt_xent,
     checked="the value and both views' gradients, for two batches",
+    bounds=(0, math.inf),
     mistakes=(
         *_NORMALISED,
         *_COMMON,
@@ -229,6 +239,12 @@ NT_XENT = Exercise(
             {"positive": "twice"},
         ),
         Mistake(
+            "positive-missing",
+            "the sum in the denominator has the negatives alone; the positive belongs to it, or "
+            "it is no probability",
+            {"positive": "absent"},
+        ),
+        Mistake(
             "wrong-positive",
             "the positive is taken to be the neighbour in the batch; with the views one after the "
             "other it is B places away",
@@ -242,8 +258,9 @@ NT_XENT = Exercise(
         ),
         Mistake(
             "one-direction",
-            "only the first views look for their partners; the second views do so too",
+            "only the views of one half look for their partners; those of the other do so too",
             {"queries": "first view"},
+            {"queries": "second view"},
         ),
     ),
 )
@@ -292,6 +309,7 @@ SWAPPED = Exercise(
     variant=_swapped,
     observe=_observe_swapped,
     checked="the value and the logits' gradient, for two sizes",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "not-swapped",
@@ -311,9 +329,10 @@ SWAPPED = Exercise(
         ),
         Mistake(
             "wrong-axis",
-            "the softmax runs over the batch; the K prototypes of one view have to sum to 1, "
-            "`dim=-1`",
+            "the softmax runs over the batch or the views; the K prototypes of one view have to "
+            "sum to 1, `dim=-1`",
             {"axis": 1},
+            {"axis": 0},
         ),
         *_COMMON[:3],
         Mistake(

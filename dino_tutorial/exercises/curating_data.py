@@ -1,5 +1,7 @@
 """Curating: connected components, precision and recall of pairs, even shares of a budget."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,6 +39,8 @@ def _components(
             labels = torch.where(linked, labels[None], n).amin(dim=1)
     if name == "counted":
         labels = labels.unique(return_inverse=True)[1]
+    if name == "size":
+        labels = (labels[:, None] == labels).sum(dim=1)
     if alone == "-1":
         size = (labels[:, None] == labels).sum(dim=1)
         labels = torch.where(size > 1, labels, -1)
@@ -74,8 +78,8 @@ COMPONENTS = Exercise(
     name="components",
     chapter="curating-data",
     call="components(similar)",
-    task="`similar` (n, n), boolean, symmetric, true where two images are similar, to labels "
-    "(n,): each image gets the smallest index of its connected component.",
+    task="`similar` (n, n), boolean, symmetric, true where two images are similar, as each is to "
+    "itself, to labels (n,): each image gets the smallest index of its connected component.",
     solution=_right_components,
     variant=_components,
     observe=_observe_components,
@@ -90,8 +94,7 @@ COMPONENTS = Exercise(
         Mistake(
             "stopped-early",
             "a long chain falls into pieces; repeat until nothing changes, not a fixed few times",
-            {"rounds": 2},
-            {"rounds": 3},
+            *({"rounds": rounds} for rounds in range(2, 6)),
         ),
         Mistake(
             "one-direction",
@@ -111,6 +114,11 @@ COMPONENTS = Exercise(
             {"name": "counted"},
         ),
         Mistake(
+            "sizes",
+            "this is how many images a component has; return its smallest index",
+            {"name": "size"},
+        ),
+        Mistake(
             "alone",
             "an image without a copy gets -1; it is a component of its own, named by itself",
             {"alone": "-1"},
@@ -119,9 +127,20 @@ COMPONENTS = Exercise(
 )
 
 
-def _pairs(groups: Tensor, own: bool = False) -> Tensor:
+def _pairs(groups: Tensor, own: bool | str = False) -> Tensor:
     together = groups[:, None] == groups
-    return together if own else together.triu(1)
+    return together if own is True else together.triu(0 if own else 1)
+
+
+def _by_group(found: Tensor, true: Tensor, over: str) -> float:
+    """A share of the groups found, or a mean over them, instead of one of pairs."""
+    kinds = [true[found == group] for group in found.unique()]
+    if over == "purity":
+        return sum(int((k == k.mode().values).sum()) for k in kinds) / len(found)
+    if over == "groups":
+        return sum((k[:, None] == k).double().mean().item() for k in kinds) / len(kinds)
+    whole = {tuple((true == group).tolist()) for group in true.unique()}
+    return sum(tuple((found == g).tolist()) in whole for g in found.unique()) / len(kinds)
 
 
 def _pair_scores(
@@ -129,9 +148,11 @@ def _pair_scores(
     true: Tensor,
     *,
     swapped: bool = False,
-    own: bool = False,
+    own: bool | str = False,
     over: str = "pairs",
 ) -> tuple[float, float]:
+    if over in ("purity", "groups", "whole groups"):
+        return _by_group(found, true, over), _by_group(true, found, over)
     if over == "labels":
         right = (found == true).float().mean().item()
         return right, right
@@ -155,19 +176,19 @@ def _right_pair_scores(found: Tensor, true: Tensor) -> tuple[float, float]:
 
 
 def _observe_pair_scores(answer: Answer) -> Observation:
+    # What a group is called says nothing, so the names of the two are in different orders.
     probes = {
-        "two merged groups": ([0, 0, 0, 0, 4, 4, 4, 7], [0, 0, 2, 2, 4, 4, 6, 7]),
-        "a group cut in two": ([0, 0, 2, 2, 2, 5, 6, 6, 8], [0, 0, 0, 0, 0, 5, 5, 7, 8]),
+        "two merged groups": ([0, 0, 0, 0, 4, 4, 4, 7], [5, 5, 2, 2, 4, 4, 0, 7]),
+        "a group cut in two": ([0, 0, 2, 2, 2, 5, 6, 6, 8], [9, 9, 9, 9, 9, 5, 5, 7, 0]),
     }
     seen = {}
     for name, (found, true) in probes.items():
         order = randn(len(true), seed=1).argsort() if draw() else torch.arange(len(true))
         out = answer(torch.tensor(found)[order], torch.tensor(true)[order])
-        if not hasattr(out, "__len__") or len(out) != 2:
+        out = [] if isinstance(out, str | dict) else as_tensor(out).flatten()
+        if len(out) != 2:
             raise Mistaken("not-two", "it has to return two numbers: (precision, recall)")
-        precision, recall = (as_tensor(number) for number in out)
-        if precision.numel() != 1 or recall.numel() != 1:
-            raise Mistaken("not-two", "it has to return two numbers: (precision, recall)")
+        precision, recall = out
         seen[f"precision and recall of {name}"] = torch.tensor([float(precision), float(recall)])
     return seen
 
@@ -184,6 +205,7 @@ PAIR_SCORES = Exercise(
     variant=_pair_scores,
     observe=_observe_pair_scores,
     checked="groups that were merged, and a group that was cut",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "swapped",
@@ -195,6 +217,14 @@ PAIR_SCORES = Exercise(
             "each image counts as a pair with itself, which is always found; leave the diagonal "
             "out",
             {"own": True},
+            {"own": "once"},
+        ),
+        Mistake(
+            "by-group",
+            "this is a share of each group, or of the groups; count pairs over all of them",
+            {"over": "groups"},
+            {"over": "purity"},
+            {"over": "whole groups"},
         ),
         Mistake(
             "labels-compared",
@@ -271,6 +301,7 @@ EVEN_SHARES = Exercise(
     variant=_shares,
     observe=_observe_shares,
     checked="four budgets, from less than everybody's size to more than there is",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "proportional",

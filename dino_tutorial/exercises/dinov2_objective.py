@@ -1,5 +1,8 @@
 """DINOv2's objective: the patch loss, KoLeo, and the rate at which each layer learns."""
 
+import math
+from itertools import count
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -10,9 +13,11 @@ from dino_tutorial.exercises.exercise import (
     Mistake,
     Mistaken,
     Observation,
+    as_tensor,
     draw,
     gradients,
     randn,
+    vary,
 )
 from dino_tutorial.losses import KoLeoLoss, ibot_loss
 
@@ -34,11 +39,14 @@ def _patch_loss(
     per_image: str = "mean",
     images: str = "all",
     multiply: bool = False,
+    axis: int = -1,
+    swapped: bool = False,
     sign: int = -1,
 ) -> Tensor:
     counted = {"hidden": masks, "visible": ~masks, "all": torch.ones_like(masks)}[asked]
-    log_q = (student * temp if multiply else student / temp).log_softmax(dim=-1)
-    entropies = (targets * log_q).sum(dim=-1) * counted
+    log_q = (student * temp if multiply else student / temp).log_softmax(dim=axis)
+    terms = log_q.exp() * targets.log() if swapped else targets * log_q
+    entropies = terms.sum(dim=-1) * counted
     if per_image == "together":
         return sign * entropies.sum() / counted.sum().clamp(min=1)
     each = entropies.sum(dim=1)
@@ -46,6 +54,8 @@ def _patch_loss(
         each = each / counted.sum(dim=1).clamp(min=1)
     elif per_image == "nan":
         each = each / counted.sum(dim=1)
+    elif per_image == "one more":
+        each = each / (counted.sum(dim=1) + 1)
     elif per_image == "all patches":
         each = each / masks.shape[1]
     return sign * each.sum() / (len(masks) if images == "all" else masks.any(dim=1).sum())
@@ -63,6 +73,13 @@ def _observe_patch_loss(answer: Answer) -> Observation:
         where = f"for {len(hidden)} images at temperature {temp}"
         seen[f"the loss {where}"] = loss.detach()
         seen[f"the student's gradient {where}"] = found["student"]
+    student = randn(3, 4, 5, seed=3)
+    targets = randn(3, 4, 5, seed=4).softmax(dim=-1)
+    for name, hidden in (
+        ("one image is masked altogether", torch.arange(3)[:, None] == torch.tensor([0, 0, 0, 0])),
+        ("nothing is masked in any image", torch.zeros(3, 4, dtype=torch.bool)),
+    ):
+        seen[f"the loss where {name}"] = answer.number(student, targets, hidden, *vary(0.2))
     return seen
 
 
@@ -79,6 +96,7 @@ PATCH_LOSS = Exercise(
     variant=_patch_loss,
     observe=_observe_patch_loss,
     checked="the loss and its gradient for four images and for three, half of them whole",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "visible-patches",
@@ -113,6 +131,25 @@ PATCH_LOSS = Exercise(
             {"per_image": "all patches"},
         ),
         Mistake(
+            "one-more",
+            "an image's sum is divided by one more than its masked patches; keep 0 / 0 away with "
+            "`clamp(min=1)`, which leaves all other numbers as they are",
+            {"per_image": "one more"},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the softmax runs over the patches or the images; the K prototypes of one patch have "
+            "to sum to 1, `dim=-1`",
+            {"axis": 1},
+            {"axis": 0},
+        ),
+        Mistake(
+            "swapped",
+            "student and teacher have changed places: the teacher gives the probabilities, the "
+            "student the logarithms",
+            {"swapped": True},
+        ),
+        Mistake(
             "masked-images-only",
             "the mean is over the masked images only; divide by all B of them, as the reference "
             "does",
@@ -139,12 +176,17 @@ def _koleo(
     sign: int = -1,
     reduce: str = "mean",
     epsilon: float = 1e-4,
+    axis: int = -1,
     alone: str = "counts 0",
 ) -> Tensor:
     if len(features) < 2 and alone == "counts 0":
         return 0 * features.sum()
-    x = normalize(features, dim=-1) if unit else features
+    x = normalize(features, dim=axis) if unit else features
     squares = (x[:, None] - x).pow(2).sum(dim=-1)
+    if distance == "cosine":
+        squares = (1 - x @ x.T).clamp(min=0).square()
+    if distance == "city":
+        squares = (x[:, None] - x).abs().sum(dim=-1).square()
     others = squares if itself else squares + 1e9 * torch.eye(len(x))
     chosen = {"nearest": others.argmin, "farthest": squares.argmax}.get(neighbour)
     if neighbour == "all":
@@ -160,7 +202,7 @@ def _koleo(
 def _observe_koleo(answer: Answer) -> Observation:
     seen = {}
     for batch, width in ((5, 3), (8, 16), (2, 4)):
-        features = (3 * randn(batch, width, seed=batch)).requires_grad_()
+        features = _apart(batch, width).requires_grad_()
         loss = answer.scalar(features)
         seen[f"the loss for {batch} features"] = loss.detach()
         found = gradients(loss, features=features)["features"]
@@ -170,11 +212,24 @@ def _observe_koleo(answer: Answer) -> Observation:
     return seen
 
 
+def _apart(batch: int, width: int) -> Tensor:
+    """Features so far apart that 1e-4 is nothing beside it, and not so far that ln d is near 0."""
+    for seed in count(100 * batch):
+        features = 3 * randn(1, width, seed=seed) + 2 * randn(batch, width, seed=seed + 50)
+        unit = normalize(features, dim=-1)
+        nearest = (torch.cdist(unit, unit) + 9 * torch.eye(batch)).amin(dim=1)
+        if nearest.min() > 0.2 and nearest.log().mean() < -0.3:
+            return features
+    raise AssertionError("count() has no end")
+
+
 def _check_finite(answer: Answer, features: Tensor, mistake: str) -> None:
     features = features.clone().requires_grad_()
-    loss = answer.scalar(features)
-    found = gradients(loss, features=features)["features"]
-    if not (loss.isfinite() and found.isfinite().all()):
+    alone = len(features) == 1  # where a constant will do, through which nothing flows
+    loss = as_tensor(answer(features)) if alone else answer.scalar(features)
+    answer.calls.pop()  # what the value is there is left open
+    found = gradients(loss.sum(), features=features)["features"] if loss.requires_grad else loss
+    if not (loss.isfinite().all() and found.isfinite().all()):
         raise Mistaken(mistake)
 
 
@@ -219,6 +274,25 @@ KOLEO = Exercise(
             {"distance": "squared"},
         ),
         Mistake("no-logarithm", "the logarithm is missing", {"log": False}),
+        Mistake(
+            "wrong-axis",
+            "the lengths are taken over the batch and not over the features of each; normalise "
+            "with `dim=-1`",
+            {"axis": 0},
+        ),
+        Mistake(
+            "other-distance",
+            "this is another distance: 1 − cos, or a sum of absolute differences; take the "
+            "Euclidean one",
+            {"distance": "cosine"},
+            {"distance": "city"},
+        ),
+        Mistake(
+            "constant-too-large",
+            "the constant that keeps it finite is large enough to change the loss; 1e-4 will do",
+            {"epsilon": 0.1},
+            {"epsilon": 0.01},
+        ),
         Mistake(
             "sign",
             "the minus sign is missing, and the features would be drawn together",
@@ -283,6 +357,7 @@ LAYER_RATES = Exercise(
     variant=_layer_rates,
     observe=_observe_layer_rates,
     checked="3 and 12 blocks, two decays, two multipliers",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "upside-down",

@@ -1,5 +1,7 @@
 """From a finished teacher to a small student: the loss on patches, and the average that is kept."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,8 +10,10 @@ from dino_tutorial.exercises.exercise import (
     Exercise,
     Mistake,
     Observation,
+    draw,
     gradients,
     randn,
+    vary,
 )
 from dino_tutorial.losses import ibot_loss
 from dino_tutorial.training import cosine_schedule
@@ -72,7 +76,7 @@ def _observe_patch_loss(answer: Answer) -> Observation:
     for batch, patches, prototypes in ((3, 4, 5), (2, 6, 8)):
         shape = (2, batch, patches, prototypes)
         s, t = randn(*shape, seed=batch, grad=True), randn(*shape, seed=batch + 10, grad=True)
-        loss = answer.scalar(s, t, 0.5, 0.2)
+        loss = answer.scalar(s, t, *vary(0.5, 0.2))
         seen |= {f"the loss for {patches} patches": loss.detach()}
         seen |= gradients(
             loss,
@@ -97,6 +101,7 @@ PATCH_LOSS = Exercise(
     variant=_patch_loss,
     observe=_observe_patch_loss,
     checked="the value and both networks' gradients for two shapes",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "crossed",
@@ -183,8 +188,10 @@ def _average_weights(
 
 def _observe_weights(answer: Answer) -> Observation:
     seen = {}
-    for steps, first in ((6, 0.9), (9, 0.6)):
+    for steps, first in ((6, 0.9), (9, 0.6), (4 + draw() % 4, 0.7)):
         momenta = cosine_schedule(first, 1.0, steps)
+        if draw():  # up and down as well, which a momentum need not, but may
+            momenta = momenta * (0.9 + 0.1 * randn(steps, seed=steps).sigmoid().double())
         weights = answer.tensor(momenta).double()
         seen[f"the weights of {steps} steps from m = {first}"] = weights
     return seen
@@ -201,6 +208,7 @@ AVERAGE_WEIGHTS = Exercise(
     variant=_average_weights,
     observe=_observe_weights,
     checked="all weights for two schedules",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "start-forgotten",

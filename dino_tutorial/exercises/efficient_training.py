@@ -1,5 +1,7 @@
 """Efficient training: crops packed into one sequence, what lies on a process, norms of parts."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -88,10 +90,11 @@ def _state_bytes(
     width: int = 4,
     teacher: bool = True,
     always_cut: bool = False,
+    exchanged: bool = False,
     cut: tuple[bool, bool, bool, bool] = (True, True, True, True),
 ) -> tuple[float, ...]:
     sizes = (parameters, parameters * teacher, parameters, moments * parameters)
-    is_cut = sharding == "fsdp" or always_cut
+    is_cut = (sharding == "fsdp") != exchanged or always_cut
     return tuple(
         width * size / (processes if is_cut and this else 1)
         for size, this in zip(sizes, cut, strict=True)
@@ -120,6 +123,7 @@ STATE_BYTES = Exercise(
     variant=_state_bytes,
     observe=_observe_bytes,
     checked="all four numbers in both layouts on 2 and on 7 processes",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "one-moment",
@@ -141,6 +145,11 @@ STATE_BYTES = Exercise(
             "copies-cut",
             'with "none" every process holds everything; nothing is divided',
             {"always_cut": True},
+        ),
+        Mistake(
+            "layouts-exchanged",
+            'it divides for "none" and not for "fsdp"; it is the other way round',
+            {"exchanged": True},
         ),
         Mistake(
             "state-alone",
@@ -168,15 +177,20 @@ def _norm_of_parts(parts: list[Tensor], *, rule: str = "root of squares") -> Ten
         "first": norms[0],
         "no root": squares,
         "mean of squares": norms.square().mean().sqrt(),
+        "absolute": sum(part.abs().sum() for part in parts),
+        "entries": torch.cat(parts).square().mean().sqrt(),
+        "spectral": torch.linalg.matrix_norm(torch.cat(parts), 2),
+        "nuclear": torch.linalg.matrix_norm(torch.cat(parts), "nuc"),
+        "sum first": sum(part.sum(dim=0) for part in parts).norm(),
     }[rule]
 
 
 def _observe_norm(answer: Answer) -> Observation:
     return {
-        f"the norm of {len(rows)} parts": answer.tensor(
-            [randn(n, 3, seed=seed) for seed, n in enumerate(rows)]
+        f"the norm of parts with {', '.join(map(str, rows))} rows": answer.number(
+            [randn(n, 3 + draw() % 3, seed=seed) for seed, n in enumerate(rows)]
         )
-        for rows in ((4, 2), (5, 0, 5), (0, 3), (1, 2, 3, 4))
+        for rows in ((4, 2), (5, 0, 5), (0, 3, 0, 2, 0), (1, 2, 3, 4), (3,))
     }
 
 
@@ -190,6 +204,7 @@ NORM_OF_PARTS = Exercise(
     variant=_norm_of_parts,
     observe=_observe_norm,
     checked="two, three and four parts, some of them empty, first and in the middle",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake("sum", "norms of parts do not add up; their squares do", {"rule": "sum"}),
         Mistake("mean", "the norms are averaged; add their squares", {"rule": "mean"}),
@@ -204,6 +219,20 @@ NORM_OF_PARTS = Exercise(
             "mean-of-squares",
             "squares are averaged; the norm of the whole is the root of their sum",
             {"rule": "mean of squares"},
+            {"rule": "entries"},
+        ),
+        Mistake(
+            "other-norm",
+            "this is another norm, of absolute values or of the matrix as a map; the L2 norm is "
+            "the root of the sum of all squares",
+            {"rule": "absolute"},
+            {"rule": "spectral"},
+            {"rule": "nuclear"},
+        ),
+        Mistake(
+            "rows-summed",
+            "the rows are added before the norm is taken; add the squares of all numbers",
+            {"rule": "sum first"},
         ),
     ),
 )

@@ -1,11 +1,12 @@
 """What an exercise is: probes, the answer that is right, and the wrong answers that have names."""
 
 import inspect
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ class Exercise:
             :class:`Mistaken` where a number would not tell.
         checked: what a right answer has been compared in; for the reader.
         remark: something worth saying about an answer that is right, or None.
+        bounds: between which numbers every result lies, whatever the arguments.
+        form: what of a result counts, where the statement leaves something open.
     """
 
     name: str
@@ -84,6 +87,8 @@ class Exercise:
     observe: Callable[["Answer"], Observation]
     checked: str
     remark: Callable[["Answer"], str | None] = field(default=lambda answer: None)
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    form: Callable[[Tensor], Tensor] = field(default=lambda result: result)
 
     def wrong_answers(self) -> list[tuple[Mistake, dict[str, Any]]]:
         """Each known mistake in each of its forms."""
@@ -111,9 +116,11 @@ class Answer:
         self._check_signature(arguments)
         self.calls.append(arguments)
         before = [] if in_place else [(t, t.detach().clone()) for t in _tensors_in(arguments)]
-        names = [list(a) for a in arguments if isinstance(a, dict | list)]
+        held = _held_by(arguments)
         value = self.function(*arguments)
-        kept = names == [list(a) for a in arguments if isinstance(a, dict | list)]
+        if isinstance(value, Iterator):  # a generator: it runs now, not later
+            value = list(value)
+        kept = held == _held_by(arguments)
         if not in_place and not (kept and all(torch.equal(t, copy) for t, copy in before)):
             raise Mistaken(
                 "changes-input", "it changes one of its inputs in place; work on a new tensor"
@@ -161,6 +168,11 @@ class Answer:
         """The answer as a tensor of any shape, without its graph."""
         return as_tensor(self(*arguments)).detach()
 
+    def number(self, *arguments: Any) -> Tensor:
+        """The answer as a tensor without axes, if it is one number in any."""
+        value = self.tensor(*arguments)
+        return value.reshape(()) if value.numel() == 1 else value
+
     def mask(self, *arguments: Any) -> Tensor:
         """The answer as a boolean tensor, which it has to be."""
         value = self.tensor(*arguments)
@@ -182,30 +194,49 @@ def _tensors_in(values: Any) -> Iterator[Tensor]:
             yield from _tensors_in(value)
 
 
+def _held_by(arguments: tuple) -> list:
+    """What lists and dictionaries hold, by identity: names that point elsewhere are changes too."""
+    return [
+        [(name, id(value)) for name, value in a.items()]
+        if isinstance(a, dict)
+        else [id(value) for value in a]
+        for a in arguments
+        if isinstance(a, dict | list)
+    ]
+
+
 def as_tensor(value: Any) -> Tensor:
-    """A number, an array, a list of numbers or a tensor, as a tensor."""
+    """A number, an array, numbers in a row or a tensor, as a tensor."""
     if value is None:
         raise Mistaken("none", "it returns None; does it end with `return`?")
     if isinstance(value, Tensor) and value.is_complex():
         raise Mistaken("complex", "it returns complex numbers")
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict | np.ndarray):
+        value = list(value)  # a tuple, a set, a range, the values of a dictionary
     try:
-        if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
-            return torch.stack([torch.as_tensor(v).double() for v in value])
+        if isinstance(value, list) and any(isinstance(v, Tensor) for v in value):
+            parts = [torch.as_tensor(v) for v in value]
+            kind = reduce(torch.promote_types, [part.dtype for part in parts])
+            return torch.stack(
+                [p.double() if kind.is_floating_point else p.to(kind) for p in parts]
+            )
         return torch.from_numpy(np.array(value))
     except (TypeError, ValueError, RuntimeError):
-        kind = type(value).__name__
-        raise Mistaken("not-a-tensor", f"it returns a {kind} where a tensor is expected") from None
+        name = type(value).__name__
+        raise Mistaken("not-a-tensor", f"it returns a {name} where a tensor is expected") from None
 
 
 def gradients(loss: Tensor, **inputs: Tensor) -> Observation:
     """Gradient of a scalar for each input, zero where none arrives."""
-    found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(tensor) if gradient is None else gradient
-        for (name, tensor), gradient in zip(inputs.items(), found, strict=True)
-    }
+    wanted = [tensor for tensor in inputs.values() if tensor.requires_grad]
+    found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+    seen = {}
+    for name, tensor in inputs.items():  # one that the answer has frozen gets none
+        gradient = next(found) if tensor.requires_grad else None
+        seen[name] = torch.zeros_like(tensor) if gradient is None else gradient
+    return seen
 
 
 _DRAW: ContextVar[int] = ContextVar("draw", default=0)
@@ -231,3 +262,12 @@ def randn(*shape: int, seed: int, scale: float = 1.0, grad: bool = False) -> Ten
 def draw() -> int:
     """The number of the draw, for probes that are not made of normal numbers."""
     return _DRAW.get()
+
+
+def vary(*values: float) -> tuple[float, ...]:
+    """These numbers in the first draw, and up to a third more in others.
+
+    So that no answer is right that has written down what it was given once.
+    """
+    factors = (1 + (1 + 31 * draw() * (i + 1) % 96) / 300 for i in range(len(values)))
+    return tuple(v * f if draw() else v for v, f in zip(values, factors, strict=True))

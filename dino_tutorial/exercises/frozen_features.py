@@ -39,7 +39,10 @@ def _observe_pca_foreground(answer: Answer) -> Observation:
     seen = {}
     for n_images, n_patches, every in ((3, 20, 4), (4, 15, 3), (2, 30, 5), (3, 24, 4), (5, 12, 4)):
         thing = torch.arange(n_images * n_patches).view(n_images, n_patches) % every == 0
-        thing[0] = False  # an image without the object
+        empty, full = (1, 0) if n_images == 5 else (0, None)
+        thing[empty] = False  # an image without the object
+        if full is not None:  # one that it fills, while it is the smaller side of all
+            thing[full, : n_patches // 2 + 2] = True
         spread = torch.tensor([1.0, 0.7, 0.5, 0.4, 0.3])
         patches = 3 + spread * randn(n_images, n_patches, 5, seed=n_patches)
         patches = patches + 6 * thing[..., None] * randn(5, seed=every)
@@ -113,11 +116,19 @@ def _mean_iou(
     found, true, taken = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
     if measure == "accuracy":
         return found.sum() / counts.sum()
+    if measure == "pooled":
+        return found.sum() / (true + taken - found).sum()
     scores = {
         "iou": found / (true + taken - found),
         "recall": found / true,
+        "precision": found / taken,
         "dice": 2 * found / (true + taken),
+        "overlap twice": found / (true + taken),
     }[measure]
+    if among == "foreground":
+        return scores[1:].nanmean()
+    if among == "weighted":
+        return (scores * true).nansum() / true.sum()
     if among == "truth":
         return scores[true > 0].nanmean()
     if among == "predicted":
@@ -134,16 +145,21 @@ def _observe_mean_iou(answer: Answer) -> Observation:
         ("two of six classes nowhere", 6, 7),
         ("a class in the truth alone", 4, 9),
         ("a class predicted alone", 4, 11),
+        ("the last class in the truth alone", 4, 13),
+        ("the last class predicted alone", 5, 15),
     ):
         truth = (randn(3, 6, 8, seed=seed).abs() * 1.7).long().clamp(max=3)
         truth[0, 0, :4] = torch.arange(4)
         truth[2] = truth[2].clamp(max=1)  # the classes are not spread evenly over the images
         predicted = torch.where(randn(3, 6, 8, seed=seed + 1) > 0.4, truth.flip(2), truth)
+        only = 3 if "last" in name else 2
         if "truth alone" in name:
-            predicted[predicted == 2] = 0
+            predicted[predicted == only] = 0
         if "predicted alone" in name:
-            truth[truth == 2] = 1
-        seen[f"the mean IoU, {name}"] = answer.tensor(predicted, truth, n_classes)
+            truth[truth == only] = 1
+        if n_classes == 5:  # and one that is nowhere
+            truth[truth == 2], predicted[predicted == 2] = 0, 1
+        seen[f"the mean IoU, {name}"] = answer.number(predicted, truth, n_classes)
     return seen
 
 
@@ -161,6 +177,7 @@ MEAN_IOU = Exercise(
     variant=_mean_iou,
     observe=_observe_mean_iou,
     checked="all classes there, some nowhere, one only predicted and one only in the truth",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "accuracy",
@@ -178,6 +195,32 @@ MEAN_IOU = Exercise(
             "dice",
             "this is Dice's coefficient, which counts the overlap twice; divide by the union",
             {"measure": "dice"},
+        ),
+        Mistake(
+            "precision",
+            "the overlap is divided by the predicted pixels alone; divide by the union",
+            {"measure": "precision"},
+        ),
+        Mistake(
+            "overlap-in-the-union-twice",
+            "the union is the sum of the two sizes, which has the overlap twice; subtract it once",
+            {"measure": "overlap twice"},
+        ),
+        Mistake(
+            "classes-pooled",
+            "overlaps and unions of all classes are added first, so that large classes decide; "
+            "average the classes' shares",
+            {"measure": "pooled"},
+        ),
+        Mistake(
+            "background-left-out",
+            "class 0 is left out; it counts like any other",
+            {"among": "foreground"},
+        ),
+        Mistake(
+            "weighted",
+            "the classes are weighted by their pixels; each counts alike",
+            {"among": "weighted"},
         ),
         Mistake(
             "absent-is-zero",

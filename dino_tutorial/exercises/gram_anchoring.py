@@ -1,5 +1,7 @@
 """Gram anchoring: the loss on similarities between patches, and how well they part an object."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,7 @@ from dino_tutorial.exercises.exercise import (
     Exercise,
     Mistake,
     Observation,
+    draw,
     gradients,
     randn,
 )
@@ -35,6 +38,9 @@ def _gram_loss(
     pair = [student, anchor]
     if detach:
         pair = [student, anchor.detach()] if frozen == "anchor" else [student.detach(), anchor]
+    if matrix == "tokens":
+        gap = F.normalize(pair[0], dim=-1) - F.normalize(pair[1], dim=-1)
+        return gap.square().mean() if reduce == "mean" else gap.square().sum(dim=-1).mean()
     grams = []
     for x in pair:
         if unit != "none":
@@ -74,6 +80,7 @@ GRAM_LOSS = Exercise(
     variant=_gram_loss,
     observe=_observe_gram,
     checked="the loss and both gradients for two shapes",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "no-stop-gradient",
@@ -101,6 +108,12 @@ GRAM_LOSS = Exercise(
             "dimensions",
             "this is the matrix of dimensions, (D, D); the one of patches is `x @ x.T`, (N, N)",
             {"matrix": "dimensions"},
+        ),
+        Mistake(
+            "tokens-compared",
+            "the tokens themselves are compared; compare the matrices of their cosines",
+            {"matrix": "tokens"},
+            {"matrix": "tokens", "reduce": "sum"},
         ),
         Mistake(
             "across-images",
@@ -137,12 +150,28 @@ def _contrast(
     other: str = "across",
     sign: float = 1.0,
     ratio: bool = False,
+    pairs: str = "different",
+    exchanged: bool = False,
+    added: bool = False,
+    axis: int = -1,
 ) -> Tensor:
-    unit_patches = F.normalize(patches, dim=-1) if unit else patches
+    unit_patches = F.normalize(patches, dim=axis) if unit else patches
     cosines = unit_patches @ unit_patches.T
+    if exchanged:
+        on_object = ~on_object
     own = cosines[on_object][:, on_object]
     different = ~torch.eye(len(own), dtype=torch.bool)
     inside = own.mean() if diagonal else own[different].mean()
+    if pairs == "of all":
+        inside = (own * different).mean()
+    if pairs == "half of all":
+        inside = own.triu(1).mean()
+    if pairs == "summed":
+        inside = own[different].sum()
+    if pairs == "any":
+        inside = cosines[~torch.eye(len(cosines), dtype=torch.bool)].mean()
+    if added:
+        sign, inside = -1.0, -inside
     rest = {"across": cosines[on_object][:, ~on_object], "all": cosines[on_object], "table": None}
     outside = cosines[~on_object][:, ~on_object] if other == "table" else rest[other]
     return inside / outside.mean() if ratio else sign * (inside - outside.mean())
@@ -150,11 +179,12 @@ def _contrast(
 
 def _observe_contrast(answer: Answer) -> Observation:
     seen = {}
-    for n_patches, n_object in ((9, 4), (16, 5)):
+    for n_patches, n_object in ((9, 4), (16, 5), (12, 3)):
         on_object = torch.arange(n_patches) % (n_patches // n_object) == 0
+        on_object = on_object[randn(n_patches, seed=4).argsort()] if draw() else on_object
         patches = randn(n_patches, 6, seed=n_patches) + 1.5 * on_object[:, None] * randn(6, seed=3)
         patches = (0.5 + torch.arange(n_patches) / n_patches)[:, None] * patches
-        seen[f"the contrast of {n_patches} patches"] = answer.tensor(patches, on_object)
+        seen[f"the contrast of {n_patches} patches"] = answer.number(patches, on_object)
     return seen
 
 
@@ -180,6 +210,35 @@ CONTRAST = Exercise(
             "these are dot products; scale the tokens to length one for cosines",
             {"unit": False},
         ),
+        Mistake(
+            "wrong-axis",
+            "the lengths are taken over the patches and not over the features of each; normalise "
+            "with `dim=-1`",
+            {"axis": 0},
+        ),
+        Mistake(
+            "diagonal-as-zero",
+            "a patch with itself counts as a pair of cosine 0; divide by the pairs of different "
+            "patches, n (n − 1)",
+            {"pairs": "of all"},
+            {"pairs": "half of all"},
+        ),
+        Mistake(
+            "summed",
+            "the cosines of object patches are summed; take their mean",
+            {"pairs": "summed"},
+        ),
+        Mistake(
+            "all-with-all",
+            "the first mean runs over all patches; it is over pairs of object patches",
+            {"pairs": "any"},
+        ),
+        Mistake(
+            "exchanged",
+            "object and table have changed places; `on_object` is True on the object",
+            {"exchanged": True},
+        ),
+        Mistake("added", "the two means are added; subtract the second", {"added": True}),
         Mistake(
             "table-with-table",
             "pairs of table patches are subtracted; subtract pairs of an object and a table patch",

@@ -1,5 +1,7 @@
 """High-resolution finish: what tokens cost, and how much of a gain a cheaper run recovers."""
 
+import math
+
 from torch import Tensor
 
 from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, draw, randn
@@ -25,6 +27,7 @@ def _block_products(
         "both": 2 * t * t * width,
         "scores": t * t * width,
         "none": 0,
+        "patches": 2 * patches * patches * width,
         "bare": 2 * t * t,
         "width squared": 2 * t * width * width,
     }[attention]
@@ -34,7 +37,7 @@ def _block_products(
 def _observe_products(answer: Answer) -> Observation:
     return {
         f"the count for {side} pixels, patches of {p}, width {width} and {depth} blocks": (
-            answer.tensor(side, p, width, depth).double()
+            answer.number(side, p, width, depth).double()
         )
         for side, p, width, depth in (
             (32, 8, 96, 3),
@@ -57,6 +60,7 @@ BLOCK_PRODUCTS = Exercise(
     variant=_block_products,
     observe=_observe_products,
     checked="three sizes of image, two widths, three depths",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "class-token-missing",
@@ -95,6 +99,16 @@ BLOCK_PRODUCTS = Exercise(
             {"linear": 4},
         ),
         Mistake(
+            "one-map-of-the-mlp",
+            "one map of the MLP is missing; there are two, 4 T D² each a block",
+            {"linear": 8},
+        ),
+        Mistake(
+            "square-of-the-patches",
+            "the class token is missing in attention's products; they are T × T, not N × N",
+            {"attention": "patches"},
+        ),
+        Mistake(
             "projection-missing",
             "the map that joins the heads is missing, T D² a block",
             {"linear": 11},
@@ -130,7 +144,7 @@ def _observe_recovered(answer: Answer) -> Observation:
         high = low + better + 0.03 * randn(seeds, seed=seeds + 10)
         finish = low + part * better + 0.03 * randn(seeds, seed=seeds + 20)
         what = "an accuracy" if better > 0 else "an error"
-        seen[f"the share, near {part}, for {what} and {seeds} seeds"] = answer.tensor(
+        seen[f"the share, near {part}, for {what} and {seeds} seeds"] = answer.number(
             low, high, finish
         )
     return seen

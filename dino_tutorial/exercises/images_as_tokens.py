@@ -11,6 +11,7 @@ from dino_tutorial.exercises.exercise import (
     Mistake,
     Observation,
     as_tensor,
+    draw,
     randn,
 )
 from dino_tutorial.models.block import Attention
@@ -39,7 +40,12 @@ def _observe_patches(answer: Answer) -> Observation:
         f"the patches of {height} × {width} pixels, {channels} channels": answer.tensor(
             randn(2, channels, height, width, seed=height), p
         )
-        for channels, height, width, p in ((3, 8, 8, 4), (1, 9, 6, 3), (5, 4, 6, 2))
+        for channels, height, width, p in (
+            (3, 8, 8, 4),
+            (1, 9, 6, 3),
+            (5, 4, 6, 2),
+            (2 + draw() % 5, 6, 15, 3),
+        )
     }
 
 
@@ -136,11 +142,16 @@ def _package_attention(
 
 def _observe_attention(answer: Answer) -> Observation:
     seen = {}
-    for tokens, width, heads in ((5, 12, 3), (6, 8, 2)):
-        shapes = (2, tokens, width), (3 * width, width), (3 * width,), (width, width), (width,)
+    for batch, tokens, width, heads in (
+        (2, 5, 12, 3),
+        (3, 6, 8, 2),
+        (1, 4, 12, 4 + 2 * (draw() % 2)),
+    ):
+        shapes = (batch, tokens, width), (3 * width, width), (3 * width,), (width, width), (width,)
         x, *weights = (randn(*shape, seed=width + i, scale=0.7) for i, shape in enumerate(shapes))
         value = answer(x, *weights, heads)
-        output = value[0] if isinstance(value, tuple) else value
+        pair = isinstance(value, tuple | list) and len(value) == 2  # with attention's weights
+        output = value[0] if pair else value
         seen[f"the output for {heads} heads"] = as_tensor(output).detach()
     return seen
 
@@ -158,7 +169,7 @@ ATTENTION = Exercise(
     solution=_package_attention,
     variant=_attention,
     observe=_observe_attention,
-    checked="the output for 3 and for 2 heads",
+    checked="the output for 2, 3 and 4 heads",
     mistakes=(
         Mistake(
             "no-square-root",
@@ -250,9 +261,9 @@ def _package_positions(pos_embed: Tensor, n: int, height: int, width: int) -> Te
 def _observe_positions(answer: Answer) -> Observation:
     return {
         f"the positions of {height} × {width} patches": answer.tensor(
-            randn(1, 1 + n * n, 3, seed=n), n, height, width
+            randn(1, 1 + n * n, d, seed=n), n, height, width
         )
-        for n, height, width in ((4, 6, 6), (5, 3, 3), (4, 3, 7))
+        for n, d, height, width in ((4, 3, 6, 6), (5, 3, 3, 3), (4, 2 + draw() % 4, 3, 7))
     }
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_tutorial.evaluation import mutual_matches
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, randn
+from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, draw, randn
 
 CHAPTER = "matching-and-retrieval"
 
@@ -89,22 +89,27 @@ def _places_after(
     corner: float = 1 / 8,
     zoom: float = 4 / 3,
     mirrored: str = "columns",
+    whole: bool = False,
+    cut: bool = False,
 ) -> Tensor:
-    moved = (places - corner * side) * zoom
+    moved = (places - (int(corner * side) if whole else corner * side)) * zoom
     rows, columns = moved[:, 0], moved[:, 1]
-    if mirror and mirrored == "columns":
-        columns = side - columns
+    mirrors = {"always": True, "unless": not mirror, "columns": mirror, "index": mirror}
+    if mirrors.get(mirrored):
+        columns = side - (mirrored == "index") - columns
     if mirror and mirrored == "rows":
         rows = side - rows
     if mirror and mirrored == "around 0":
         columns = -columns
-    return torch.stack([rows, columns], dim=1)
+    places = torch.stack([rows, columns], dim=1)
+    return places.clamp(0, side) if cut else places
 
 
 def _observe_places_after(answer: Answer) -> Observation:
     seen = {}
-    for n, side in ((7, 64), (5, 96)):
+    for n, side in ((7, 64), (5, 96), (6, 45 + draw() % 40)):
         places = side * (0.5 + 0.15 * randn(n, 2, seed=n))
+        places[:2] = side * torch.tensor([[0.02, 0.6], [0.4, 0.97]])  # outside of the crop
         for mirror in (False, True):
             how = "mirrored" if mirror else "not mirrored"
             seen[f"{n} places in {side} pixels, {how}"] = answer.tensor(places, side, mirror)
@@ -115,10 +120,11 @@ PLACES_AFTER = Exercise(
     name="places_after",
     chapter=CHAPTER,
     call="places_after(places, side, mirror)",
-    task="`places` (N, 2), row and column in pixels of N points of a square image, the image's "
-    "`side` in pixels and a boolean `mirror` to (N, 2): row and column of these points after "
-    "the middle three quarters of each side have been enlarged to `side` pixels and, if "
-    "`mirror`, left and right have been exchanged. Points outside stay in the result.",
+    task="`places` (N, 2), row and column in pixels of N points of a square image, real numbers "
+    "from 0 at one edge to `side` at the other, the image's `side` in pixels and a boolean "
+    "`mirror` to (N, 2): row and column of these points after the middle three quarters of each "
+    "side have been enlarged to `side` pixels and, if `mirror`, left and right have been "
+    "exchanged. Points outside stay in the result.",
     solution=_places_after,
     variant=_places_after,
     observe=_observe_places_after,
@@ -134,6 +140,14 @@ PLACES_AFTER = Exercise(
             "shrunk",
             "distances become smaller; what is enlarged has to be divided by three quarters",
             {"zoom": 3 / 4},
+        ),
+        Mistake(
+            "other-zoom",
+            "the crop is enlarged by another factor than 4 / 3; three quarters become the whole",
+            {"zoom": 5 / 4},
+            {"zoom": 16 / 9},
+            {"zoom": 3 / 2},
+            {"zoom": 2.0},
         ),
         Mistake(
             "no-corner",
@@ -157,6 +171,33 @@ PLACES_AFTER = Exercise(
             {"mirrored": "around 0"},
         ),
         Mistake("never-mirrored", "`mirror` changes nothing", {"mirrored": "no"}),
+        Mistake(
+            "always-mirrored",
+            "the columns are exchanged whatever `mirror` says",
+            {"mirrored": "always"},
+        ),
+        Mistake(
+            "mirrored-the-other-way",
+            "the columns are exchanged where `mirror` is False, and not where it is True",
+            {"mirrored": "unless"},
+        ),
+        Mistake(
+            "mirrored-by-index",
+            "mirrored columns are one pixel off: places are no indices of pixels, and the edge at "
+            "0 goes to the edge at `side`; a column c becomes side − c, not side − 1 − c",
+            {"mirrored": "index"},
+        ),
+        Mistake(
+            "corner-rounded",
+            "the corner of the crop is rounded to whole pixels; it lies at an eighth of the side, "
+            "whatever that is",
+            {"whole": True},
+        ),
+        Mistake(
+            "cut-off",
+            "places outside of the crop are moved to its edge; they stay where they are",
+            {"cut": True},
+        ),
     ),
 )
 

@@ -5,7 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_tutorial.evaluation import knn_classify, retrieval_map
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Mistaken, Observation, randn
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Mistaken,
+    Observation,
+    draw,
+    randn,
+    vary,
+)
 
 
 def _knn(
@@ -26,7 +35,7 @@ def _knn(
     similarity = queries @ bank.T
     if weights == "distance":
         similarity = -torch.cdist(queries, bank)
-    count = {"k": k, "all": len(bank), "one": 1}[neighbours]
+    count = {"k": k, "all": len(bank), "one": 1, "more": k + 1, "fewer": k - 1}[neighbours]
     found, index = similarity.topk(count, dim=1, largest=largest)
     weight = {
         "exp": (found / temperature).exp(),
@@ -42,12 +51,13 @@ def _knn(
 
 def _observe_knn(answer: Answer) -> Observation:
     seen = {}
-    for n, k, temperature, classes in ((40, 7, 0.5, 4), (25, 5, 0.2, 3), (30, 4, 0.1, 5)):
+    probes = (40, 7, 0.5, 4), (25, 5, *vary(0.2), 3), (30, 4, 0.1, 5), (9, 8, 0.6, 6 + draw() % 3)
+    for n, k, temperature, classes in probes:
         lengths = torch.linspace(0.3, 2, n)[:, None]
         train_x, test_x = lengths * randn(n, 5, seed=n), randn(8, 5, seed=n + 1, scale=0.7)
-        train_y = torch.arange(n) * 7 % classes
-        if classes == 5:  # a class that nobody has, in between
-            train_y[train_y == 2] = 4
+        train_y = randn(n, seed=n + 2).argsort() % classes
+        if classes >= 5:  # a class that nobody has, in between, or two
+            train_y[(train_y == 2) | (train_y == classes - 2)] = classes - 1
         votes = answer.tensor(train_x, train_y, test_x, k, temperature)
         if votes.ndim == 1 and len(votes) == len(test_x):
             raise Mistaken("classes", "it returns classes; return the votes (n_test, C)")
@@ -55,12 +65,13 @@ def _observe_knn(answer: Answer) -> Observation:
             raise Mistaken(
                 "shape", f"it returns shape {tuple(votes.shape)}, not (n_test, C) = (8, {classes})"
             )
-        if (votes < 0).any():
-            raise Mistaken("negative", "some votes are negative; exp(cosine / τ) never is")
-        seen[f"the votes for k = {k}, row by row over their sum"] = (
-            votes.double() / votes.double().sum(dim=1, keepdim=True)
-        )
+        seen[f"the votes for k = {k}, row by row over their sum"] = _over_sum(votes)
     return seen
+
+
+def _over_sum(votes: Tensor) -> Tensor:
+    """What of votes counts: a row may be scaled by any positive number."""
+    return votes.double() / votes.double().sum(dim=-1, keepdim=True)
 
 
 KNN_CLASSIFY = Exercise(
@@ -76,6 +87,8 @@ KNN_CLASSIFY = Exercise(
     variant=_knn,
     observe=_observe_knn,
     checked="the votes for two banks, rows scaled to sum 1",
+    form=_over_sum,
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "not-normalised",
@@ -130,6 +143,12 @@ KNN_CLASSIFY = Exercise(
             {"neighbours": "one"},
         ),
         Mistake(
+            "neighbours-miscounted",
+            "one neighbour too many votes, or one too few; k of them do",
+            {"neighbours": "more"},
+            {"neighbours": "fewer"},
+        ),
+        Mistake(
             "farthest",
             "these are the least similar ones; take the k largest cosines",
             {"largest": False},
@@ -172,15 +191,17 @@ def _retrieval_map(
 
 
 def _observe_map(answer: Answer) -> Observation:
-    # Signs in four dimensions: cosines are exact in any order of summation, and many are equal.
-    signs = 2 * (randn(12, 4, seed=5) > 0).float() - 1
+    # Along two axes, to and fro: equal cosines are equal however they are computed.
+    signs = 2 * (randn(12, 1, seed=5) > 0).float() - 1
+    along = signs * torch.eye(2)[(randn(12, seed=8) > 0).long()]
     classes = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+    classes = classes[randn(12, seed=7).argsort()] if draw() else classes
     lengths = torch.linspace(0.3, 2, 12)[:, None]
     return {
-        "the mean average precision of 12 images": answer.tensor(
+        "the mean average precision of 12 images": answer.number(
             lengths * randn(12, 5, seed=6), classes
-        ).reshape(()),
-        "the mean average precision with ties": answer.tensor(signs, classes).reshape(()),
+        ),
+        "the mean average precision with ties": answer.number(along, classes),
     }
 
 
@@ -196,6 +217,7 @@ RETRIEVAL_MAP = Exercise(
     variant=_retrieval_map,
     observe=_observe_map,
     checked="the value for two sets of images, one of them full of ties",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "query-in-gallery",

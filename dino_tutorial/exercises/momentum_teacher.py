@@ -22,7 +22,12 @@ from dino_tutorial.training import Teacher, cosine_schedule
 
 def _network(seed: int = 0) -> nn.Module:
     """A network with parameters, running statistics and a counter, none at its first value."""
-    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    width = 6 + draw() % 5
+    network = nn.Sequential(
+        nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3)
+    )
+    if draw() % 2:
+        network.append(nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2, bias=False)))
     with torch.no_grad():
         for index, tensor in enumerate(_tensors(network)):
             if tensor.is_floating_point():
@@ -54,7 +59,7 @@ def _make_teacher(
         return copy.copy(student)
     teacher = copy.deepcopy(student)
     if how == "anew":
-        for module in teacher:
+        for module in teacher.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
     if not buffers:
@@ -67,6 +72,7 @@ def _make_teacher(
 def _observe_made(answer: Answer) -> Observation:
     student = _network()
     teacher = answer(student)
+    _check_mode(student)
     if not isinstance(teacher, nn.Module):
         raise Mistaken(
             "not-a-module", f"it returns a {type(teacher).__name__}; the teacher is a network"
@@ -85,6 +91,13 @@ def _observe_made(answer: Answer) -> Observation:
     if not _same(list(teacher.buffers()), list(student.buffers())):
         raise Mistaken("buffers-forgotten")
     return {}
+
+
+def _check_mode(student: nn.Module) -> None:
+    """Raise if the student is no longer in training mode."""
+    if not all(module.training for module in student.modules()):
+        says = "the student is in evaluation mode afterwards, and it goes on training"
+        raise Mistaken("student-in-evaluation", f"{says}; call `eval()` on the teacher alone")
 
 
 MAKE_TEACHER = Exercise(
@@ -213,6 +226,10 @@ def _check_updated(
         raise Mistaken("shared-storage")
     if not _same(list(_tensors(student)), before):
         raise Mistaken("student-changed")
+    _check_mode(student)
+    if not all(parameter.requires_grad for parameter in student.parameters()):
+        says = "the student's parameters no longer require a gradient"
+        raise Mistaken("student-frozen", f"{says}; leave the student as it is")
     if any(tensor.requires_grad for tensor in _tensors(teacher)):
         raise Mistaken("recorded")
     if int(teacher[1].num_batches_tracked) not in counters:
@@ -300,12 +317,13 @@ def _half_life(momentum: float, *, form: str = "right") -> float:
         "inverted": math.log(momentum) / math.log(0.5),
         "sign": math.log(2) / math.log(momentum),
         "rounded": round(math.log(0.5) / math.log(momentum)),
+        "linear": math.log(2) / (1 - momentum),
     }[form]
 
 
 def _observe_half_life(answer: Answer) -> Observation:
     return {
-        f"the half-life for m = {m}": answer.tensor(m)
+        f"the half-life for m = {m}": answer.number(m)
         for m in (0.9, 0.3, 0.996, 0.5 + draw() % 97 / 200)
     }
 
@@ -320,6 +338,7 @@ HALF_LIFE = Exercise(
     variant=_half_life,
     observe=_observe_half_life,
     checked="three momenta",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "window",
@@ -338,6 +357,11 @@ HALF_LIFE = Exercise(
         ),
         Mistake("sign", "the sign is wrong: ln m is negative, and so is ln ½", {"form": "sign"}),
         Mistake("rounded", "it is rounded; return the real number", {"form": "rounded"}),
+        Mistake(
+            "approximation",
+            "this is ln 2 / (1 − m), right for m near 1 alone; the half-life is ln ½ / ln m",
+            {"form": "linear"},
+        ),
     ),
 )
 
@@ -435,9 +459,10 @@ def _momentum_at(
     *,
     shape: str = "half cosine",
     last: int = 0,
+    first: int = 0,
     falls: bool = False,
 ) -> float:
-    phase = step / (total - last)
+    phase = (step + first) / (total - last)
     share = {
         "half cosine": (1 + math.cos(math.pi * phase)) / 2,
         "whole cosine": (1 + math.cos(2 * math.pi * phase)) / 2,
@@ -455,7 +480,7 @@ def _package_momentum(step: int, total: int, start: float) -> float:
 def _observe_momentum(answer: Answer) -> Observation:
     return {
         f"how far the momentum is from 1 at step {step} of {total}, from {start},": 1000
-        * (1 - answer.tensor(step, total, start).double())
+        * (1 - answer.number(step, total, start).double())
         for step, total, start in (
             (0, 10, 0.996),
             (3, 10, 0.996),
@@ -498,6 +523,11 @@ MOMENTUM_AT = Exercise(
             "degrees",
             "the cosine gets degrees; `math.cos` and `torch.cos` take radians",
             {"shape": "degrees"},
+        ),
+        Mistake(
+            "from-one",
+            "the steps are counted from 1; step 0 has the momentum `start`",
+            {"first": 1},
         ),
         Mistake(
             "reaches-one",

@@ -16,6 +16,7 @@ from dino_tutorial.exercises.exercise import (
     as_tensor,
     draw,
     randn,
+    vary,
 )
 from dino_tutorial.exercises.self_distillation import pair_mask
 
@@ -127,8 +128,9 @@ def _split_loss(
     teachers: int = 2,
     temperature: bool = True,
     order: int = 1,
+    axis: int = -1,
 ) -> tuple[Tensor, Tensor]:
-    log_q = (student_logits / (student_temp if temperature else 1.0)).log_softmax(dim=-1)
+    log_q = (student_logits / (student_temp if temperature else 1.0)).log_softmax(dim=axis)
     views, batch = log_q.shape[:2]
     cost = -torch.einsum("gbk,vbk->gv", targets, log_q) / batch
     kept = pair_mask("all" if same else "different", views)
@@ -144,7 +146,7 @@ def _observe_split(answer: Answer) -> Observation:
     for views, batch, prototypes in ((10, 2, 7), (4, 3, 5)):
         s = randn(views, batch, prototypes, seed=views, scale=0.2)
         targets = randn(2, batch, prototypes, seed=views + 1, scale=2).softmax(dim=-1)
-        parts = answer(s, targets, 0.1)
+        parts = answer(s, targets, *vary(0.1))
         if isinstance(parts, Tensor | np.ndarray) and parts.shape == (2,):
             parts = tuple(parts)
         if not isinstance(parts, tuple | list) or len(parts) != 2:
@@ -194,6 +196,13 @@ SPLIT_LOSS = Exercise(
             "temperature-missing",
             "the student's logits are not divided by its temperature",
             {"temperature": False},
+        ),
+        Mistake(
+            "wrong-axis",
+            "the softmax runs over the batch or the views; the K prototypes of one answer have to "
+            "sum to 1, `dim=-1`",
+            {"axis": 1},
+            {"axis": 0},
         ),
         Mistake(
             "not-divided",
@@ -282,17 +291,26 @@ def _observe_boxes(answer: Answer) -> Observation:
     if (boxes == boxes[0]).all(dim=1).float().mean() > 0.5:
         raise Mistaken("all-alike")
     _check_geometry(boxes)
+    if torch.equal(_boxes(answer, _SCALE, n=9, seed=1), _boxes(answer, _SCALE, n=9, seed=2)):
+        says = "another seed of the generator gives the same boxes"
+        raise Mistaken("ignores-generator", f"{says}; draw with the generator that is handed in")
+    _boxes(answer, _SCALE, n=1)
     _check_large(_boxes(answer, _LARGE))
     _check_small(_boxes(answer, _SCALE, _SMALL))
     return {}
 
 
-def _boxes(answer: Answer, scale: tuple[float, float], size: int = _SIZE) -> Tensor:
-    generator = torch.Generator().manual_seed(draw())
-    boxes = answer.tensor(_BOXES, scale, size, generator).double()
-    if boxes.shape != (_BOXES, 4):
-        shape = tuple(boxes.shape)
-        raise Mistaken("shape", f"for n = {_BOXES} it returns shape {shape}, not ({_BOXES}, 4)")
+def _boxes(
+    answer: Answer,
+    scale: tuple[float, float],
+    size: int = _SIZE,
+    n: int = _BOXES,
+    seed: int = 0,
+) -> Tensor:
+    generator = torch.Generator().manual_seed(draw() + seed)
+    boxes = answer.tensor(n, scale, size, generator).double()
+    if boxes.shape != (n, 4):
+        raise Mistaken("shape", f"for n = {n} it returns shape {tuple(boxes.shape)}, not ({n}, 4)")
     if not boxes.isfinite().all():
         raise Mistaken("not-finite", "some boxes are not finite numbers")
     return boxes

@@ -10,6 +10,7 @@ from dino_tutorial.exercises.exercise import (
     Mistaken,
     Observation,
     as_tensor,
+    draw,
     randn,
 )
 
@@ -18,16 +19,20 @@ State = dict[str, Tensor]
 
 
 def _state(registers: str, position_rows: int, **more: Tensor) -> State:
-    """A state dict of a vision transformer without blocks, D = 6 and N = 4."""
+    """A state dict of a vision transformer without blocks, D = 6 and N = 4 at first, in float32."""
+    d, rows, kind = 6 + 2 * (draw() % 3), position_rows + draw() % 4, torch.float32
+    if draw():
+        kind = (torch.float16, torch.bfloat16, torch.float64)[draw() % 3]
     shapes = {
-        "cls_token": (1, 1, 6),
-        registers: (1, 2, 6),
-        "pos_embed": (1, position_rows, 6),
-        "patch_embed.proj.weight": (6, 3, 2, 2),
-        "blocks.0.ls1.gamma": (6,),
-        "norm.weight": (6,),
+        "cls_token": (1, 1, d),
+        registers: (1, 2 + draw() % 3, d),
+        "pos_embed": (1, rows, d),
+        "patch_embed.proj.weight": (d, 3, 2, 2),
+        "blocks.0.ls1.gamma": (d,),
+        "norm.weight": (d,),
     }
-    return {name: randn(*size, seed=len(name)) for name, size in shapes.items()} | more
+    state = {name: randn(*size, seed=len(name)).to(kind) for name, size in shapes.items()}
+    return state | {"blocks.0.counter": torch.tensor(3)} | more
 
 
 def _observe_names(answer: Answer, given: State, wanted: tuple[str, ...]) -> Observation:
@@ -39,8 +44,11 @@ def _observe_names(answer: Answer, given: State, wanted: tuple[str, ...]) -> Obs
         )
     seen = {}
     for name in wanted:
-        tensor = as_tensor(found.get(name, torch.zeros(0))).detach()
-        if name in found and tensor.dtype != torch.float32:
+        if name not in found:
+            seen[f"`{name}`"] = torch.zeros(0)
+            continue
+        tensor = as_tensor(found[name]).detach()
+        if tensor.dtype != given.get(name, given["cls_token"]).dtype:
             raise Mistaken("dtype", f"`{name}` has another dtype than before; keep it")
         seen[f"`{name}`"] = tensor
     for name in ("head.weight", "head.bias", "reg_token", "register_tokens", "mask_token"):
@@ -74,6 +82,7 @@ def _from_timm(
 
 def _observe_from_timm(answer: Answer) -> Observation:
     others = {"attn_head.weight": randn(4, 6, seed=2), "norm_head.": randn(3, seed=3)}
+    others["head_norm.weight"] = randn(6, seed=5)
     head = {"head.weight": randn(3, 6, seed=1), "head.bias": randn(3, seed=4)}
     given = _state("reg_token", 4, **head, **others)
     return _observe_names(answer, given, tuple(_state("register_tokens", 5, **others)))
@@ -234,6 +243,11 @@ def _observe_high_norm(answer: Answer) -> Observation:
         planted[:, 2], planted[1, 5], planted[2, 7] = 9.0, 3.0, 1.2
         mask = answer.mask(scale * x * (1 + planted[..., None]), factor)
         seen[f"which of {n_patches} patches are found, factor {factor:g}"] = mask
+    # Two heaps of norms, the middle between them: which median it is decides about the upper one.
+    norms = torch.tensor([1.0, 1.1, 0.2, 1.0, 2.0, 2.1, 1.9, 4.5]).roll(draw())
+    x = randn(1, 8, 4, seed=8)
+    x = norms[:, None] * x / x.norm(dim=-1, keepdim=True)
+    seen["which patches are found where the norms form two heaps"] = answer.mask(x, 1.5)
     return seen
 
 

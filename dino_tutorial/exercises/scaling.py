@@ -1,5 +1,7 @@
 """Scaling: what a block costs, a straight line in logarithms, a power law above a floor."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,11 +29,9 @@ def _block_flops(
 
 def _observe_block(answer: Answer) -> Observation:
     return {
-        f"a block of width {width} on {tokens} tokens, ratio {ratio}": answer.tensor(
+        f"a block of width {width} on {tokens} tokens, ratio {ratio}": answer.number(
             tokens, width, ratio
-        )
-        .reshape(())
-        .double()
+        ).double()
         for tokens, width, ratio in ((17, 48, 4), (257, 96, 3), (30 + draw() % 90, 40, 2))
     }
 
@@ -49,6 +49,7 @@ BLOCK_FLOPS = Exercise(
     variant=_block_flops,
     observe=_observe_block,
     checked="two blocks of different width, length and ratio",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "multiply-adds",

@@ -1,5 +1,6 @@
 """From distillation to DINO's loss: soft targets, then every pair of different views."""
 
+import math
 from functools import cache
 
 import torch
@@ -12,6 +13,7 @@ from dino_tutorial.exercises.exercise import (
     Observation,
     gradients,
     randn,
+    vary,
 )
 from dino_tutorial.losses import DINOLoss
 
@@ -51,12 +53,12 @@ def _soft_cross_entropy(
 
 def _observe_soft(answer: Answer) -> Observation:
     seen = {}
-    for batch, classes, temperature in ((6, 5, 2.0), (3, 8, 3.0)):
+    for batch, classes, temperature in ((6, 5, *vary(2.0)), (3, 8, 3.0)):
         s = randn(batch, classes, seed=batch, scale=2, grad=True)
         t = randn(batch, classes, seed=batch + 10, scale=2)
         loss = answer.scalar(s, t, temperature)
-        seen |= {f"the loss for T = {temperature:g}": loss.detach()}
-        seen |= gradients(loss, **{f"the student's gradient for T = {temperature:g}": s})
+        seen |= {f"the loss for T = {temperature:.3g}": loss.detach()}
+        seen |= gradients(loss, **{f"the student's gradient for T = {temperature:.3g}": s})
     return seen
 
 
@@ -79,6 +81,7 @@ SOFT_CROSS_ENTROPY = Exercise(
     observe=_observe_soft,
     remark=_overflow,
     checked="the value and the student's gradient at two temperatures",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "factor-missing",
@@ -242,6 +245,7 @@ def dino_loss(
         "2V": 2 * views,
         "V": views,
         "V - 1": views - 1,
+        "2V - 1": 2 * views - 1,
     }
     return sign * each[kept].sum() / divisor[divide_by]
 
@@ -255,10 +259,11 @@ def _package_loss(student_logits, teacher_logits, center, student_temp, teacher_
 def _observe_dino(answer: Answer) -> Observation:
     seen = {}
     for views, batch, prototypes in ((3, 4, 5), (5, 3, 6)):
+        student_temp, teacher_temp = vary(0.1, 0.04)
         s = randn(views, batch, prototypes, seed=views, scale=0.1, grad=True)
         t = randn(2, batch, prototypes, seed=views + 10, scale=0.1, grad=True)
         center = randn(1, prototypes, seed=views + 20, scale=0.1)
-        loss = answer.scalar(s, t, center, 0.1, 0.04)
+        loss = answer.scalar(s, t, center, student_temp, teacher_temp)
         seen |= {f"the loss for V = {views}": loss.detach()}
         seen |= gradients(
             loss,
@@ -416,6 +421,7 @@ LOSS_MISTAKES = (
         {"divide_by": "V"},
         {"divide_by": "2V"},
         {"divide_by": "V - 1"},
+        {"divide_by": "2V - 1"},
     ),
     Mistake(
         "summed-over-batch",
@@ -445,6 +451,7 @@ DINO_LOSS = Exercise(
     observe=_observe_dino,
     remark=_underflow,
     checked="value and gradients with 3 and with 5 views, and that none reaches the teacher",
+    bounds=(0, math.inf),
     mistakes=LOSS_MISTAKES,
 )
 

@@ -4,9 +4,11 @@ Each symptom is a fact about the answer, found by calling it again: a sign, a fa
 that it never looks at, a case in which alone it fails. None guesses at a cause.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from functools import partial
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -16,6 +18,19 @@ from dino_tutorial.exercises.exercise import Answer, Mistaken, Observation, as_t
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # single precision, with room for another order of summation
 Symptom = tuple[str, str]
+VAGUE = (  # said only where nothing else is found, and no two mistakes explain more
+    "case",
+    "some-entries",
+    "depends-on-shift",
+    "far-too-large",
+    "far-too-small",
+    "right-when",
+    "right-when-one",
+    "direction",
+    "too-many",
+    "too-few",
+    "repeated",
+)
 
 
 def close(one: Tensor, two: Tensor) -> bool:
@@ -26,12 +41,29 @@ def close(one: Tensor, two: Tensor) -> bool:
 
 
 def symptom(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
-    """Name and sentence of the first symptom that the answer shows; None if there is none."""
-    for look in (_shape, _not_finite, _whole, _sign, _from_calls, _gradient, _places, _where):
+    """Name and sentence of the first symptom that the answer shows; None if there is none.
+
+    One that says little comes last.
+    """
+    vague = None
+    for name, says in _symptoms(answer, observed, expected):
+        if name not in VAGUE:
+            return name, says
+        vague = vague or (name, says)
+    return vague
+
+
+def _symptoms(answer: Answer, observed: Observation, expected: Observation) -> Iterator[Symptom]:
+    looks = _shape, _not_finite, _whole, _sign, _gradient, _moved
+    for look in looks:
         found = look(answer, observed, expected)
         if found:
-            return found
-    return None
+            yield found
+    yield from _from_calls(answer)
+    for look in (_places, _where):
+        found = look(answer, observed, expected)
+        if found:
+            yield found
 
 
 def _shape(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
@@ -56,6 +88,8 @@ def _not_finite(answer: Answer, observed: Observation, expected: Observation) ->
 
 def _whole(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
     for name, want in expected.items():
+        if observed[name].dtype == torch.bool != want.dtype:
+            return "true-and-false", f"{name} is made of True and False, and it should be numbers"
         if not observed[name].is_floating_point() and (want.double() % 1 != 0).any():
             return "whole-numbers", f"{name} is made of whole numbers, and it should be real"
     return None
@@ -68,20 +102,31 @@ def _sign(answer: Answer, observed: Observation, expected: Observation) -> Sympt
     return None
 
 
-def _from_calls(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
+def _from_calls(answer: Answer) -> Iterator[Symptom]:
     """What calling the answer and the solution side by side tells."""
+    exercise = answer.exercise
     calls = [call for call in answer.calls if all(map(_plain, call))][:6]
-    names = _argument_names(answer.exercise.call)
-    right, wrong = answer.exercise.solution, answer.function
+    names = _argument_names(exercise.call)
+    right, wrong = (_formed(f, exercise.form) for f in (exercise.solution, answer.function))
     pairs = [(call, _result(wrong, call), _result(right, call)) for call in calls]
     known = [(c, g, w) for c, g, w in pairs if g is not None and w is not None]
     if not known or len(known) < len(calls):
-        return None
-    for look in LOOKS:
-        found = look(known, names, wrong, right)
+        return
+    outside = _bounds(known, exercise.bounds)
+    for found in (outside, *(look(known, names, wrong, right) for look in LOOKS), _sizes(known)):
         if found:
-            return found
-    return None
+            yield found
+
+
+def _formed(function: Callable, form: Callable[[Tensor], Tensor]) -> Callable:
+    """The function, with that of its results that counts."""
+
+    def formed(*arguments: Any) -> Any:
+        value = function(*arguments)
+        several = isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value)
+        return value if several else form(as_tensor(value))
+
+    return formed
 
 
 Known = list[tuple[tuple, Tensor, Tensor]]  # arguments, what came out, what should
@@ -128,7 +173,7 @@ def _ignored(known: Known, names: list[str], wrong: Callable, right: Callable) -
     for index, name in enumerate(names[: len(known[0][0])]):
         heeded, ignored = False, True
         for call, got, want in known:
-            for changed in _changes(call[index]):
+            for changed in (*_changes(call[index]), *_strong_changes(call[index])):
                 arguments = (*call[:index], changed, *call[index + 1 :])
                 then, now = _result(right, arguments), _result(wrong, arguments)
                 if then is None or now is None:
@@ -143,8 +188,9 @@ def _ignored(known: Known, names: list[str], wrong: Callable, right: Callable) -
 def _lengths(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
     for index, name in enumerate(names[: len(known[0][0])]):
         found = [
-            _compare(call, index, 3 * call[index], got, want, wrong, right)
+            _compare(call, index, factor * call[index], got, want, wrong, right)
             for call, got, want in known
+            for factor in (3, 0.2)
             if isinstance(call[index], Tensor) and call[index].is_floating_point()
         ]
         if found and all(f == "answer" for f in found):
@@ -158,8 +204,10 @@ def _lengths(known: Known, names: list[str], wrong: Callable, right: Callable) -
 def _shifts(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
     for index, name in enumerate(names[: len(known[0][0])]):
         found = [
-            _compare(call, index, call[index] + 0.5, got, want, wrong, right)
+            _compare(call, index, call[index] + shift, got, want, wrong, right)
             for call, got, want in known
+            for shift in (0.5, -2.0)
+            if shift > 0 or not _positive(call[index])
             if isinstance(call[index], Tensor) and call[index].is_floating_point()
         ]
         if found and all(f == "answer" for f in found):
@@ -180,16 +228,21 @@ def _mixed(known: Known, names: list[str], wrong: Callable, right: Callable) -> 
                 x = call[index]
                 if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim <= axis + 1:
                     continue
-                if got.shape != want.shape or want.ndim <= axis or len(x) < 2:
+                if got.shape != want.shape or want.ndim <= axis or x.shape[axis] < 2:
                     continue
-                changed = x.detach().clone()
-                changed.select(axis, -1).mul_(-0.7).add_(0.9)
-                arguments = (*call[:index], changed, *call[index + 1 :])
-                then, now = _result(right, arguments), _result(wrong, arguments)
-                if then is None or now is None or then.shape != want.shape != now.shape:
+                if x.shape[axis] != want.shape[axis]:
                     continue
-                rows = [t.select(axis, 0) for t in (got, now, want, then)]
-                found.append((not close(*rows[:2]), not close(*rows[2:])))
+                mixes = should = False
+                for factor, shift in ((-0.7, 0.9), (6.0, -3.0), (-9.0, 0.0)):
+                    changed = x.detach().clone()
+                    changed.select(axis, -1).mul_(factor).add_(shift)
+                    arguments = (*call[:index], changed, *call[index + 1 :])
+                    then, now = _result(right, arguments), _result(wrong, arguments)
+                    if then is None or now is None or not then.shape == want.shape == now.shape:
+                        continue
+                    rows = [t.select(axis, 0) for t in (got, now, want, then)]
+                    mixes, should = mixes or not close(*rows[:2]), should or not close(*rows[2:])
+                found.append((mixes, should))
             if found and all(mixes and not should for mixes, should in found):
                 says = f"the first of the results along axis {axis} depends on the last of `{name}`"
                 return "mixed", f"{says}, and it should not; an operation runs over the wrong axis"
@@ -201,8 +254,9 @@ def _mixed(known: Known, names: list[str], wrong: Callable, right: Callable) -> 
 
 def _factor(known: Known, names: list[str], *_: Callable) -> Symptom | None:
     """A factor that is the same throughout a call and has a meaning there."""
+    known = [k for k in known if k[1].any() or k[2].any()]  # 0 is any number of times 0
     factors = [_ratio(got, want) for _, got, want in known]
-    if any(f is None for f in factors) or all(abs(f - 1) < 1e-3 for f in factors if f):
+    if not known or None in factors or all(abs(f - 1) < 1e-3 for f in factors if f):
         return None
     for what in _meanings(known[0][0], names):
         sizes = [_meanings(call, names).get(what) for call, _, _ in known]
@@ -228,24 +282,60 @@ def _meanings(call: tuple, names: list[str]) -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             found[f"`{name}`"] = value
             found[f"the square of `{name}`"] = value**2
-    return found | {"two": 2.0, "four": 4.0, "√2": 2**0.5}
+    for what, size in list(found.items()):
+        if what.startswith("the length"):
+            found[f"n / (n − 1), n {what},"] = size / (size - 1)
+            found[f"the logarithm of {what}"] = math.log(size)
+    return found | {
+        "two": 2.0,
+        "four": 4.0,
+        "√2": 2**0.5,
+        "eight": 8.0,
+        "a hundred": 100.0,
+        "a thousand": 1e3,
+        "a million": 1e6,
+        "a billion": 1e9,
+        "2²⁰": 2.0**20,
+        "1 / ln 2, as with logarithms to base 2,": 1 / math.log(2),
+        "1 / ln 10, as with logarithms to base 10,": 1 / math.log(10),
+    }
 
 
 def _right_when(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
     """A special case in which alone the answer is right: what it gets wrong has no part there."""
     for index, name in enumerate(names[: len(known[0][0])]):
         for what, change in _neutral(known[0][0][index]):
-            if all(_agree(_with(call, index, change), wrong, right) for call, _, _ in known):
+            cases = [_with(call, index, change) for call, _, _ in known]
+            telling = what == "is positive throughout" or _matters(cases, right, index)
+            if telling and all(_agree(case, wrong, right) for case in cases):
                 return "right-when", f"it is right where `{name}` {what}, and wrong elsewhere"
     for index, name in enumerate(names[: len(known[0][0])]):
         value = known[0][0][index]
         for axis in range(value.ndim if isinstance(value, Tensor) else 0):
-            if all(_agree(_cut(call, index, axis), wrong, right) for call, _, _ in known):
+            cases = [_cut(call, index, axis) for call, _, _ in known]
+            if not _matters(cases, right):
+                continue
+            if all(_agree(case, wrong, right) for case in cases):
                 says = (
                     f"it is right where axis {axis} of `{name}` has length 1, and wrong elsewhere"
                 )
                 return "right-when-one", says
     return None
+
+
+def _matters(cases: list[tuple], right: Callable, fixed: int | None = None) -> bool:
+    """Whether in these cases the result depends on anything beside the argument that is fixed.
+
+    Where it does not, being right there says nothing.
+    """
+    for case in cases:
+        want = _result(right, case)
+        for index, value in enumerate(case):
+            for changed in _changes(value) if index != fixed else ():
+                then = _result(right, (*case[:index], changed, *case[index + 1 :]))
+                if want is not None and then is not None and not close(then, want):
+                    return True
+    return False
 
 
 def _neutral(value: Any) -> list[tuple[str, Callable]]:
@@ -295,7 +385,7 @@ def _direction(known: Known, names: list[str], wrong: Callable, right: Callable)
         for call, got, want in known:
             larger = _with(call, index, lambda v: v + 1 if isinstance(v, int) else 1.05 * v)
             then, now = _result(right, larger), _result(wrong, larger)
-            if then is None or now is None or then.shape != want.shape or now.shape != got.shape:
+            if then is None or now is None or not then.numel() == now.numel() == 1:
                 break
             moves.append(((then - want).sum().sign().item(), (now - got).sum().sign().item()))
         if len(moves) == len(known) and all(a * b < 0 for a, b in moves):
@@ -319,22 +409,27 @@ def _error_depends(
                 then, now = _result(right, arguments), _result(wrong, arguments)
                 if then is None or now is None or then.shape != want.shape != now.shape:
                     continue
-                gap = torch.allclose(now - then, got - want, rtol=1e-3, atol=1e-4)
-                found.append(gap and not close(then, want))
+                if close(then, want):
+                    continue
+                room = 1e-3 * float((got - want).abs().max())
+                found.append(torch.allclose(now - then, got - want, rtol=0, atol=room))
         if found and all(found):
             return "error-without", f"something is added that does not depend on `{name}`"
     return None
 
 
-def _bounds(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
+def _bounds(known: Known, bounds: tuple[float, float]) -> Symptom | None:
     """Values that the result can never have."""
-    if all((want >= 0).all() for _, _, want in known) and all(
-        (g < -1e-6).any() for _, g, _ in known
-    ):
+    low, high = bounds
+    if any((got < low - 1e-4).any() for _, got, _ in known):
         return "negative", "the result is negative, which it can never be"
-    shares = all((want <= 1.00001).all() and (want >= 0).all() for _, _, want in known)
-    if shares and any((got > 1.001).any() for _, got, _ in known):
+    if any((got > high + 1e-3).any() for _, got, _ in known):
         return "above-one", "the result is larger than 1, which it can never be"
+    return None
+
+
+def _sizes(known: Known) -> Symptom | None:
+    """A result of another order of magnitude."""
     sizes = [
         (got.abs().mean() / want.abs().mean()).item()
         for _, got, want in known
@@ -347,19 +442,158 @@ def _bounds(known: Known, names: list[str], wrong: Callable, right: Callable) ->
     return None
 
 
+def _function(known: Known, names: list[str], *_: Callable) -> Symptom | None:
+    """A result that the right one can be turned into, entry by entry."""
+    if any(got.shape != want.shape for _, got, want in known):
+        return None
+    for name, says, change in FUNCTIONS:
+        if all(close(got, change(want)) for _, got, want in known):
+            return name, says
+    gaps = torch.cat([(got - want).flatten() for _, got, want in known])
+    if len(gaps) > 1 and close(gaps, gaps[0].expand_as(gaps)):
+        return "offset", "everything is off by one and the same number"
+    return None
+
+
+FUNCTIONS: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
+    ("square", "the result is the square of what it should be", torch.square),
+    ("root", "the result is the square root of what it should be", torch.sqrt),
+    ("exponential", "the result is the exponential of what it should be", torch.exp),
+    ("logarithm", "the result is the logarithm of what it should be", torch.log),
+    ("reciprocal", "the result is 1 over what it should be", torch.reciprocal),
+    ("complement", "the result is 1 minus what it should be", lambda x: 1 - x),
+    ("absolute", "the result has lost its sign", torch.abs),
+    ("cut-below", "what is below 0 is cut off, and it should not be", lambda x: x.clamp(min=0)),
+    ("cut-above", "what is above 1 is cut off, and it should not be", lambda x: x.clamp(max=1)),
+    ("cut", "what is below 0 or above 1 is cut off, and it should not be", lambda x: x.clamp(0, 1)),
+    ("cut-to-integers", "the fractions are cut off, and they should not be", torch.floor),
+    ("cut-to-integers", "the fractions are rounded up, and they should not be", torch.ceil),
+    *(
+        ("rounded", "the result is rounded, and it should not be", partial(torch.round, decimals=d))
+        for d in range(4)
+    ),
+    ("one-more", "the result is 1 too large", lambda x: x + 1),
+    ("one-less", "the result is 1 too small", lambda x: x - 1),
+)
+
+
+def _one_of(known: Known, names: list[str], *_: Callable) -> Symptom | None:
+    """A result of a few numbers of which some are always right."""
+    sizes = {want.shape for _, _, want in known} | {got.shape for _, got, _ in known}
+    (size,) = sizes if len(sizes) == 1 else (torch.Size(),)
+    if len(size) != 1 or not 2 <= size[0] <= 4:
+        return None
+    wrong = [i for i in range(size[0]) if not all(close(got[i], want[i]) for _, got, want in known)]
+    if len(wrong) == size[0]:
+        return None
+    ordinals = ("first", "second", "third", "fourth")
+    listed = " and the ".join(ordinals[i] for i in wrong)
+    verb, rest = ("is", "others are") if len(wrong) == 1 else ("are", "rest is")
+    rest = "other is" if size[0] == 2 else rest
+    count = ("two", "three", "four")[size[0] - 2]
+    return (
+        "one-of-several",
+        f"the {listed} of the {count} numbers {verb} wrong, and the {rest} right",
+    )
+
+
+def _unseen(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
+    """Whether the first or the last of the input has no influence, where it should have some."""
+    for index, name in enumerate(names[: len(known[0][0])]):
+        for axis, (place, which) in product((0, 1, 2), ((-1, "last"), (0, "first"))):
+            found = []
+            for call, got, want in known:
+                x = call[index]
+                if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim <= axis:
+                    continue
+                changes = ((0.3, 0.9),) if _positive(x) else ((-0.7, 0.9), (3.0, -1.0))
+                for factor, shift in changes:
+                    changed = x.detach().clone()
+                    changed.select(axis, place).mul_(factor).add_(shift)
+                    found.append(_compare(call, index, changed, got, want, wrong, right))
+            if found and all(f == "solution" for f in found):
+                says = f"the {which} of `{name}` along axis {axis} has no influence"
+                return f"{which}-unseen", f"{says}, and it should"
+    return None
+
+
+def _twice(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
+    """Whether it matters that everything is there twice, or in which order, where it should not."""
+    for index, name in enumerate(names[: len(known[0][0])]):
+        value = known[0][0][index]
+        for axis in range(value.ndim - 1 if isinstance(value, Tensor) else 0):
+            for what, change in (
+                ("is there twice", lambda v, place: torch.cat([v, v], place)),
+                ("comes in another order", lambda v, place: v.roll(1, place)),
+            ):
+                cases = [_along(call, index, axis, change) for call, _, _ in known]
+                pairs = [(_result(right, case), _result(wrong, case)) for case in cases]
+                if all(
+                    then is not None
+                    and now is not None
+                    and close(then, want)
+                    and now.shape == got.shape
+                    and not close(now, got)
+                    for (then, now), (_, got, want) in zip(pairs, known, strict=True)
+                ):
+                    says = f"the result changes when all along axis {axis} of `{name}` {what}"
+                    return "repeated", f"{says}, and it should not"
+    return None
+
+
+def _along(call: tuple, index: int, axis: int, change: Callable) -> tuple:
+    """The call with a change along the first axis of this length in each argument."""
+    size = call[index].shape[axis]
+
+    def changed(value: Any) -> Any:
+        if not isinstance(value, Tensor) or size not in value.shape:
+            return value
+        return change(value.detach(), list(value.shape).index(size))
+
+    return tuple(map(changed, call))
+
+
+def _paired(known: Known, names: list[str], wrong: Callable, right: Callable) -> Symptom | None:
+    """Whether it matters which row of one argument stands beside which of another."""
+    first = known[0][0]
+    for index, name in enumerate(names[: len(first)]):
+        others = [
+            other
+            for j, other in enumerate(names[: len(first)])
+            if j != index and isinstance(first[j], Tensor) and isinstance(first[index], Tensor)
+            if first[j].ndim > 1 and first[j].shape[0] == first[index].shape[0] > 1
+        ]
+        if not others:
+            continue
+        found = [
+            _compare(call, index, call[index].roll(shift, 0), got, want, wrong, right)
+            for call, got, want in known
+            for shift in (1, -1)
+            if len(call[index]) > 2
+        ]
+        if found and all(f == "solution" for f in found):
+            says = f"which of `{name}` belongs to which of `{others[0]}` has no influence"
+            return "pairs-unseen", f"{says}, and it should"
+    return None
+
+
 LOOKS = (
     _constant,
     _input,
+    _function,
+    _factor,
     _swapped,
     _ignored,
+    _one_of,
     _lengths,
     _shifts,
     _mixed,
-    _factor,
+    _paired,
+    _unseen,
+    _twice,
     _right_when,
     _direction,
     _error_depends,
-    _bounds,
 )
 
 
@@ -379,19 +613,26 @@ def _gradient(answer: Answer, observed: Observation, expected: Observation) -> S
     return None
 
 
+def _moved(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
+    """Right numbers in the wrong places."""
+    wrong = {n: (observed[n], w) for n, w in expected.items() if not close(observed[n], w)}
+    counted = any(w.dtype == torch.bool or n.startswith("how often") for n, (_, w) in wrong.items())
+    if not counted and all(
+        pair[1].numel() > 1 and close(*(t.double().flatten().sort().values for t in pair))
+        for pair in wrong.values()
+    ):
+        return "places", f"{next(iter(wrong))}: all the right numbers, in other places"
+    return None
+
+
 def _places(answer: Answer, observed: Observation, expected: Observation) -> Symptom | None:
-    """Right numbers in the wrong places, and the like."""
+    """Where numbers are wrong, and how."""
     wrong = {n: (observed[n], w) for n, w in expected.items() if not close(observed[n], w)}
     if all(name.startswith("how often") for name in wrong):
         return _counted(wrong)
     big = {n: pair for n, pair in wrong.items() if pair[1].numel() > 1}
     if not wrong:
         return None
-    if len(big) == len(wrong) and all(
-        close(g.double().flatten().sort().values, w.double().flatten().sort().values)
-        for g, w in big.values()
-    ):
-        return "places", f"{next(iter(big))}: all the right numbers, in other places"
     if all(w.dtype == torch.bool for _, w in wrong.values()):
         return _marked(wrong)
     for axis, what in ((-1, "along the last axis"), (0, "along the first axis")):
@@ -502,15 +743,34 @@ def _changes(value: Any) -> Iterator[Any]:
         yield 0.7 * value
     elif isinstance(value, Tensor) and value.is_floating_point():
         noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(77))
-        yield (
-            value.detach() + 0.3 * value.detach().std() * noise
-            if value.numel() > 1
-            else 0.7 * value
-        )
+        spread = value.detach().std() if value.numel() > 1 else 0.5 * value.detach()
+        changed = value.detach() + 0.3 * spread * noise
+        yield changed.abs() if _positive(value) else changed
         if value.ndim > 1:
             yield value.detach().flip(0)
     elif isinstance(value, Tensor) and value.numel() > 1:
         yield from (value.flip(0), value.roll(1, -1))
+
+
+def _positive(value: Any) -> bool:
+    """Sizes, errors, shares: numbers of which an answer may take the logarithm."""
+    return isinstance(value, Tensor) and bool((value >= 0).all())
+
+
+def _strong_changes(value: Any) -> Iterator[Any]:
+    """Values that have little to do with this one, so that only who ignores it stays the same."""
+    generator = torch.Generator().manual_seed(78)
+    if isinstance(value, float):
+        yield from (0.2 * value, 3 * value)
+    elif isinstance(value, Tensor) and value.is_floating_point():
+        noise = torch.randn(value.shape, generator=generator) ** 3
+        changed = (value.detach().abs().mean() + 1e-6) * noise
+        yield changed.abs() if _positive(value) else changed
+    elif isinstance(value, Tensor) and value.dtype == torch.bool:
+        yield torch.rand(value.shape, generator=generator) > 0.5
+    elif isinstance(value, Tensor) and value.numel():
+        top = int(value.max()) + 1
+        yield torch.randint(min(top, 0), max(top, 1), value.shape, generator=generator)
 
 
 def _compare(

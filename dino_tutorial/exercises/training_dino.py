@@ -17,7 +17,9 @@ from dino_tutorial.exercises.exercise import (
     Observation,
     as_tensor,
     draw,
+    gradients,
     randn,
+    vary,
 )
 from dino_tutorial.exercises.self_distillation import LOSS_MISTAKES
 from dino_tutorial.losses import DINOLoss
@@ -168,6 +170,9 @@ class _Small(nn.Module):
         self.batch_norm = nn.BatchNorm1d(3)
         self.scale = LayerScale(4)
         self.fixed = nn.Linear(3, 3).requires_grad_(False)
+        # The rule looks at shapes: no list of names is long enough.
+        self.norm_projection = nn.Linear(3, 2, bias=False)
+        self.register_parameter(f"strength_{draw()}", nn.Parameter(torch.ones(6)))
 
 
 class LayerScale(nn.Module):
@@ -185,10 +190,13 @@ def _package_groups(model: nn.Module) -> tuple[list, list]:
     )
 
 
+_PLAIN = ("bias", "norm.weight")  # beside what is one-dimensional under another name
+
+
 def _decay_groups(
     model: nn.Module,
     *,
-    plain: tuple[str, ...] = ("bias", "norm.weight", "gamma"),
+    plain: tuple[str, ...] = (*_PLAIN, "gamma", "strength"),
     decayed: tuple[str, ...] = (),
     fixed: bool = False,
     order: int = 1,
@@ -197,7 +205,7 @@ def _decay_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad and not fixed:
             continue
-        without = any(name.endswith(ending) for ending in plain) and name not in decayed
+        without = any(part in name for part in plain) and name not in decayed
         groups[without].append(parameter)
     return groups[::order]
 
@@ -235,12 +243,12 @@ DECAY_GROUPS = Exercise(
         Mistake(
             "biases-decayed",
             "biases are decayed; they are one-dimensional, and get none",
-            {"plain": ("norm.weight", "norm.bias", "gamma")},
+            {"plain": ("norm.weight", "norm.bias", "gamma", "strength")},
         ),
         Mistake(
             "norms-decayed",
             "the weight of a normalisation is decayed; it is one-dimensional, and gets none",
-            {"plain": ("bias", "gamma")},
+            {"plain": ("bias", "gamma", "strength")},
         ),
         Mistake(
             "norms-and-biases-decayed",
@@ -251,14 +259,24 @@ DECAY_GROUPS = Exercise(
             "embeddings-not-decayed",
             "position embeddings or the CLS token are not decayed; in the reference code they "
             "are, having more than one dimension",
-            {"plain": ("bias", "norm.weight", "gamma", "pos_embed", "cls_token")},
-            {"plain": ("bias", "norm.weight", "gamma", "pos_embed")},
-            {"plain": ("bias", "norm.weight", "gamma", "cls_token")},
+            {"plain": (*_PLAIN, "gamma", "strength", "pos_embed", "cls_token")},
+            {"plain": (*_PLAIN, "gamma", "strength", "pos_embed")},
+            {"plain": (*_PLAIN, "gamma", "strength", "cls_token")},
         ),
         Mistake(
             "scale-decayed",
-            "LayerScale's `gamma` is decayed; it is one-dimensional, whatever its name",
-            {"plain": ("bias", "norm.weight")},
+            "a one-dimensional parameter that is no bias and no norm is decayed, such as "
+            "LayerScale's `gamma`; look at the shape and not at the name",
+            {"plain": _PLAIN},
+            {"plain": (*_PLAIN, "gamma")},
+            {"plain": (*_PLAIN, "strength")},
+        ),
+        Mistake(
+            "by-the-name-norm",
+            "a matrix is not decayed because `norm` stands in its name; look at the shape",
+            {"plain": (*_PLAIN, "norm", "gamma", "strength")},
+            {"plain": (*_PLAIN, "norm", "gamma")},
+            {"plain": (*_PLAIN, "norm")},
         ),
         Mistake(
             "frozen-included",
@@ -298,13 +316,15 @@ def _clip_gradients(
 
 def _observe_clip(answer: Answer) -> Observation:
     lengths = (5.0, None, 1.0, 0.5, 0.0, 12.0)  # the second has no gradient, the fifth is zero
-    parameters = [nn.Parameter(randn(3, 4, seed=seed)) for seed in range(len(lengths))]
+    (bound,) = vary(3.0)
+    shapes = ((3, 4), (2,), (4, 2), (5,), (3, 4), (2, 1, 3))
+    parameters = [nn.Parameter(randn(*shape, seed=i)) for i, shape in enumerate(shapes)]
     before = [parameter.detach().clone() for parameter in parameters]
     for index, (parameter, length) in enumerate(zip(parameters, lengths, strict=True)):
-        direction = randn(3, 4, seed=20 + index)
+        direction = randn(*shapes[index], seed=20 + index)
         if length is not None:
             parameter.grad = length * direction / direction.norm()
-    answer(list(parameters), 3.0)
+    answer(list(parameters), bound)
     if any(not torch.equal(p, b) for p, b in zip(parameters, before, strict=True)):
         raise Mistaken("weights-changed", "it changes the parameters; change their gradients")
     if any(
@@ -312,6 +332,9 @@ def _observe_clip(answer: Answer) -> Observation:
         for length, parameter in zip(lengths, parameters, strict=True)
     ):
         raise Mistaken("gradient-lost", "a gradient is None afterwards; scale it, keep it")
+    if parameters[1].grad is not None:
+        says = "a parameter without a gradient has one afterwards"
+        raise Mistaken("gradient-made", f"{says}; leave its `.grad` None")
     return {
         f"the gradient of norm {length:g}": parameter.grad.clone()
         for length, parameter in zip(lengths, parameters, strict=True)
@@ -329,7 +352,7 @@ CLIP_GRADIENTS = Exercise(
     solution=_package_clip,
     variant=_clip_gradients,
     observe=_observe_clip,
-    checked="gradients of norm 5, 1, 0.5, 0 and 12 at a bound of 3, and a missing one",
+    checked="gradients of norm 5, 1, 0.5, 0 and 12 at a bound near 3, and a missing one",
     mistakes=(
         Mistake(
             "global-norm",
@@ -383,7 +406,7 @@ def _count_pairs(
 def _observe_counts(answer: Answer) -> Observation:
     return {
         f"the two numbers for {n_global} + {n_local} crops": answer.tensor(n_global, n_local)
-        for n_global, n_local in ((2, 8), (2, 3), (3, 4), (4 + draw() % 3, 1 + draw() % 5))
+        for n_global, n_local in ((2, 8), (2, 3), (3, 4), (2, 0), (4 + draw() % 3, 1 + draw() % 5))
     }
 
 
@@ -486,8 +509,9 @@ class _Loss(nn.Module):
 
 
 def _observe_class(answer: Answer) -> Observation:
-    prototypes = 6
-    criterion = answer(prototypes, 0.1, 0.6)
+    prototypes = 6 + draw() % 4
+    student_temp, teacher_temp, momentum = vary(0.1, 0.04, 0.6)
+    criterion = answer(prototypes, student_temp, momentum)
     mean = randn(prototypes, seed=5, scale=0.2)
     _check_center(criterion, prototypes)
     seen = {}
@@ -496,7 +520,7 @@ def _observe_class(answer: Answer) -> Observation:
         t = (mean + randn(2, 3, prototypes, seed=step + 10, scale=0.1)).requires_grad_()
         if step == 3:
             criterion.eval()
-        loss = as_tensor(criterion(s, t, 0.04))
+        loss = as_tensor(criterion(s, t, teacher_temp))
         if loss.numel() != 1:
             says = f"the loss has to be one number, and it has shape {tuple(loss.shape)}"
             raise Mistaken("not-a-scalar", says)
@@ -508,10 +532,13 @@ def _observe_class(answer: Answer) -> Observation:
         if center.numel() == prototypes:
             center = center.reshape(1, prototypes)
         seen[f"the center after step {step} ({state})"] = center
-        if loss.requires_grad:
-            (gradient,) = torch.autograd.grad(loss.sum(), t, allow_unused=True)
-            if gradient is not None and gradient.abs().max() > 0:
-                raise Mistaken("no-stop-gradient")
+        if not loss.requires_grad:
+            says = "no gradient flows through the loss, so that nothing would be trained"
+            raise Mistaken("no-gradient", f"{says}; only the teacher's side is under `no_grad`")
+        found = gradients(loss.sum(), student=s, teacher=t)
+        if found["teacher"].abs().max() > 0:
+            raise Mistaken("no-stop-gradient")
+        seen[f"the student's gradient of step {step} ({state})"] = found["student"]
     return seen
 
 
@@ -519,7 +546,7 @@ def _check_center(criterion: Any, prototypes: int) -> None:
     if not isinstance(criterion, nn.Module):
         raise Mistaken("not-a-module", "it has to make an `nn.Module`, with a `forward`")
     center = getattr(criterion, "center", None)
-    if not isinstance(center, Tensor) or center.numel() != prototypes:
+    if not isinstance(center, Tensor) or center.numel() != prototypes or center.any():
         raise Mistaken("no-center", "it needs an attribute `center` of shape (1, K), zeros first")
     if isinstance(center, nn.Parameter):
         raise Mistaken("center-is-a-parameter")
@@ -606,17 +633,18 @@ def _information(
     whole = entropy(probabilities.mean(dim=axis))
     each = entropy(probabilities)
     each = each.sum() if reduce == "sum" else each.mean()
-    return sign * {"both": whole - each, "batch": whole, "single": each}[parts]
+    values = {"both": whole - each, "batch": whole, "single": each, "added": whole + each}
+    return sign * values[parts]
 
 
 def _observe_information(answer: Answer) -> Observation:
-    sure = torch.eye(5)[torch.tensor([0, 2, 2])]
+    sure = torch.cat([torch.eye(5)[torch.tensor([0, 2, 2])], torch.tensor([[0.5, 0, 0, 0.5, 0]])])
     return {
-        f"the information in {shape} answers": answer.tensor(
+        f"the information in {shape} answers": answer.number(
             randn(*shape, seed=shape[0], scale=2).softmax(dim=-1)
-        ).reshape(-1)
+        )
         for shape in ((6, 4), (3, 8))
-    } | {"the information in answers with zeros": answer.tensor(sure).reshape(-1)}
+    } | {"the information in answers with zeros": answer.number(sure)}
 
 
 INFORMATION = Exercise(
@@ -630,6 +658,7 @@ INFORMATION = Exercise(
     variant=_information,
     observe=_observe_information,
     checked="two batches, and answers with probabilities of 0 and 1",
+    bounds=(0, math.inf),
     mistakes=(
         Mistake(
             "reversed",
@@ -647,6 +676,11 @@ INFORMATION = Exercise(
             "this is the mean entropy of the answers alone; it is subtracted from the entropy of "
             "the mean answer",
             {"parts": "single"},
+        ),
+        Mistake(
+            "added",
+            "the two entropies are added; subtract the mean entropy",
+            {"parts": "added"},
         ),
         Mistake(
             "wrong-axis",

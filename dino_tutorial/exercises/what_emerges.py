@@ -5,7 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_tutorial.evaluation import attention_masks, jaccard
-from dino_tutorial.exercises.exercise import Answer, Exercise, Mistake, Observation, randn
+from dino_tutorial.exercises.exercise import (
+    Answer,
+    Exercise,
+    Mistake,
+    Observation,
+    draw,
+    randn,
+    vary,
+)
 
 CHAPTER = "what-emerges"
 
@@ -36,6 +44,9 @@ def _attention_mask(
         "value": strongest > mass,
         "maximum": strongest > mass * strongest.amax(dim=-1, keepdim=True),
         "mean": strongest > strongest.mean(dim=-1, keepdim=True),
+        "rest": total - strongest < 1 - mass,
+        "from there on": total >= mass,
+        "met": total - strongest <= mass,
     }[rule]
     return torch.zeros_like(kept).scatter(-1, order, kept) if unsort else kept
 
@@ -46,6 +57,9 @@ def _observe_attention_mask(answer: Answer) -> Observation:
         attention = 0.8 * randn(heads, n_patches + 1, seed=n_patches).softmax(dim=-1)[:, 1:]
         mask = answer.mask(attention, mass)
         seen[f"the mask for {heads} heads, {n_patches} patches and mass {mass}"] = mask
+    # Shares of 1/2, 1/4, 1/8 …: two patches hold 3/4 to the last bit, and a third is too many.
+    halves = torch.tensor([2.0, 8.0, 1.0, 4.0, 1.0]).roll(draw())[None] / 32
+    seen["the mask where two patches hold exactly the mass"] = answer.mask(halves, 0.75)
     return seen
 
 
@@ -98,6 +112,21 @@ ATTENTION_MASK = Exercise(
             {"rule": "mean"},
         ),
         Mistake(
+            "mass-of-the-rest",
+            "the patches hold the part 1 − mass; they have to hold the part mass",
+            {"rule": "rest"},
+        ),
+        Mistake(
+            "the-others",
+            "these are the patches after the strongest ones; take those up to the mass",
+            {"rule": "from there on"},
+        ),
+        Mistake(
+            "one-too-many",
+            "where the patches hold exactly the mass, one more is taken; that many are enough",
+            {"rule": "met"},
+        ),
+        Mistake(
             "weakest-first",
             "the patches are added up from the weakest; begin with the strongest",
             {"descending": False},
@@ -142,12 +171,15 @@ def _region_similarity(
 
 
 def _observe_region_similarity(answer: Answer) -> Observation:
-    predicted, true = randn(4, 6, 5, seed=1) > 0.2, randn(4, 6, 5, seed=2) > 0.6
+    predicted, true = randn(6, 6, 5, seed=1) > 0.2, randn(6, 6, 5, seed=2) > 0.6
     predicted[3] = False
+    true[1 + draw() % 2] = False
+    predicted[4] = true[4] = False
     empty = torch.zeros(2, 3, 3, dtype=torch.bool)
     return {
-        "J of four masks, one of them empty": answer.tensor(predicted, true),
+        "J of six frames, with an empty mask in three": answer.tensor(predicted, true),
         "J of two empty masks": answer.tensor(empty, empty),
+        "J of one frame": answer.tensor(predicted[:1], true[:1]),
     }
 
 
@@ -161,6 +193,7 @@ REGION_SIMILARITY = Exercise(
     variant=_region_similarity,
     observe=_observe_region_similarity,
     checked="four masks, and masks that are empty",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "dice",
@@ -239,6 +272,7 @@ def _observe_lost_mask(answer: Answer) -> Observation:
         (28, 5, 1.5),
         (25, 3, 1.3),
         (35, 6, 1.5),
+        (20, 1, 1.0),
     ):
         one = torch.arange(n_patches) % 7 < 2
         kinds = randn(2, 6, seed=n_patches)
@@ -332,7 +366,8 @@ def _carry_labels(
         "none": similarity.exp(),
         "equal": torch.ones_like(similarity),
     }[weights]
-    count = {"topk": topk, "all": len(keys), "one": 1, "farthest": topk}[chosen]
+    count = {"topk": topk, "all": len(keys), "one": 1, "farthest": topk}.get(chosen, 0)
+    count = count or topk + {"one more": 1, "one fewer": -1}[chosen]
     found = similarity.topk(count, dim=1, largest=chosen != "farthest").indices
     weight = weight * torch.zeros_like(weight).scatter(1, found, 1.0)
     if divide:
@@ -344,10 +379,10 @@ def _carry_labels(
 
 def _observe_carry_labels(answer: Answer) -> Observation:
     seen = {}
-    for n, m, topk, temperature in ((6, 18, 4, 0.3), (9, 12, 3, 0.5)):
+    for n, m, topk, temperature in ((6, 18, 4, *vary(0.3)), (9, 12, 3, 0.5), (1, 8, 7, 0.7)):
         keys = torch.linspace(0.3, 2, m)[:, None] * randn(m, 5, seed=m)
         queries = 0.7 * randn(n, 5, seed=n)
-        labels = randn(m, 3, seed=m + n).softmax(dim=-1)
+        labels = randn(m, 3 + draw() % 3, seed=m + n).softmax(dim=-1)
         carried = answer.tensor(queries, keys, labels, topk, temperature)
         seen[f"the labels of {n} patches from {m}"] = carried
     return seen
@@ -365,6 +400,7 @@ CARRY_LABELS = Exercise(
     variant=_carry_labels,
     observe=_observe_carry_labels,
     checked="two frames",
+    bounds=(0, 1),
     mistakes=(
         Mistake(
             "not-normalised",
@@ -380,6 +416,12 @@ CARRY_LABELS = Exercise(
             "nearest-only",
             "only the most similar patch counts; topk of them do",
             {"chosen": "one"},
+        ),
+        Mistake(
+            "neighbours-miscounted",
+            "one key too many counts, or one too few; topk of them do",
+            {"chosen": "one more"},
+            {"chosen": "one fewer"},
         ),
         Mistake(
             "farthest",

@@ -27,14 +27,17 @@ def _rotation_batch(
     mirror: bool = False,
     answers: str = "by turn",
     first: int = 0,
+    factor: int = 1,
 ) -> tuple[Tensor, Tensor]:
     turned = torch.stack([images.rot90(direction * k, (-2, -1)) for k in range(4)])
     if mirror:
         turned = torch.stack([images, images.mT, images.flip(-2), images.mT.flip(-2)])
     if turn == "none":
         turned = images.expand(4, *images.shape)
-    right = torch.arange(first, first + 4)
+    right = factor * torch.arange(first, first + 4)
     batch = len(images)
+    if first and turn == "from the answer":  # the answer 4 is upright again
+        turned = turned.roll(-first, 0)
     if turn == "one each":
         which = torch.arange(batch) % 4
         return turned[which, torch.arange(batch)], which
@@ -49,13 +52,14 @@ def _observe_rotation_batch(answer: Answer) -> Observation:
         if not isinstance(out, tuple | list) or len(out) != 2:
             raise Mistaken("not-two", "it has to return two things: (images, answers)")
         images, answers = (as_tensor(part).detach() for part in out)
-        if len(answers.shape) != 1 or images.ndim == 0 or len(images) != len(answers):
+        if len(answers.shape) != 1 or images.ndim < 2 or len(images) != len(answers):
             raise Mistaken(
                 "shape",
                 f"there is one answer for each image: yours have shapes "
                 f"{tuple(images.shape)} and {tuple(answers.shape)}",
             )
-        order = answers.argsort(stable=True)  # turn by turn or image by image, both are right
+        order = images.flatten(1).mean(dim=1).argsort(stable=True)  # a turn leaves the mean alone
+        order = order[answers[order].argsort(stable=True)]  # any order of the batch is right
         where = f"for {batch} images of {size} pixels"
         seen[f"the sorted answers {where}"] = answers[order]
         seen[f"the images, in the order of their answers, {where}"] = images[order]
@@ -103,7 +107,15 @@ ROTATION_BATCH = Exercise(
             "each image is there once, in one turn; all four turns of each belong in the batch",
             {"turn": "one each"},
         ),
-        Mistake("from-one", "the answers start at 1; an upright image has answer 0", {"first": 1}),
+        Mistake(
+            "from-one",
+            "the answers start at 1; an upright image has answer 0",
+            {"first": 1},
+            {"first": 1, "turn": "from the answer"},
+        ),
+        Mistake(
+            "degrees", "the answers are in degrees; count quarter turns, 0 to 3", {"factor": 90}
+        ),
     ),
 )
 
@@ -140,11 +152,12 @@ def _permutations(n_tiles: int) -> Tensor:
 
 def _observe_shuffle_tiles(answer: Answer) -> Observation:
     seen = {}
-    for n_tiles, batch in ((4, 5), (9, 4)):
-        tiles = randn(n_tiles, batch, 3, 2, 2, seed=n_tiles)
+    for n_tiles, batch, side in ((4, 5, 2), (9, 4, 3), (4, 1, 1)):
+        tiles = randn(n_tiles, batch, 3, side, side, seed=n_tiles)
         permutations = _permutations(n_tiles).clone()
         answers = (torch.tensor([7, 2, 11, 2, 9]) + draw())[:batch] % 12
-        seen[f"the shuffled tiles of {batch} puzzles with T = {n_tiles}"] = answer.tensor(
+        what = f"{batch} puzzles" if batch > 1 else "a single puzzle"
+        seen[f"the shuffled tiles of {what} with T = {n_tiles}"] = answer.tensor(
             tiles, permutations, answers
         )
     return seen
@@ -225,10 +238,12 @@ def _labelled(
 def _observe_labelled(answer: Answer) -> Observation:
     chosen_by: dict[tuple[int, int], set] = {}
     kinds, first = _kinds(), draw()
-    for per_class, seed in ((6, first), (6, first), (18, first), (6, first + 1)):
+    for per_class, seed in ((6, first), (6, first), (18, first), (20, first), (6, first + 1)):
         indices = answer.tensor(kinds, per_class, seed)
         if indices.shape == kinds.shape:
             raise Mistaken("mask")
+        if indices.numel() and set(indices.flatten().tolist()) <= set(kinds.tolist()):
+            raise Mistaken("labels", "it returns labels; return the numbers of the images")
         if indices.ndim != 1 or (indices != indices.double().round()).any():
             shape = tuple(indices.shape)
             raise Mistaken("shape", f"it has to return whole numbers (n,), and yours are {shape}")
@@ -241,9 +256,28 @@ def _observe_labelled(answer: Answer) -> Observation:
             raise Mistaken("not-seeded")
     if chosen_by[6, first] == chosen_by[6, first + 1]:
         raise Mistaken("not-random")
-    if not chosen_by[6, first] < chosen_by[18, first]:
+    if not chosen_by[6, first] < chosen_by[18, first] < chosen_by[20, first]:
         raise Mistaken("not-nested")
+    _check_chance(answer, kinds)
     return {}
+
+
+def _check_chance(answer: Answer, kinds: Tensor) -> None:
+    """Raise what is wrong with who is drawn, over thirty seeds.
+
+    Of 300 images the mean place among those of their class is known to a fiftieth of the class.
+    """
+    picks = [answer.tensor(kinds, 10, seed).long() for seed in range(100, 130)]
+    for kind in kinds.unique():
+        own = (kinds == kind).nonzero().flatten()
+        places = [torch.searchsorted(own, p[kinds[p] == kind].sort().values) for p in picks]
+        together = torch.cat([place.diff() == 1 for place in places]).double().mean()
+        if len(own) == 60 and together > 0.7:  # by chance it is one in six
+            says = "the images of a class are drawn in one block, neighbours together"
+            raise Mistaken("block", f"{says}; draw each on its own")
+        if abs(torch.cat(places).double().mean() / (len(own) - 1) - 0.5) > 0.1:
+            says = "not every image of a class has the same chance, whatever the seed"
+            raise Mistaken("not-fair", f"{says}; draw among all of them")
 
 
 def _check_counts(indices: Tensor, kinds: Tensor, per_class: int) -> None:
