@@ -230,10 +230,18 @@ def _check_updated(
     if not all(parameter.requires_grad for parameter in student.parameters()):
         says = "the student's parameters no longer require a gradient"
         raise Mistaken("student-frozen", f"{says}; leave the student as it is")
-    if any(tensor.requires_grad for tensor in _tensors(teacher)):
+    tensors = [tensor for tensor in _tensors(teacher) if tensor.requires_grad]
+    if any(tensor.is_leaf for tensor in tensors):
+        says = "parameters of the teacher require a gradient afterwards"
+        raise Mistaken("trainable", f"{says}; change the values of those that it has")
+    if tensors:
         raise Mistaken("recorded")
-    if int(teacher[1].num_batches_tracked) not in counters:
-        raise Mistaken("counter-averaged")
+    counter = int(teacher[1].num_batches_tracked)
+    if counter not in counters:
+        if min(counters) < counter < max(counters):
+            raise Mistaken("counter-averaged")
+        says = "the counter of batches is neither the teacher's nor the student's"
+        raise Mistaken("counter-wrong", f"{says}; copy it, or leave it")
 
 
 EMA_UPDATE = Exercise(
@@ -460,6 +468,7 @@ def _momentum_at(
     shape: str = "half cosine",
     last: int = 0,
     first: int = 0,
+    above: bool = False,
     falls: bool = False,
 ) -> float:
     phase = (step + first) / (total - last)
@@ -470,17 +479,24 @@ def _momentum_at(
         "no half": 1 + math.cos(math.pi * phase),
         "degrees": (1 + math.cos(180 * phase)) / 2,
     }[shape]
-    return 1 - (1 - start) * (1 - share if falls else share)
+    gap = (1 - start) * (1 - share if falls else share)
+    return 1 + gap if above else 1 - gap
 
 
 def _package_momentum(step: int, total: int, start: float) -> float:
     return cosine_schedule(start, 1.0, total)[step].item()
 
 
+def _from_one(momentum: Tensor) -> Tensor:
+    """Thousandths below 1: there a difference between two momenta can be seen."""
+    return 1000 * (1 - momentum.double())
+
+
 def _observe_momentum(answer: Answer) -> Observation:
     return {
-        f"how far the momentum is from 1 at step {step} of {total}, from {start},": 1000
-        * (1 - answer.number(step, total, start).double())
+        f"how far the momentum is from 1 at step {step} of {total}, from {start},": _from_one(
+            answer.number(step, total, start)
+        )
         for step, total, start in (
             (0, 10, 0.996),
             (3, 10, 0.996),
@@ -501,9 +517,11 @@ MOMENTUM_AT = Exercise(
     solution=_package_momentum,
     variant=_momentum_at,
     observe=_observe_momentum,
+    form=_from_one,
     checked="four steps of three schedules",
     mistakes=(
         Mistake("falls", "the momentum falls; it rises from `start` to 1", {"falls": True}),
+        Mistake("above-one", "the momentum is above 1; it rises from below", {"above": True}),
         Mistake(
             "linear",
             "the momentum rises along a straight line; it follows half a cosine",

@@ -127,10 +127,12 @@ def _split_loss(
     same: bool = False,
     teachers: int = 2,
     temperature: bool = True,
+    multiply: bool = False,
     order: int = 1,
     axis: int = -1,
 ) -> tuple[Tensor, Tensor]:
-    log_q = (student_logits / (student_temp if temperature else 1.0)).log_softmax(dim=axis)
+    scale = 1 / student_temp if multiply else student_temp if temperature else 1.0
+    log_q = (student_logits / scale).log_softmax(dim=axis)
     views, batch = log_q.shape[:2]
     cost = -torch.einsum("gbk,vbk->gv", targets, log_q) / batch
     kept = pair_mask("all" if same else "different", views)
@@ -169,6 +171,7 @@ SPLIT_LOSS = Exercise(
     solution=_split_loss,
     variant=_split_loss,
     observe=_observe_split,
+    bounds=(0, math.inf),
     checked="both parts with 8 and with 2 local views",
     mistakes=(
         Mistake(
@@ -196,6 +199,11 @@ SPLIT_LOSS = Exercise(
             "temperature-missing",
             "the student's logits are not divided by its temperature",
             {"temperature": False},
+        ),
+        Mistake(
+            "temperature-multiplied",
+            "the student's logits are multiplied by its temperature; divide them",
+            {"multiply": True},
         ),
         Mistake(
             "wrong-axis",
@@ -286,7 +294,7 @@ def _draw_boxes(
 
 def _observe_boxes(answer: Answer) -> Observation:
     boxes = _boxes(answer, _SCALE)
-    if not torch.equal(boxes, _boxes(answer, _SCALE)):
+    if not torch.equal(_boxes(answer, _SCALE, n=99), _boxes(answer, _SCALE, n=99)):
         raise Mistaken("not-seeded")
     if (boxes == boxes[0]).all(dim=1).float().mean() > 0.5:
         raise Mistaken("all-alike")
@@ -295,7 +303,7 @@ def _observe_boxes(answer: Answer) -> Observation:
         says = "another seed of the generator gives the same boxes"
         raise Mistaken("ignores-generator", f"{says}; draw with the generator that is handed in")
     _boxes(answer, _SCALE, n=1)
-    _check_large(_boxes(answer, _LARGE))
+    _check_large(_boxes(answer, _LARGE, n=3_000))
     _check_small(_boxes(answer, _SCALE, _SMALL))
     return {}
 
@@ -336,6 +344,8 @@ def _check_geometry(boxes: Tensor) -> None:
     Of 10,000 boxes a mean is known to a hundredth of the range; the bounds are four times that.
     """
     top, left, height, width = boxes.unbind(dim=1)
+    if boxes.max() <= 1:
+        raise Mistaken("shares", "boxes are shares of the image; return pixels")
     if (top == 0).all():
         raise Mistaken("corner")
     if (height > top).all() and (width > left).all():
@@ -380,7 +390,13 @@ def _check_geometry(boxes: Tensor) -> None:
 def _check_small(boxes: Tensor) -> None:
     """Raise what only a small image shows: how sides and places become whole numbers."""
     top, left, height, width = boxes.unbind(dim=1)
-    if abs(float((height * width).mean()) / _SMALL**2 - sum(_SCALE) / 2) > 0.01:
+    if (top + height > _SMALL).any() or (left + width > _SMALL).any():
+        says = f"for size = {_SMALL} boxes reach outside the image, and for {_SIZE} they do not"
+        raise Mistaken("size-unused", f"{says}; areas and places depend on `size`")
+    gap = float((height * width).mean()) / _SMALL**2 - sum(_SCALE) / 2
+    if gap > 0.01:
+        raise Mistaken("sides-rounded-up", "sides are rounded up, which makes boxes too large")
+    if gap < -0.01:
         raise Mistaken("sides-cut")
     for place, side in ((top, height), (left, width)):
         first, last = (place == 0).double().mean(), (place + side == _SMALL).double().mean()

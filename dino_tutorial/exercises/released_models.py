@@ -1,5 +1,7 @@
 """Released models: names of weights, and tokens of large norm."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -218,16 +220,22 @@ def _high_norm(
     centre: str = "median",
     over: str = "image",
     power: float = 1.0,
+    order: float = 2,
     axis: int = -1,
     above: bool = True,
 ) -> Tensor:
-    norms = x.norm(dim=axis) ** power
+    norms = x.norm(dim=axis, p=order) ** power
+    if centre in ("upper", "middle"):
+        upper = norms.sort(dim=1).values[:, norms.shape[1] // 2]
+        middle = upper if centre == "upper" else norms.quantile(0.5, dim=1)
+        return norms > factor * middle[:, None]
     if over == "batch":
         typical = norms.median() if centre == "median" else norms.mean()
     elif centre == "median":
         typical = norms.median(dim=1, keepdim=True).values
     else:
-        typical = {"mean": norms.mean, "largest": norms.amax}[centre](dim=1, keepdim=True)
+        found = {"mean": norms.mean, "largest": norms.amax, "smallest": norms.amin}[centre]
+        typical = found(dim=1, keepdim=True)
     return norms > factor * typical if above else norms < factor * typical
 
 
@@ -278,6 +286,25 @@ HIGH_NORM = Exercise(
             "squared",
             "these are squared norms, for which the factor is another one; take the root",
             {"power": 2.0},
+        ),
+        Mistake(
+            "other-median",
+            "of an even number of norms `torch.median` gives the lower of the two in the middle, "
+            "and this is the upper one, or their mean; use `torch.median`",
+            {"centre": "upper"},
+            {"centre": "middle"},
+        ),
+        Mistake(
+            "smallest",
+            "the norms are compared with the smallest one; take the median",
+            {"centre": "smallest"},
+        ),
+        Mistake(
+            "other-norm",
+            "this is another norm, a sum of absolute values or the largest of them; the L2 norm is "
+            "the root of the sum of squares",
+            {"order": 1},
+            {"order": math.inf},
         ),
         Mistake(
             "nothing-found",

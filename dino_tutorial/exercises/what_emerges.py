@@ -47,6 +47,7 @@ def _attention_mask(
         "rest": total - strongest < 1 - mass,
         "from there on": total >= mass,
         "met": total - strongest <= mass,
+        "at most": total <= mass,
     }[rule]
     return torch.zeros_like(kept).scatter(-1, order, kept) if unsort else kept
 
@@ -89,6 +90,7 @@ ATTENTION_MASK = Exercise(
             "the last patch is missing: the mask has to hold at least this mass, and without it "
             "holds less",
             {"last": "dropped"},
+            {"rule": "at most"},
         ),
         Mistake(
             "counted",

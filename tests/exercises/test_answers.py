@@ -1,4 +1,4 @@
-"""Two hundred right answers are accepted, seven hundred wrong ones rejected, and none misnamed."""
+"""Hundreds of right answers are accepted, nine hundred wrong ones rejected, and none misnamed."""
 
 import importlib.util
 from collections import Counter, defaultdict
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dino_tutorial.exercises import checking
+from dino_tutorial.exercises import checking, pinned
 from dino_tutorial.exercises.checking import judge, observe, same
 from dino_tutorial.exercises.exercise import Answer, Mistaken
 from dino_tutorial.exercises.registry import EXERCISES
@@ -26,10 +26,13 @@ def _load(name):
 
 
 RIGHT, MUTATIONS = _load("right_answers"), _load("mutations")
-WRONG = _load("wrong_answers").WRONG
-ANSWERS = [
-    name for name, value in vars(RIGHT).items() if "__" in name.strip("_") and callable(value)
-]
+WRONG, FRESH = _load("wrong_answers").WRONG, _load("more_wrong_answers").FRESH
+ANSWERS = {
+    name: value
+    for module in (RIGHT, _load("more_right_answers"))
+    for name, value in vars(module).items()
+    if "__" in name.strip("_") and callable(value)
+}
 # Mutants that are right all the same, each with the reason.
 EQUIVALENT = dict(
     line.split("  ", 1)
@@ -70,15 +73,15 @@ def _first_answers():
     return first
 
 
-def test_there_are_two_hundred_right_answers_two_for_each_exercise():
-    assert len(ANSWERS) >= 200
+def test_there_are_three_hundred_right_answers_four_for_each_exercise():
+    assert len(ANSWERS) >= 300
     counts = Counter(name.split("__")[0] for name in ANSWERS)
-    assert counts.keys() == EXERCISES.keys() and min(counts.values()) >= 2
+    assert counts.keys() == EXERCISES.keys() and min(counts.values()) >= 4
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_right_answers_in_other_styles_are_accepted(answer):
-    exercise, function = EXERCISES[answer.split("__")[0]], getattr(RIGHT, answer)
+    exercise, function = EXERCISES[answer.split("__")[0]], ANSWERS[answer]
     verdict = judge(exercise, function, DRAW)
     assert verdict, verdict
     seen = observe(Answer(exercise, function), DRAW + 1)
@@ -86,6 +89,12 @@ def test_right_answers_in_other_styles_are_accepted(answer):
 
 
 IN_PLACE = ("ema_update", "clip_gradients")  # what these return does not matter
+ENDLESS = (  # mutants that never end
+    "draw_boxes__loop_over_tries:comparison:0",
+    "draw_boxes__loop_over_tries:off-by-one:0",
+    "even_shares__one_at_a_time:condition:0",
+)
+ENOUGH = 0.5  # seconds, after which they are ended
 VERDICTS: dict = {}  # by a mutant's name
 
 
@@ -96,8 +105,16 @@ def _verdicts(answer):
     found = _spread(MUTATIONS.mutants(RIGHT, answer), MOST_AN_ANSWER)
     for mutant in found:
         if mutant.name not in VERDICTS:
-            VERDICTS[mutant.name] = judge(exercise, mutant.function, DRAW)
+            VERDICTS[mutant.name] = _judge_mutant(exercise, mutant)
     return {mutant.name: (mutant, VERDICTS[mutant.name]) for mutant in found}
+
+
+def _judge_mutant(exercise, mutant):
+    if mutant.name not in ENDLESS:
+        return judge(exercise, mutant.function, DRAW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pinned, "TIME_LIMIT", ENOUGH)
+        return judge(exercise, mutant.function, DRAW)
 
 
 @pytest.fixture(params=list(_first_answers().values()))
@@ -117,6 +134,14 @@ def test_mistakes_that_people_make_are_rejected(name, answer, mistakes):
     verdict = judge(EXERCISES[name], answer, DRAW)
     assert not verdict
     assert not mistakes or verdict.mistake in mistakes, verdict
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_mistakes_that_people_make_get_their_names(name):
+    answer, mistake = FRESH[name]
+    verdict = judge(EXERCISES[name.split(":")[0]], answer, DRAW)
+    assert not verdict
+    assert mistake in (None, verdict.mistake), verdict
 
 
 @pytest.mark.slow
