@@ -101,7 +101,9 @@ def _attention(
     *,
     scale: str = "head",
     axis: int = -1,
-    softmax: bool = True,
+    softmax: bool | str = True,
+    causal: bool = False,
+    turned: bool = False,
     parts: tuple[int, int, int] = (0, 1, 2),
     split: str = "heads",
     joined: str = "side by side",
@@ -116,14 +118,29 @@ def _attention(
     else:
         qkv = qkv.reshape(batch, tokens, 3, count, width // count).permute(2, 0, 3, 1, 4)
     q, k, v = (qkv[part] for part in parts)
-    divisor = {"head": q.shape[-1] ** 0.5, "no": 1.0, "width": width**0.5, "twice": q.shape[-1]}
+    d = q.shape[-1]
+    divisor = {
+        "head": d**0.5,
+        "no": 1.0,
+        "width": width**0.5,
+        "twice": d,
+        "times": d**-0.5,
+        "tokens": tokens**0.5,
+        "heads": heads**0.5,
+    }
     scores = q @ k.transpose(-2, -1) / divisor[scale]
-    out = (scores.softmax(dim=axis) if softmax else scores) @ v
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -torch.inf)
+    weights = {True: scores.softmax(dim=axis), False: scores}
+    weights |= {"sigmoid": scores.sigmoid(), "exp": scores.exp()}
+    out = weights[softmax] @ v
     if split == "interleaved":
         out = out.permute(0, 2, 3, 1)
     elif joined == "side by side":
         out = out.transpose(1, 2)
     out = out.reshape(batch, tokens, width)
+    if turned:
+        return out @ proj_weight + proj_bias
     return out @ proj_weight.T + proj_bias if project else out
 
 
@@ -187,8 +204,32 @@ ATTENTION = Exercise(
             "the softmax runs over the queries; the weights with which one token takes have to "
             "sum to 1, `dim=-1`",
             {"axis": -2},
+            {"axis": 1},
+        ),
+        Mistake(
+            "other-scale",
+            "the scores are scaled by another number than √d; divide by the root of a head's width",
+            {"scale": "times"},
+            {"scale": "tokens"},
+            {"scale": "heads"},
         ),
         Mistake("no-softmax", "there is no softmax over the scores", {"softmax": False}),
+        Mistake(
+            "weights-without-sum",
+            "the weights of a token do not sum to 1; a softmax divides by the sum",
+            {"softmax": "sigmoid"},
+            {"softmax": "exp"},
+        ),
+        Mistake(
+            "causal",
+            "a token looks only at those before it; in an image it looks at all",
+            {"causal": True},
+        ),
+        Mistake(
+            "weight-not-transposed",
+            "the last map is x @ W; it is x @ W.T, as in `nn.Linear`",
+            {"turned": True},
+        ),
         Mistake(
             "parts-mixed-up",
             "queries, keys and values are mixed up; the 3D outputs hold them in this order",
@@ -230,18 +271,27 @@ def _resize_positions(
     class_token: str = "kept",
     antialias: bool = False,
     corners: bool = False,
+    reshaped: bool = False,
+    swapped: bool = False,
+    offset: float = 0.1,
+    with_tenth: bool = False,
 ) -> Tensor:
     if class_token == "resized":  # as if it were a place of the grid
         flat = pos_embed.transpose(1, 2)
         return F.interpolate(flat, size=1 + height * width, mode="linear").transpose(1, 2)
     grid = pos_embed[:, 1:].unflatten(1, (n, n)).permute(0, 3, 1, 2)
+    if reshaped:
+        grid = pos_embed[:, 1:].reshape(1, -1, n, n)
     if turned:
         grid = grid.transpose(2, 3)
+    if swapped:
+        height, width = width, height
     size = {"size": (height, width)}
-    scale = {"scale_factor": ((height + 0.1) / n, (width + 0.1) / n)}
-    exact = not tenth or antialias or corners or mode == "nearest"
+    scale = {"scale_factor": ((height + offset) / n, (width + offset) / n)}
+    exact = not tenth or antialias or corners or mode in ("nearest", "area")
+    exact = exact and not with_tenth
     kind = {"mode": mode, "antialias": antialias}
-    if mode != "nearest":
+    if mode not in ("nearest", "area"):
         kind["align_corners"] = corners
     grid = F.interpolate(grid, **(size if exact else scale), **kind)
     places = grid.flatten(2).transpose(1, 2)
@@ -290,6 +340,7 @@ RESIZE_POSITIONS = Exercise(
             "the resizing is anti-aliased, which DINOv2's weights with registers want, and DINO's "
             "do not",
             {"antialias": True},
+            {"antialias": True, "with_tenth": True},
         ),
         Mistake(
             "bilinear",
@@ -311,6 +362,29 @@ RESIZE_POSITIONS = Exercise(
             "turned",
             "rows and columns of the grid have changed places",
             {"turned": True},
+        ),
+        Mistake(
+            "height-and-width-swapped",
+            "the grid gets `width` rows and `height` columns; it is the other way round",
+            {"swapped": True},
+        ),
+        Mistake(
+            "reshaped",
+            "the D numbers of a place are mixed with the places: bring D to the front with "
+            "`permute` before the resizing, a reshape alone does not",
+            {"reshaped": True},
+        ),
+        Mistake(
+            "other-offset",
+            "another part of a patch than a tenth is added to the size",
+            {"offset": 0.5},
+            {"offset": 0.01},
+        ),
+        Mistake(
+            "averaged",
+            "each place takes the mean of an area; the resizing is bicubic",
+            {"mode": "area"},
+            {"mode": "area", "with_tenth": True},
         ),
         Mistake(
             "class-token-dropped",
