@@ -17,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dino_tutorial.errors import UserError
@@ -286,7 +287,7 @@ def _difference(observed: Observation, expected: Observation | None) -> str | No
     if got.shape != want.shape:
         return f"{name} has shape {tuple(got.shape)}, and it should have {tuple(want.shape)}"
     gap = (got - want).abs().nan_to_num(torch.inf)
-    index = tuple(int(i) for i in torch.unravel_index(gap.argmax(), got.shape))
+    index = np.unravel_index(int(gap.argmax()), got.shape)  # torch's own imports SymPy for it
     where = f" at index {index}" if index else ""
     return f"on a probe, {name}{where} is {got[index]:.5g} and should be {want[index]:.5g}"
 

@@ -207,6 +207,9 @@ def _observe_koleo(answer: Answer) -> Observation:
         seen[f"the loss for {batch} features"] = loss.detach()
         found = gradients(loss, features=features)["features"]
         seen[f"the gradient for {batch} features"] = found
+    losses = [loss for name, loss in seen.items() if "gradient" not in name]
+    if min(losses) > 3 and max(losses) - min(losses) < 1e-3:  # ln d of what keeps d from 0
+        raise Mistaken("own-neighbour")
     _check_finite(answer, torch.cat([randn(3, 4, seed=1)] * 2), "duplicates")
     _check_finite(answer, randn(1, 4, seed=1), "batch-of-one")
     return seen

@@ -71,7 +71,7 @@ def _observe_knn(answer: Answer) -> Observation:
 
 def _over_sum(votes: Tensor) -> Tensor:
     """What of votes counts: a row may be scaled by any positive number."""
-    return votes.double() / votes.double().sum(dim=-1, keepdim=True)
+    return votes.double() / votes.double().abs().sum(dim=-1, keepdim=True)
 
 
 KNN_CLASSIFY = Exercise(

@@ -138,9 +138,8 @@ def _constant(known: Known, names: list[str], *_: Callable) -> Symptom | None:
     same = len(outs) == 1 and all(close(got, first_got) for _, got, _ in known)
     if same and any(not close(want, first_want) for _, _, want in known):
         return "constant", "it returns the same whatever it is given"
-    flat = all(
-        got.numel() > 1 and close(got, got.flatten()[0].expand_as(got)) for _, got, _ in known
-    )
+    several = [got for _, got, _ in known if got.numel() > 1]
+    flat = several and all(close(got, got.flatten()[0].expand_as(got)) for got in several)
     if flat and any(not close(w, w.flatten()[0].expand_as(w)) for _, _, w in known):
         return "all-alike", "all entries of the result are alike"
     return None

@@ -167,7 +167,12 @@ def _region_similarity(
         "recall": both / sizes[1],
         "agreement": (predicted == true).float().mean(dims),
     }[measure]
-    if empty != "nan":
+    if empty in ("true", "predicted"):
+        nobody = sizes[empty == "true"] == 0
+        value = torch.where(nobody | (either == 0), 1.0, value)
+    elif empty == "all":
+        value = torch.ones_like(value) if either.sum() == 0 else value
+    elif empty != "nan":
         value = torch.where(either == 0, 1.0 if empty == "agree" else 0.0, value)
     return value.mean() if over == "mean" else value
 
@@ -224,6 +229,14 @@ REGION_SIMILARITY = Exercise(
             "empty-is-nan",
             "two empty masks give 0 / 0; they agree, so 1",
             {"empty": "nan"},
+            {"empty": "all"},
+        ),
+        Mistake(
+            "one-empty-is-one",
+            "a frame counts 1 where only one of the two masks is empty; that is 0, and 1 only if "
+            "both are empty",
+            {"empty": "true"},
+            {"empty": "predicted"},
         ),
         Mistake("empty-is-zero", "two empty masks get 0; they agree, so 1", {"empty": "zero"}),
         Mistake(

@@ -5,8 +5,10 @@ Each mutant has a name, `answer:kind:number`, that stays as long as its answer d
 
 import ast
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -71,8 +73,7 @@ class Mutant:
 
 def mutants(module: ModuleType, answer: str) -> list[Mutant]:
     """All mutants of one answer, in a fixed order, none twice."""
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if getattr(n, "name", None) == answer)
+    node = _functions(module.__file__)[answer]
     seen, found, numbers = {ast.unparse(node)}, [], {}
     for kind, changed in _changes(node):
         source = ast.unparse(ast.fix_missing_locations(changed))
@@ -87,25 +88,29 @@ def mutants(module: ModuleType, answer: str) -> list[Mutant]:
     return found
 
 
+@cache
+def _functions(path: str) -> dict[str, ast.AST]:
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if hasattr(node, "name")}
+
+
 def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """The function with one change, for every change that there is."""
     yield from _whole(node)
-    count = sum(1 for _ in ast.walk(node))
-    for place in range(count):
-        original = list(ast.walk(node))[place]
-        for kind, _ in _at(original):
-            for other, change in _at_copy(node, place):
+    for place, original in enumerate(ast.walk(node)):
+        kinds = [kind for kind, _ in _at(original)]
+        for kind in dict.fromkeys(kinds):
+            for index, other in enumerate(kinds):
                 if other == kind:
-                    yield kind, change
+                    yield kind, _changed(node, place, index)
 
 
-def _at_copy(node: ast.AST, place: int) -> Iterator[tuple[str, ast.AST]]:
-    number = len(_at(list(ast.walk(node))[place]))
-    for index in range(number):
-        changed = copy.deepcopy(node)
-        kind, act = _at(list(ast.walk(changed))[place])[index]
-        act()
-        yield kind, changed
+def _changed(node: ast.AST, place: int, index: int) -> ast.AST:
+    """A copy of the function with one change at one place."""
+    changed = copy.deepcopy(node)
+    here = next(itertools.islice(ast.walk(changed), place, None))
+    _at(here)[index][1]()
+    return changed
 
 
 def _at(node: ast.AST) -> list[tuple[str, Callable[[], None]]]:

@@ -236,7 +236,7 @@ WRONG = [
     ("mean_iou", iou_of_classes("predicted"), {"predicted-only"}),
     ("clip_gradients", clip_until_none, {"case"}),
     ("norm_of_parts", norm_until_empty, {"case"}),
-    ("decay_groups", decay_by_names, {"scale-decayed"}),
+    ("decay_groups", decay_by_names, {"by-the-name-norm"}),
     ("from_timm_names", timm(lambda name: name == "head.weight"), {"whether"}),
     ("from_timm_names", timm(lambda name: "head" in name), {"shape"}),
     ("from_timm_names", timm(lambda name: name.startswith("head."), torch.float16), {"dtype"}),
@@ -252,6 +252,6 @@ WRONG = [
     ("floor_and_factor", floor_at_least_zero, set()),
     ("teacher_probabilities", overflowing, {"not-finite"}),
     ("koleo", koleo_with_itself(1e-4), {"own-neighbour"}),
-    ("koleo", koleo_with_itself(1e-6), {"own-neighbour", "constant"}),
+    ("koleo", koleo_with_itself(1e-6), {"own-neighbour"}),
     ("region_similarity", pooled_frames, {"pooled", "all-alike"}),
 ]
