@@ -608,18 +608,10 @@ FRESH = {
         ),
         "places",
     ),
-    "rotation_batch:degrees": (
-        lambda im: (
-            torch.cat([im.rot90(k, (2, 3)) for k in range(4)]),
-            90 * torch.arange(4).repeat_interleave(len(im)),
-        ),
-        "degrees",
-    ),
     "shuffle_tiles:batch_order": (
         lambda t, p, a: t[p[a]].transpose(0, 1)[:, :, 0] if False else t[p[a].T, 0].expand_as(t),
         "right-when-one",
     ),
-    "shuffle_tiles:in_place": (st, "changes-input"),
     "shuffle_tiles:squeezed": (
         lambda t, p, a: torch.stack([t[p[x].tolist(), b] for b, x in enumerate(a)], 1).squeeze(),
         "shape",
@@ -642,12 +634,6 @@ FRESH = {
         ),
         "not-random",
     ),
-    "labelled:seed_plus_n": (
-        lambda y, n, s: lab(
-            y, n, s + n, lambda i, n, g: i[torch.randperm(len(i), generator=g)[:n]]
-        ),
-        "not-nested",
-    ),
     "labelled:labels_not_indices": (
         lambda y, n, s: y[lab(y, n, s, lambda i, n, g: i[torch.randperm(len(i), generator=g)[:n]])],
         "labels",
@@ -662,67 +648,33 @@ FRESH = {
         lambda x, p: x.unfold(2, p, p).unfold(3, p, p).reshape(len(x), -1, x.shape[1] * p * p),
         "places",
     ),
-    "to_patches:mean_channels": (
-        lambda x, p: F.unfold(x.mean(1, keepdim=True).expand_as(x), p, stride=p).mT,
-        "right-when",
-    ),
     "attention:causal": (partial(att, mask=True), "causal"),
-    "attention:scale_by_tokens": (
-        partial(att, scale=lambda q: q.shape[-2] ** (-0.5)),
-        "other-scale",
-    ),
     "attention:weight_not_transposed": (
         partial(att, proj=lambda o, P, pb: o @ P + pb),
         "weight-not-transposed",
     ),
     "attention:sigmoid": (partial(att, act=torch.sigmoid), "weights-without-sum"),
     "resize_positions:channels_not_last": (partial(rp, perm=True), "reshaped"),
-    "resize_positions:class_token_zero": (
-        partial(rp, cls=lambda pe: 0 * pe[:, :1]),
-        "first-unseen",
-    ),
     "info_nce:query_not_normalised": (partial(nce, norm=(0, 1, 1)), "depends-on-length"),
-    "info_nce:temperature_on_positive_only": (
-        partial(nce, div=lambda s, t: torch.cat([s[:, :1] / t, s[:, 1:]], 1)),
-        "right-when",
-    ),
     "nt_xent:diagonal_zero": (partial(ntx, fill=0.0), "case"),
-    "nt_xent:one_view_loss_twice_b": (
-        partial(ntx, rows=lambda e: e[len(e) // 2 :]),
-        "one-direction",
-    ),
     "nt_xent:masks_after_temperature_wrong": (
         partial(ntx, div=lambda s, t: s.masked_fill(torch.eye(len(s)).bool(), -1) / t, mask=False),
         "case",
     ),
     "swapped:batch_flipped": (partial(sw, qs=lambda q: q.flip(1)), "repeated"),
-    "swapped:hard_assignments": (
-        partial(sw, qs=lambda q: F.one_hot(q.flip(0).argmax(-1), q.shape[-1]).float()),
-        "length-lost",
-    ),
     "byol_loss:abs": (
         partial(by, f=lambda p, z: (normalize(p) - normalize(z)).abs().sum(1).mean()),
         "not-squared",
     ),
-    "byol_loss:dim0_cosine": (
-        partial(by, f=lambda p, z: (2 - 2 * F.cosine_similarity(p, z, dim=0)).mean()),
-        "wrong-axis",
-    ),
     "both_directions:difference": (partial(bd, comb=lambda x, y: x - y), "subtracted"),
-    "both_directions:twice_the_first": (partial(bd, comb=lambda x, y: 2 * x), "case"),
     "trained_parameters:names": (
         lambda s, p, t: [n for n, _ in [*s.named_parameters(), *p.named_parameters()]],
         "missing",
-    ),
-    "trained_parameters:teacher_group": (
-        lambda s, p, t: [{"params": n.parameters()} for n in (s, p, t)],
-        "teacher-trained",
     ),
     "soft_cross_entropy:hard_teacher": (
         partial(sce, p=lambda t, T: F.one_hot(t.argmax(-1), t.shape[-1]).float()),
         "length-lost",
     ),
-    "soft_cross_entropy:divided_by_T2": (partial(sce, fac=lambda T: 1 / T**2), "right-when"),
     "dino_loss:hard_temps": (
         partial(
             dl,
@@ -731,32 +683,15 @@ FRESH = {
         ),
         "ignores-student_temp",
     ),
-    "dino_loss:temps_wrong_side": (
-        partial(
-            dl,
-            p_of=lambda t, c, st, tt: ((t - c) / st).softmax(-1),
-            Q=lambda s, c, st, tt: (s / tt).log_softmax(-1),
-        ),
-        "temperatures-swapped",
-    ),
-    "dino_loss:center_over_temp_only": (
-        partial(dl, p_of=lambda t, c, st, tt: (t - c / tt).softmax(-1)),
-        "right-when",
-    ),
     "crop_pairs:combinations": (
         lambda g, lg: list(itertools.combinations(range(g + lg), 2)),
         "missing-and-surplus",
-    ),
-    "crop_pairs:two_teachers": (
-        lambda g, lg: [(i, j) for i in range(2) for j in range(g + lg) if i != j],
-        "missing",
     ),
     "split_loss:batch_summed": (partial(sl, red=lambda c: c.sum(-1)), "factor"),
     "split_loss:hard_temp": (
         partial(sl, q=lambda s, T: (s / 0.1).log_softmax(-1)),
         "ignores-student_temp",
     ),
-    "split_loss:one_global_order": (partial(sl, glo=lambda c: c[0, 1]), "one-of-several"),
     "split_loss:multiplied": (
         partial(sl, q=lambda s, T: (s * T).log_softmax(-1)),
         "temperature-multiplied",
@@ -764,10 +699,6 @@ FRESH = {
     "draw_boxes:upper_bound_only": (
         partial(box, area=lambda u, n, k, s: s[1] * u(n, k)),
         "area-range",
-    ),
-    "draw_boxes:one_area_for_all": (
-        partial(box, area=lambda u, n, k, s: s[0] + (s[1] - s[0]) * u(1, 1).expand(n, k)),
-        "area-not-uniform",
     ),
     "draw_boxes:ceil": (partial(box, rnd=torch.ceil), "sides-rounded-up"),
     "draw_boxes:ignores_generator": (
@@ -781,10 +712,6 @@ FRESH = {
         lambda t, c, k: ((t - c) / k).exp() / ((t - c) / k).exp().sum(-1, keepdim=True),
         "not-finite",
     ),
-    "teacher_probabilities:center_only_scaled": (
-        lambda t, c, k: (t - c / k).softmax(-1),
-        "right-when",
-    ),
     "center_update:logits_in_place": (
         lambda c, t, m: c * m + t.mul_(1 - m).mean((0, 1)),
         "changes-input",
@@ -793,20 +720,11 @@ FRESH = {
         lambda c, t, m: 0.9 * c + 0.1 * t.mean((0, 1)),
         "ignores-momentum",
     ),
-    "center_update:median": (
-        lambda c, t, m: m * c + (1 - m) * t.flatten(0, 1).median(0).values,
-        "error-without",
-    ),
     "sinkhorn:row_max": (
         partial(sk, shift=lambda lg: lg - lg.max(1, keepdim=True).values),
         "rows-shifted",
     ),
-    "sinkhorn:one_more": (partial(sk, extra=1), "iterations"),
     "entropy:eps_large": (lambda p: -(p * (p + 0.01).log()).sum(-1), "negative"),
-    "entropy:of_logits": (
-        lambda p: torch.distributions.Categorical(logits=p).entropy(),
-        "shift-lost",
-    ),
     "entropy:nan_row_zero": (lambda p: (-(p * p.log()).sum(-1)).nan_to_num(0), "one-end"),
     "make_teacher:eval_student": (
         lambda s: copy.deepcopy(s.eval()).requires_grad_(False),
@@ -819,9 +737,7 @@ FRESH = {
         "error",
     ),
     "make_teacher:state_dict": (lambda s: copy.deepcopy(s.state_dict()), "not-a-module"),
-    "make_teacher:no_grad_only": (lambda s: torch.no_grad()(copy.deepcopy)(s), "trainable"),
     "ema_update:not_convex": (partial(ema, fl=lambda a, b, m: m * a + b), "case"),
-    "ema_update:weights_only": (partial(ema, only=lambda n: "bias" not in n), "some-entries"),
     "ema_update:counter_zero": (partial(ema, cnt=lambda a, b: 0 * b), "counter-wrong"),
     "ema_update:counter_summed": (partial(ema, cnt=lambda a, b: a + b), "counter-wrong"),
     "ema_update:assigns_parameters": (
@@ -839,19 +755,13 @@ FRESH = {
         "student-frozen",
     ),
     "half_life:approximation": (lambda m: math.log(2) / (1 - m), "approximation"),
-    "half_life:ceil": (lambda m: math.ceil(math.log(0.5) / math.log(m)), "whole-numbers"),
     "debiased_ema:t_minus_one": (
         partial(de, den=lambda m, t: 1 - m ** (t - 1) if t > 1 else 1),
         "right-when",
     ),
-    "debiased_ema:m_times_t": (partial(de, den=lambda m, t: 1 - m * t), "not-finite"),
     "momentum_at:sine_quarter": (
         lambda s, n, a: a + (1 - a) * math.sin(math.pi * s / 2 / n),
         "right-when",
-    ),
-    "momentum_at:step_plus_one": (
-        lambda s, n, a: 1 - (1 - a) * (1 + math.cos(math.pi * (s + 1) / n)) / 2,
-        "from-one",
     ),
     "momentum_at:hard_start": (
         lambda s, n, a: 1 - 0.004 * (1 + math.cos(math.pi * s / n)) / 2,
@@ -862,7 +772,6 @@ FRESH = {
         "above-one",
     ),
     "count_pairs:hard_two": (lambda g, lg: (2 * (g + lg) - 2, 2 * lg), "case"),
-    "count_pairs:all_pairs": (lambda g, lg: ((g + lg) * (g + lg - 1), g * lg), "one-of-several"),
     "DINOLoss:no_student_gradient": (
         type("no_student_gradient", (DL,), dict(loss=staticmethod(lambda *a: dl(*a).detach()))),
         "no-gradient",
@@ -875,14 +784,6 @@ FRESH = {
         ),
         "gradient",
     ),
-    "DINOLoss:hard_momentum": (
-        type(
-            "hard_momentum",
-            (DL,),
-            dict(upd=staticmethod(lambda c, t, m: 0.9 * c + 0.1 * t.mean((0, 1))[None])),
-        ),
-        "case",
-    ),
     "DINOLoss:hard_temps": (
         type(
             "hard_temps",
@@ -890,10 +791,6 @@ FRESH = {
             dict(loss=staticmethod(lambda s, t, c, st, tt: dl(s, t, c, 0.1, 0.04))),
         ),
         "case",
-    ),
-    "DINOLoss:center_ones": (
-        type("center_ones", (DL,), dict(init=lambda self, k: torch.ones(1, k))),
-        "no-center",
     ),
     "DINOLoss:six_prototypes": (
         type("six", (DL,), dict(init=lambda self, k: torch.zeros(1, 6))),
@@ -903,12 +800,6 @@ FRESH = {
         partial(cs, rest=lambda b, f, k, n, wd: f + (b - f) * np.cos(np.pi / 2 * np.arange(k) / k)),
         "some-entries",
     ),
-    "cosine_schedule:over_total": (
-        partial(
-            cs, rest=lambda b, f, k, n, wd: f + (b - f) * (1 + np.cos(np.pi * np.arange(k) / n)) / 2
-        ),
-        "right-when",
-    ),
     "decay_groups:by_names": (
         partial(dg, plain=lambda n, p: any(k in n for k in ("bias", "norm", "gamma"))),
         "by-the-name-norm",
@@ -916,10 +807,6 @@ FRESH = {
     "decay_groups:tokens_too": (
         partial(dg, plain=lambda n, p: p.ndim == 1 or "token" in n or "pos" in n),
         "embeddings-not-decayed",
-    ),
-    "decay_groups:convs_plain": (
-        partial(dg, plain=lambda n, p: p.ndim != 2),
-        "missing-and-surplus",
     ),
     "decay_groups:norm_in_name": (
         partial(dg, plain=lambda n, p: "norm" in n or n.endswith("bias") or "scale" in n),
@@ -942,10 +829,6 @@ FRESH = {
         partial(cg, f=lambda p, mx: p.grad.zero_() if p.grad.norm() > mx else None),
         "gradient-lost",
     ),
-    "clip_gradients:weights": (
-        partial(cg, f=lambda p, mx: p.data.div_((p.grad.norm() / mx).clamp(min=1))),
-        "changes-input",
-    ),
     "clip_gradients:none_becomes_zero": (
         lambda ps, mx: [
             setattr(p, "grad", torch.zeros_like(p))
@@ -956,7 +839,6 @@ FRESH = {
         "gradient-made",
     ),
     "information:bits": (partial(inf, f=lambda m, e: (m - e.mean()) / math.log(2)), "factor"),
-    "information:first_row": (partial(inf, f=lambda m, e: m - e[0]), "repeated"),
     "information:log_k": (partial(inf, f=lambda m, e: math.log(4) - e.mean()), "negative"),
     "knn_classify:unique_classes": (
         partial(knn, C=lambda y: len(y.unique()) + int(len(y.unique()) < int(y.max()) + 1)),
@@ -964,10 +846,6 @@ FRESH = {
     ),
     "knn_classify:overwritten": (partial(knn, acc=False), "right-when"),
     "knn_classify:k_plus_one": (partial(knn, kk=lambda k: k + 1), "neighbours-miscounted"),
-    "knn_classify:hard_temp": (
-        partial(knn, wt=lambda s, t: (s / 0.07).exp()),
-        "ignores-temperature",
-    ),
     "knn_classify:column_normalised": (
         partial(knn, norm=lambda V: V / V.sum(0).clamp_min(1e-09)),
         "mixed",
@@ -977,7 +855,6 @@ FRESH = {
         "right-when",
     ),
     "retrieval_map:optimistic_ties": (partial(rm, opt=">"), "case"),
-    "retrieval_map:self_kept": (partial(rm, keep=True), "query-in-gallery"),
     "retrieval_map:per_query": (
         partial(rm, red=lambda a: torch.stack([x.mean() for x in a])),
         "shape",
@@ -987,7 +864,6 @@ FRESH = {
         partial(am, cond=lambda c, v, m: c - v <= m),
         "one-too-many",
     ),
-    "attention_mask:softmaxed": (partial(am, pre=lambda a: a.softmax(-1)), "shift-lost"),
     "attention_mask:global_sum": (partial(am, pre=lambda a: a / a.sum()), "right-when-one"),
     "attention_mask:over_heads": (
         partial(am, pre=lambda a: a / a.sum(0, keepdim=True)),
@@ -1006,24 +882,12 @@ FRESH = {
         partial(rs, empty=lambda p, t, e: (e.sum() == 0).expand_as(e)),
         "empty-is-nan",
     ),
-    "region_similarity:xor": (
-        partial(rs, f=lambda b, e, p, t: 1 - (p ^ t).float().mean((1, 2))),
-        "pixels-that-agree",
-    ),
     "lost_mask:normalised": (
         partial(lm, cent=lambda x: normalize(x - x.mean(0), dim=1)),
         "right-when",
     ),
-    "lost_mask:standardised": (
-        partial(lm, cent=lambda x: (x - x.mean(0)) / x.std(0)),
-        "right-when-one",
-    ),
     "lost_mask:negative": (partial(lm, obj=lambda s, m: s[m].sum(0) < 0), "inverted"),
     "carry_labels:k_plus_one": (partial(cl, kk=lambda k: k + 1), "neighbours-miscounted"),
-    "carry_labels:softmax_over_queries": (
-        partial(cl, wt=lambda v, t: (v / t).softmax(0)),
-        "above-one",
-    ),
     "patch_loss:clamp_missing": (
         partial(pl, red=lambda e, m: sum(x[k].mean() for x, k in zip(e, m, strict=True)) / len(m)),
         "not-finite",
@@ -1033,10 +897,6 @@ FRESH = {
             pl, red=lambda e, m: ((e * m).sum(1) / m.sum(1).clamp(min=1)).mean() / (m.any() / 1.0)
         ),
         "not-finite",
-    ),
-    "patch_loss:inverted_mean": (
-        partial(pl, red=lambda e, m: ((e * ~m).sum(1) / (~m).sum(1).clamp(min=1)).mean()),
-        "visible-patches",
     ),
     "patch_loss:fully_masked_dropped": (
         partial(pl, red=lambda e, m: ((e * m).sum(1) / m.sum(1).clamp(min=1) * ~m.all(1)).mean()),
@@ -1053,14 +913,9 @@ FRESH = {
         ),
         "case",
     ),
-    "koleo:batch_norm": (partial(ko, norm=lambda x: normalize(x, dim=0)), "wrong-axis"),
     "layer_rates:multiplier_added": (
         lambda d, q, p: [p + q ** (d + 1), *(q ** (d - i) for i in range(d)), 1.0],
         "one-end",
-    ),
-    "layer_rates:multiplier_on_head": (
-        lambda d, q, p: [q ** (d + 1), *(q ** (d - i) for i in range(d)), p],
-        "right-when",
     ),
     "packed_mask:by_size": (
         lambda lg: (lambda o: o[:, None] == o)(
@@ -1068,51 +923,24 @@ FRESH = {
         ),
         "too-many",
     ),
-    "packed_mask:no_diagonal": (
-        lambda lg: (own(lg)[:, None] == own(lg)) & ~torch.eye(sum(lg)).bool(),
-        "too-few",
-    ),
     "state_bytes:bits": (
         lambda n, p, s: [32 * x * sb(n, p, s) / 4 for x in (1, 1, 1, 2)],
         "factor",
     ),
-    "state_bytes:gradient_doubled": (
-        lambda n, p, s: [x * sb(n, p, s) for x in (1, 1, 2, 2)],
-        "one-of-several",
-    ),
     "norm_of_parts:l1": (lambda ps: sum(p.abs().sum() for p in ps), "other-norm"),
-    "norm_of_parts:rms": (
-        lambda ps: torch.cat([p.flatten() for p in ps]).square().mean().sqrt(),
-        "mean-of-squares",
-    ),
     "components:log_rounds": (partial(cc, n=lambda s: int(math.log2(len(s)))), "stopped-early"),
-    "components:one_based": (partial(cc, lab=lambda x, s: x + 1), "one-more"),
     "pair_scores:f1": (partial(ps, out=lambda b, a, c: 2 * b / (a + c)), "not-two"),
     "pair_scores:jaccard": (partial(ps, out=lambda b, a, c: (b / (a + c - b),) * 2), "constant"),
-    "pair_scores:one_minus": (
-        partial(ps, out=lambda b, a, c: (1 - b / a, 1 - b / c)),
-        "complement",
-    ),
     "pair_scores:counts": (partial(ps, out=lambda b, a, c: (a, c)), "above-one"),
     "pair_scores:sorted_neighbours": (lambda f, t: ps(f.sort().values, t.sort().values), None),
     "even_shares:left_to_first": (
         partial(es, left=lambda s, sh, r: sh + (torch.arange(len(s)) < r)),
         "right-when",
     ),
-    "even_shares:left_to_smallest": (
-        partial(
-            es, left=lambda s, sh, r: sh.index_add(0, s.argsort()[:r], torch.ones(r, dtype=s.dtype))
-        ),
-        "right-when-one",
-    ),
     "even_shares:sorted": (lambda s, n: es(s, n).sort().values, "places"),
     "block_flops:mlp_eight": (
         lambda T, D, r: 2 * (4 * T * D * D + 8 * T * D * D + 2 * T * T * D),
         "ignores-ratio",
-    ),
-    "block_flops:mlp_ratio_squared": (
-        lambda T, D, r: 2 * (4 * T * D * D + 2 * r * r * T * D * D + 2 * T * T * D),
-        "right-when",
     ),
     "block_flops:parts": (
         lambda T, D, r: (8 * T * D * D, 4 * T * T * D, 4 * r * T * D * D),
@@ -1122,22 +950,12 @@ FRESH = {
         partial(pw, x=lambda s: s.double().log10(), y=lambda e: e.double().log10()),
         "one-of-several",
     ),
-    "power_law:first_four": (partial(pw, sel=slice(0, 4)), "last-unseen"),
     "floor_and_factor:floor_clamped": (
         partial(ff, out=lambda a, b: (a.clamp(min=0), b)),
         "cut-below",
     ),
-    "floor_and_factor:factor_refit_after_clamp": (
-        partial(ff, out=lambda a, b: (a.clamp(min=0), b + a.clamp(max=0))),
-        "right-when",
-    ),
     "block_products:flops": (lambda s, p, D, d: 2 * bp(1 + (s // p) ** 2, D, d), "factor"),
-    "block_products:swapped_patch": (lambda s, p, D, d: bp(1 + (s * p) ** 2, D, d), "right-when"),
     "recovered:median": (lambda a, b, c: (c - a).median() / (b - a).median(), "right-when-one"),
-    "recovered:high_minus_finish": (
-        lambda a, b, c: (b - c).mean() / (b - a).mean(),
-        "what-is-missing",
-    ),
     "patch_distillation:hard_temps": (
         partial(
             pd,
@@ -1147,38 +965,27 @@ FRESH = {
         "ignores-student_temp",
     ),
     "patch_distillation:T_squared": (partial(pd, red=lambda e: 0.25 * e.mean()), "factor"),
-    "patch_distillation:patches_shifted": (
-        partial(pd, p=lambda t, st, tt: (t / tt).softmax(-1).roll(1, 2)),
-        "right-when",
-    ),
     "average_weights:mean_momentum": (
         partial(aw, f=lambda m: m.mean().expand_as(m)),
         "right-when-one",
     ),
-    "average_weights:first_momentum": (partial(aw, f=lambda m: m[:1].expand_as(m)), "last-unseen"),
     "pca_foreground:second_component": (partial(pf, comp=1), None),
     "pca_foreground:last_component": (partial(pf, comp=-1), "right-when-one"),
     "pca_foreground:rule_per_image": (
         partial(pf, rule=lambda s: torch.stack([r if r.sum() * 2 <= len(r) else ~r for r in s])),
         "case",
     ),
-    "pca_foreground:no_rule": (partial(pf, rule=lambda s: s), "inverted"),
     "pca_foreground:first_image_rule": (
         partial(pf, rule=lambda s: s if s[0].sum() * 2 <= len(s[0]) else ~s),
         "inverted",
     ),
     "mean_iou:without_background": (partial(mi, rng=lambda n: range(1, n)), "background-left-out"),
-    "mean_iou:n_minus_one": (partial(mi, rng=lambda n: range(n - 1)), "case"),
     "mean_iou:divided_by_n": (partial(mi, red=lambda s: s.sum() / 4), "case"),
     "mean_iou:max_class": (lambda p, t, n: mi(p, t, int(t.max()) + 1), "case"),
     "mean_iou:n_predicted": (lambda p, t, n: mi(p, t, int(p.max()) + 1), "case"),
     "mutual_partners:distance": (
         partial(mp, sim=lambda a, b: -torch.cdist(a, b)),
         "depends-on-length",
-    ),
-    "mutual_partners:abs": (
-        partial(mp, sim=lambda a, b: (normalize(a) @ normalize(b).T).abs()),
-        "some-entries",
     ),
     "mutual_partners:one_unit": (
         partial(mp, sim=lambda a, b: normalize(a) @ b.T),
@@ -1196,7 +1003,6 @@ FRESH = {
     "places_after:pixel_mirror": (partial(pa, mir=lambda x, s: s - 1 - x), "mirrored-by-index"),
     "places_after:floor_corner": (partial(pa, r=lambda v: v // 1), "corner-rounded"),
     "places_after:rounded_corner": (partial(pa, r=lambda v: round(v)), "error-without"),
-    "places_after:three_quarters_zoom_twice": (partial(pa, z=16 / 9), "other-zoom"),
     "places_after:clamped": (lambda p, s, m: pa(p, s, m).clamp(0, s), "cut-off"),
     "places_after:inside_only": (
         lambda p, s, m: (lambda q: q[((q >= 0) & (q <= s)).all(1)])(pa(p, s, m)),
@@ -1219,7 +1025,6 @@ FRESH = {
         "case",
     ),
     "from_timm_names:changes_state": (ft_in_place, "changes-input"),
-    "from_timm_names:items": (lambda s: list(ft(s).items()), "not-a-dict"),
     "to_timm_names:subtracted": (
         partial(tt_, cls=lambda s: s["cls_token"] - s["pos_embed"][:, :1]),
         "case",
@@ -1238,7 +1043,6 @@ FRESH = {
         partial(hn, m=lambda n: n.quantile(0.5, dim=1, keepdim=True)),
         "other-median",
     ),
-    "high_norm:median_over_batch_axis": (partial(hn, m=lambda n: n.median(0).values), None),
     "high_norm:plus": (partial(hn, cmp=lambda n, f, m: n > f + m), "right-when-one"),
     "high_norm:sum_of_squares": (partial(hn, n=lambda x: x.square().sum(-1)), "squared"),
     "high_norm:fixed_factor": (partial(hn, cmp=lambda n, f, m: n > 3 * m), "ignores-factor"),
@@ -1254,7 +1058,6 @@ FRESH = {
         partial(gl, f=lambda d: d.square().sum() / (d.shape[0] * d.shape[1] * (d.shape[1] - 1))),
         "factor",
     ),
-    "gram_loss:mean_before_square": (partial(gl, f=lambda d: d.mean().square()), "pairs-unseen"),
     "gram_loss:cross": (
         lambda s, a: (1 - normalize(s, dim=-1) @ normalize(a.detach(), dim=-1).mT).square().mean(),
         None,
@@ -1263,7 +1066,6 @@ FRESH = {
         partial(ct, a=lambda k: (k.sum() - k.trace()) / k.numel()),
         "diagonal-as-zero",
     ),
-    "contrast:sum": (partial(ct, a=lambda k: k.sum() - k.trace()), "summed"),
     "contrast:max": (partial(ct, b=lambda c, o: c[o][:, ~o].max()), None),
     "contrast:distances": (
         partial(ct, sim=lambda x: torch.cdist(normalize(x), normalize(x))),
