@@ -211,7 +211,8 @@ def _explain(answer: Answer, observed: Observation, number: int, again: int) -> 
         clear = symptom(answer, observed, expected)
     if clear is not None and clear[0] not in VAGUE:
         return _named(exercise, *clear, numbers)
-    for first, other in combinations(exercise.mistakes, 2):
+    # Each known mistake shows on the first probes; where those are right, no two of them explain.
+    for first, other in combinations(exercise.mistakes, 2) if number == 0 else ():
         one, two = first.forms[0], other.forms[0]  # all forms of both would take seconds
         if one.keys() & two.keys():
             continue
