@@ -8,6 +8,7 @@ import copy
 import functools
 import itertools
 import math
+import random
 import statistics
 
 import numpy as np
@@ -423,8 +424,7 @@ def split_loss__namedtuple(student_logits, targets, student_temp):
 
 
 def draw_boxes__per_box(n, scale, size, generator):
-    def r():
-        return torch.rand((), generator=generator).item()
+    r = random.Random(int(torch.randint(2**31, (), generator=generator))).random
 
     boxes = []
     for _ in range(n):
