@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dino_tutorial.curation.descriptors import copy_descriptors
-from dino_tutorial.curation.embedding import embed
+from dino_tutorial.curation.embedding import Describe, embed
 from dino_tutorial.curation.measure import class_balance, duplicate_scores, purity
 from dino_tutorial.curation.neighbours import nearest
 from dino_tutorial.curation.pipeline import (
@@ -26,6 +26,7 @@ from dino_tutorial.datasets import (
     open_dataset,
     write_shards,
 )
+from dino_tutorial.datasets.decode import listing
 from dino_tutorial.datasets.files import ImageFiles
 from dino_tutorial.datasets.scenes.factors import CLASSES
 from dino_tutorial.datasets.scenes.sets import curated_seeds, uncurated_pool
@@ -61,7 +62,8 @@ def curate_pool(
         pool: "scenes" (20,000 with planted duplicates and junk), a folder of images, or the name
             of a data set, of which the training split is taken.
         out: gets ``selected.txt``, ``summary.json``, ``report.html`` and the descriptions; when
-            these are there from an earlier call, it goes on from them.
+            these are there from an earlier call, it goes on from them. Where images cannot be read,
+            of the pool, the seeds or the evaluation, ``left_out.txt`` names them all.
         seeds: curated images to retrieve around, named like the pool; None retrieves nothing.
         weights: what features retrieve and cluster: "pixels", a run's folder, a released model,
             such as "dinov2_vits14", or a file of weights.
@@ -82,15 +84,16 @@ def curate_pool(
         check_whole("limit", limit, 1, LARGEST_LIMIT, "images")
     out, options = user_path(out), options or CurationSettings()
     pool, weights = os.fspath(pool), os.fspath(weights)
-    seeds, evaluation = seeds and os.fspath(seeds), evaluation and os.fspath(evaluation)
+    seeds = None if seeds is None else os.fspath(seeds)
+    evaluation = None if evaluation is None else os.fspath(evaluation)
     torch_device = choose_device(device)
     with process_group(torch_device.type) as processes:
         torch_device = choose_device(device, processes.local_rank)
         features, size, identity = open_weights(weights, torch_device)
         images, true_groups = open_pool(pool, size, limit)
         identity |= {"pool": images.name, "image_size": images.image_size, **images.fingerprint()}
-        curated = seeds and open_seeds(seeds, images.image_size)
-        excluded = evaluation and open_excluded(evaluation, images.image_size)
+        curated = None if seeds is None else open_seeds(seeds, images.image_size)
+        excluded = None if evaluation is None else open_excluded(evaluation, images.image_size)
         functions = describers(features)
         stored = embed(
             images,
@@ -102,13 +105,16 @@ def curate_pool(
         )
     if not processes.is_main:
         return None
-    seed_features = curated and describe_all(curated, functions["features"], torch_device)
-    excluded_copies = excluded and describe_all(excluded, copy_descriptors, torch_device)
-    result = curate(
-        stored, out / "descriptions" / "whitened", options, seed_features, excluded_copies
-    )
+    with listing(out / "left_out.txt"):
+        curated, seed_features = _described(curated, functions["features"], torch_device)
+        _, excluded_copies = _described(excluded, copy_descriptors, torch_device)
+        result = curate(
+            stored, out / "descriptions" / "whitened", options, seed_features, excluded_copies
+        )
+        unreadable = _tell_unreadable(images, result)
     summary = summarize(result, images, true_groups, curated)
     summary = {"pool": images.name, "weights": Path(weights).name, **summary}
+    summary["unreadable"] = unreadable
     write_json(out / "summary.json", summary)
     names = images.paths if isinstance(images, ImageFiles) else np.arange(len(images)).astype(str)
     _write_names(out / "selected.txt", [str(names[i]) for i in result.selected])
@@ -125,6 +131,24 @@ def curate_pool(
     _add_balance(report, result, images)
     write_curation_report(out / "report.html", report)
     return summary
+
+
+def _described(
+    images: ImageDataset | None, describe: Describe, device: torch.device
+) -> tuple[ImageDataset | None, np.ndarray | None]:
+    """The images that can be read, and what a function says of them."""
+    if images is None:
+        return None, None
+    if isinstance(images, ImageFiles):
+        images = images.readable()
+    return images, describe_all(images, describe, device)
+
+
+def _tell_unreadable(images: ImageDataset, result: Curation) -> int:
+    """Tell which images of the pool cannot be read, which are blank ones until here; how many."""
+    if not isinstance(images, ImageFiles):
+        return 0
+    return images.tell_unreadable(_index(np.flatnonzero(result.duplicates.blank)))
 
 
 def _write_names(path: Path, names: list[str]) -> None:
@@ -309,6 +333,7 @@ def describe_summary(summary: dict) -> str:
     rows = [
         ("images in the pool", summary["images"]),
         ("  blank or unreadable", summary["blank"]),
+        ("  of these unreadable", summary["unreadable"]),
         ("  copies, by hash alone", summary["copies_by_hash"]),
         ("  copies, all", summary["copies"]),
         ("  near the evaluation set", summary["near_evaluation"]),

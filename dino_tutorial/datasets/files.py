@@ -7,7 +7,13 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from dino_tutorial.datasets.base import ImageDataset
-from dino_tutorial.datasets.decode import decode_many, native_size, report, seeded_subset
+from dino_tutorial.datasets.decode import (
+    decode_many,
+    native_size,
+    open_source,
+    report,
+    seeded_subset,
+)
 from dino_tutorial.datasets.folder import (
     FileSource,
     class_names,
@@ -81,3 +87,22 @@ class ImageFiles(ImageDataset):
         readable = torch.ones(len(chosen), dtype=torch.bool)
         readable[list(problems)] = False
         return torch.from_numpy(canvas), readable
+
+    def readable(self) -> ImageDataset:
+        """The images that can be read; the others are told as by :func:`open_dataset`.
+
+        Raises:
+            UserError: not one can be read.
+        """
+        labels, size = self.labels, self.image_size
+        return open_source(self._source, labels, self.classes, self.name, image_size=size)
+
+    def tell_unreadable(self, indices: Int[Tensor, " n"]) -> int:
+        """Tell in one sentence which of these images cannot be read; returns how many."""
+        chosen = indices.tolist()
+        problems = decode_many(self._source, chosen, self.image_size).problems
+        names = [f"{self._source.name(chosen[place])} ({why})" for place, why in problems.items()]
+        if names:
+            count = f"{len(names)} of {len(self)} images"
+            report(f"{self.name}: {count} cannot be read and are left out", names)
+        return len(names)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +65,67 @@ def test_a_folder_of_photographs(folder, tmp_path, capsys):
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert main([*words, "--limit", "9"]) == 2
     assert "describes other images" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_left_out_and_named(folder, tmp_path, capsys):
+    """Of the pool, the seeds and the evaluation; as black images they would be found again."""
+    for name, keep in {"seeds": range(4), "kept out": range(10, 12)}.items():
+        (tmp_path / name).mkdir()
+        for number in keep:
+            shutil.copy(folder / "a" / f"{number:02d}.png", tmp_path / name)
+        for number in range(5):
+            (tmp_path / name / f"broken {number}.jpg").write_bytes(b"not a picture")
+    out = tmp_path / "out"
+    words = ["curate", "--pool", str(folder), "--out", str(out), "--set", "retrieval=nearest"]
+    chosen = []
+    for seeds in ("seeds", "good"):
+        assert (
+            main([*words, "--seeds", str(tmp_path / seeds), "--evaluation", f"{tmp_path}/kept out"])
+            == 0
+        )
+        error = capsys.readouterr().err
+        chosen.append((out / "selected.txt").read_text())
+        if seeds == "seeds":
+            assert "seeds: 5 of 9 images cannot be read and are left out: broken 0.jpg" in error
+            assert "kept out: 5 of 7 images cannot be read and are left out" in error
+            assert "1 of 43 images cannot be read and are left out: b/zz.png" in error
+            named = (out / "left_out.txt").read_text()
+            assert all(f"broken {number}.jpg (not an image)" in named for number in range(5))
+            for path in (tmp_path / "seeds").glob("broken*"):
+                path.unlink()
+            (tmp_path / "seeds").rename(tmp_path / "good")
+    assert chosen[0] == chosen[1]  # as if the broken ones had never been there
+    assert json.loads((out / "summary.json").read_text())["unreadable"] == 1
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--evaluation"])
+def test_images_of_which_none_can_be_read(option, folder, tmp_path, capsys):
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no" / "a.png").write_bytes(b"not a picture")
+    words = ["curate", "--pool", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*words, option, str(tmp_path / "no")]) == 2
+    assert "no: none of the 1 image files can be read" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "selected.txt").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_description_is_made_again(damage, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["curate", "--pool", str(folder), "--out", str(out)]
+    assert main(words) == 0
+    right = (out / "selected.txt").read_text()
+    path = out / "descriptions" / "features" / "00000.npy"
+    whole = path.read_bytes()
+    changed = {"cut": whole[:-700], "empty": b"", "flipped": bytearray(whole)}[damage]
+    if damage == "flipped":
+        changed[len(whole) // 2] ^= 64
+    path.write_bytes(changed)
+    capsys.readouterr()
+    assert main(words) == 0
+    assert (
+        f"{path} is damaged (its checksum is wrong), so it is made again" in capsys.readouterr().err
+    )
+    assert path.read_bytes() == whole and (out / "selected.txt").read_text() == right
 
 
 def test_images_of_a_folder(folder):
