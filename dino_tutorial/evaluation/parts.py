@@ -1,9 +1,11 @@
 """Describe many images once, part by part: a call that was interrupted goes on where it stopped.
 
 What is described is stored file by file. After an interruption the files that are there stay,
-and the same call makes the missing ones. Started by torchrun, each process describes its share.
+and the same call makes the missing ones, and those that are damaged. Started by torchrun, each
+process describes its share.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from dino_tutorial.errors import UserError
+from dino_tutorial.errors import UserError, printable
 from dino_tutorial.evaluation.storage import StoredArray
-from dino_tutorial.files import make_folder, read_json, write_json
+from dino_tutorial.files import kind_of, make_folder, read_json, write_json
 from dino_tutorial.parallel import Processes
 
 
@@ -53,7 +55,7 @@ def store_parts(
     arrays = {name: StoredArray(folder / name, n, rows) for name in names}
     first = arrays[names[0]]
     own = range(processes.rank, first.files, processes.world)
-    missing = [file for file in own if not all(array.has(file) for array in arrays.values())]
+    missing = [file for file in own if not _is_described(tuple(arrays.values()), file)]
     total = sum(len(first.span(file)) for file in own)
     done = total - sum(len(first.span(file)) for file in missing)
     bar = tqdm(
@@ -74,6 +76,18 @@ def store_parts(
                 array.write(file, torch.cat(found[name]).numpy())
     _wait()
     return arrays
+
+
+def _is_described(arrays: Sequence[StoredArray], file: int) -> bool:
+    """Whether a file of each array is there and whole; one that is damaged is told."""
+    missing = [array.path(file) for array in arrays if not array.is_whole(file)]
+    for path in missing:
+        if kind_of(path):
+            print(
+                printable(f"{path} is damaged (its checksum is wrong), so it is made again"),
+                file=sys.stderr,
+            )
+    return not missing
 
 
 def _check_identity(folder: Path, identity: dict) -> None:

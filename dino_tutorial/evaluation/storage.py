@@ -4,23 +4,28 @@ A pool of images is larger than memory; what describes it need not be in memory 
 such an array reads blocks of rows and forgets them again.
 """
 
+import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.files import make_folder, replacing
+from dino_tutorial.files import make_folder, open_regular, replacing
 
 ROWS = 16384  # in one file
+CHECKSUM = 16  # bytes after the array, which numpy does not look at
 
 
 class StoredArray:
     """An array (N, …) in the files ``00000.npy``, ``00001.npy``, … of a folder.
 
-    A file is written whole or not at all, so those that are there after an interruption count.
+    A file is written whole or not at all, and ends in a checksum: those that are there after an
+    interruption count, if they are whole.
 
     Args:
         folder: where the files are; made when the first is written.
@@ -48,8 +53,14 @@ class StoredArray:
         """The rows that a file holds."""
         return range(file * self.rows, min((file + 1) * self.rows, self.n))
 
-    def has(self, file: int) -> bool:
-        return self._path(file).exists()
+    def is_whole(self, file: int) -> bool:
+        """Whether a file is there and holds what was written, which reads all of it."""
+        try:
+            with open_regular(self.path(file)) as opened:
+                length = os.fstat(opened.fileno()).st_size - CHECKSUM
+                return length > 0 and _checksum(opened, length) == opened.read()
+        except OSError:
+            return False
 
     def write(self, file: int, values: np.ndarray) -> None:
         """Store the rows of one file.
@@ -61,10 +72,15 @@ class StoredArray:
         if len(values) != len(self.span(file)):
             raise ValueError(f"file {file} holds {len(self.span(file))} rows, not {len(values)}")
         make_folder(self.folder)
-        path = self._path(file)
+        path = self.path(file)
         again = "run the same command again"
-        with replacing(path, again) as temporary, open(temporary, "wb") as opened:
+        with replacing(path, again) as temporary, open(temporary, "w+b") as opened:
             np.save(opened, values)
+            length = opened.tell()
+            opened.seek(0)
+            checksum = _checksum(opened, length)
+            opened.seek(length)  # between reading and writing, as a file wants it
+            opened.write(checksum)
 
     def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """All rows in order, at most ``size`` at a time: (first row, values)."""
@@ -88,22 +104,32 @@ class StoredArray:
             start = end
         return taken
 
-    def _path(self, file: int) -> Path:
+    def path(self, file: int) -> Path:
+        """Where a file lies."""
         return self.folder / f"{file:05d}.npy"
 
     def _open(self, file: int) -> np.ndarray:
         """A map of a file, closed again when nobody holds it: what was read leaves memory."""
         try:
-            return np.load(self._path(file), mmap_mode="r")
+            return np.load(self.path(file), mmap_mode="r")
         except FileNotFoundError:
             raise UserError(
-                f"{self._path(file)} is missing: run the same command again to make it"
+                f"{self.path(file)} is missing: run the same command again to make it"
             ) from None
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{self._path(file)} cannot be read ({error}): delete it, and run the same command "
+                f"{self.path(file)} cannot be read ({error}): delete it, and run the same command "
                 f"again"
             ) from None
+
+
+def _checksum(file: BinaryIO, length: int) -> bytes:
+    """Of the next ``length`` bytes of a file, or of fewer where it is shorter."""
+    found = hashlib.blake2b(digest_size=CHECKSUM)
+    while length > 0 and (read := file.read(min(length, 2**20))):
+        found.update(read)
+        length -= len(read)
+    return found.digest()
 
 
 def scratch_array(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:

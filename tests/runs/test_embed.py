@@ -147,6 +147,32 @@ def test_a_killed_call_goes_on_and_ends_in_the_same_file(opened, photos, tmp_pat
     assert not (tmp_path / "x.npz.parts").exists()
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_part_is_made_again(opened, photos, tmp_path, monkeypatch, damage, capsys):
+    embed(opened, photos, tmp_path / "whole.npz", device="cpu", rows=3)
+    asked = []
+    forward = VisionTransformer.forward
+
+    def stopped(self, x):
+        asked.append(len(x))
+        if len(asked) == 4:
+            raise Killed
+        return forward(self, x)
+
+    monkeypatch.setattr(VisionTransformer, "forward", stopped)
+    with pytest.raises(Killed):
+        embed(opened, photos, tmp_path / "x.npz", device="cpu", rows=3)
+    part = tmp_path / "x.npz.parts" / "features" / "00001.npy"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content if damage == "flipped" else content[:-20])
+    asked += [0]
+    embed(opened, photos, tmp_path / "x.npz", device="cpu", rows=3)
+    assert asked[5:] == [1, 3, 3, 3, 1]  # for the size, the damaged part, those that were missing
+    assert f"{part} is damaged (its checksum is wrong)" in capsys.readouterr().err
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
 def test_parts_of_other_weights_are_not_mixed(opened, photos, tmp_path, capsys, monkeypatch):
     out = tmp_path / "x.npz"
     monkeypatch.setattr("dino_tutorial.runs.embed.write_features", lambda *_: 1 / 0)
