@@ -19,9 +19,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.options import number, takes, tensor
+from dino_tutorial.options import check_broadcast, number, pair, takes, tensor
 
 
+@takes(finite=True, attention=tensor("B heads ...", "float"), grid=pair())
 def cls_attention(
     attention: Float[Tensor, "B heads T T"] | Float[Tensor, "B heads N"], grid: tuple[int, int]
 ) -> Float[Tensor, "B heads N"]:
@@ -40,10 +41,19 @@ def cls_attention(
             f"attention of shape {tuple(attention.shape)} does not fit a grid of {grid[0]} by "
             f"{grid[1]} patches: pass (B, heads, T, T) or (B, heads, {n_patches})"
         )
-    return attention / attention.sum(dim=-1, keepdim=True)
+    total = attention.sum(dim=-1, keepdim=True)
+    if not (attention.amin() >= 0 and total.amin() > 0):
+        raise UserError("attention holds shares below 0, or none at all: pass it after its softmax")
+    return attention / total
 
 
-@takes(attention=tensor("..."), mass=number(-1e9, 1e9))
+@takes(
+    finite=True,
+    attention=tensor("B heads ...", "float"),
+    grid=pair(),
+    mass=number(-1e9, 1e9),
+    size=pair(none=True),
+)
 def attention_masks(
     attention: Float[Tensor, "B heads T T"] | Float[Tensor, "B heads N"],
     grid: tuple[int, int],
@@ -75,6 +85,7 @@ def attention_masks(
     return F.interpolate(masks.float(), size=size, mode="nearest-exact").bool()
 
 
+@takes()
 def jaccard(masks: Bool[Tensor, "*m H W"], truth: Bool[Tensor, "*n H W"]) -> Float[Tensor, "*b"]:
     """Intersection over union of boolean masks, broadcast over leading dimensions.
 
@@ -85,12 +96,13 @@ def jaccard(masks: Bool[Tensor, "*m H W"], truth: Bool[Tensor, "*n H W"]) -> Flo
     Returns:
         (...,) in 0..1; two empty masks agree: 1.
     """
-    masks, truth = masks.bool(), truth.bool()
+    check_broadcast(masks=masks.shape, truth=truth.shape)
     overlap = (masks & truth).sum(dim=(-2, -1))
     union = (masks | truth).sum(dim=(-2, -1))
     return torch.where(union == 0, 1.0, overlap / union.clamp_min(1))
 
 
+@takes(finite=True, attention=tensor("B heads ...", "float"), grid=pair(), mass=number(-1e9, 1e9))
 def attention_jaccard(
     attention: Float[Tensor, "B heads T T"] | Float[Tensor, "B heads N"],
     grid: tuple[int, int],
@@ -123,6 +135,7 @@ def attention_jaccard(
     }
 
 
+@takes(size=pair(), area=number(0, 1, above=True))
 def center_box(size: tuple[int, int], area: float = 0.25) -> Bool[Tensor, "H W"]:
     """Boolean (H, W): a box in the middle, shaped like the image, with this part of its area."""
     sides = [max(1, round(side * area**0.5)) for side in size]

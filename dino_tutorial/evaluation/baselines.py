@@ -19,6 +19,7 @@ from dino_tutorial.evaluation.features import (
 )
 from dino_tutorial.evaluation.knn import knn_accuracies
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
+from dino_tutorial.options import number, numbers, on_device, takes, whole
 
 CHUNK = 1024  # images at a time
 BASELINE_BANK = 50_000  # images: as pixels, 2.3 GiB at 64 x 64
@@ -26,6 +27,11 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
+@takes(
+    mean=numbers(number(-1e6, 1e6), 3),
+    std=numbers(number(0, 1e6, above=True), 3),
+    max_size=whole(),
+)
 def pixel_features(
     dataset: LabelledImages,
     *,
@@ -56,6 +62,7 @@ def pixel_features(
     return _in_chunks(dataset, describe)
 
 
+@takes(bins=whole(1, 256))
 def color_histogram(dataset: LabelledImages, bins: int = 8) -> Float[Tensor, "N bins"]:
     """Joint RGB histogram of each image: (N, bins³) float32, each row of unit length.
 
@@ -75,6 +82,11 @@ def color_histogram(dataset: LabelledImages, bins: int = 8) -> Float[Tensor, "N 
     return _in_chunks(dataset, describe)
 
 
+@takes(
+    patch_size=whole(),
+    mean=numbers(number(-1e6, 1e6), 3),
+    std=numbers(number(0, 1e6, above=True), 3),
+)
 def patch_pixels(
     images: UInt8[Tensor, "B 3 H W"],
     patch_size: int,
@@ -103,6 +115,14 @@ def patch_pixels(
     return F.unfold(normalize(images, mean, std), patch_size, stride=patch_size).transpose(1, 2)
 
 
+@takes(
+    ks=numbers(whole()),
+    temperature=number(0, 1e6, above=True),
+    batch_size=whole(),
+    device=on_device,
+    mean=numbers(number(-1e6, 1e6), 3),
+    std=numbers(number(0, 1e6, above=True), 3),
+)
 def evaluate_knn(
     encoder: nn.Module,
     train_set: LabelledImages,

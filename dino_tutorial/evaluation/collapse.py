@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dino_tutorial.options import takes
 
+
+@takes()
 def feature_spread(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """How far apart the directions of a batch's features are: 0 collapsed, about 1 even.
 
@@ -37,6 +40,7 @@ def feature_spread(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     return unit.std(dim=0, correction=0).mean() * features.shape[-1] ** 0.5
 
 
+@takes(finite=True)
 def effective_rank(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """How many dimensions the features really use: between 1 and min(B, D).
 
@@ -55,6 +59,7 @@ def effective_rank(features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     return entropy(values / total).exp()
 
 
+@takes()
 def entropy(probabilities: Float[Tensor, "*n K"]) -> Float[Tensor, "*n"]:
     """Entropy in nats of distributions (..., K), over the last dimension: (...,).
 
@@ -120,6 +125,7 @@ CONSTANT_FEATURES = Collapse(
 )
 
 
+@takes()
 def find_collapse(rows: Sequence[Mapping[str, object]]) -> Collapse | None:
     """The collapse that the latest rows of a run's log show, or None.
 

@@ -11,6 +11,7 @@ from dino_tutorial.evaluation.depth import linear_depth
 from dino_tutorial.evaluation.features import LabelledImages
 from dino_tutorial.evaluation.patches import extract_patches, patch_size_of
 from dino_tutorial.evaluation.segmentation import class_maps, linear_segmentation
+from dino_tutorial.options import on_device, takes, whole
 
 
 @runtime_checkable
@@ -26,6 +27,7 @@ class DenseImages(LabelledImages, Protocol):
         ...
 
 
+@takes(steps=whole(), seed=whole(0, 2**63 - 1), device=on_device)
 def evaluate_dense(
     encoder: nn.Module,
     train_set: DenseImages,

@@ -16,13 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.inputs import check_width
 from dino_tutorial.evaluation.patches import (
     check_dense,
+    check_grid,
     split_images,
     standardisation,
     upsample,
     upsampling_matrices,
 )
+from dino_tutorial.options import number, numbers, pair, takes, tensor, whole
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 CHUNK_TOKENS = 2**24  # token entries held at once in float64: 128 MiB
@@ -57,8 +60,11 @@ class LinearDepth:
     mean_rmse: float
     mean_delta1: float
 
+    @takes(finite=True, patches=tensor("n N D", "float"), size=pair())
     def __call__(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
         """Depth (n, H, W) of patch tokens (n, N, D), for images of ``size`` pixels."""
+        check_width(patches, self.weight)
+        check_grid(patches, self.grid)
         depth = patches.to(self.weight) @ self.weight + self.bias  # (n, N)
         return upsample(depth.unflatten(1, self.grid)[:, None], size)[:, 0]
 
@@ -73,6 +79,7 @@ class DepthScores(NamedTuple):
     delta1: float
 
 
+@takes(finite=True, factor=number(1, 1e3, above=True))
 def depth_scores(
     predicted: Float[Tensor, "n H W"], truth: Float[Tensor, "n H W"], factor: float = 1.25
 ) -> DepthScores:
@@ -91,12 +98,15 @@ def depth_scores(
             f"predicted and true depth differ in shape: {tuple(predicted.shape)} and "
             f"{tuple(truth.shape)}"
         )
+    if not (truth > 0).all():
+        raise UserError("some true depths are not positive numbers: leave these images out")
     rmse = (predicted - truth).square().mean(dim=(1, 2)).sqrt()
     # A depth below zero, which a linear map can give, is wrong: products say so, ratios do not.
     right = (predicted * factor > truth) & (predicted < truth * factor)
     return DepthScores(float(rmse.mean()), int(right.sum()) / right.numel())
 
 
+@takes(finite=True)
 def align_depth(
     predicted: Float[Tensor, "n H W"], truth: Float[Tensor, "n H W"]
 ) -> Float[Tensor, "n H W"]:
@@ -115,6 +125,13 @@ def align_depth(
     return true_centre + scale * offset
 
 
+@takes(
+    finite=True,
+    grid=pair(),
+    ridges=numbers(number(0, 1e12, above=True)),
+    validation_fraction=number(0, 1),
+    seed=whole(0, 2**63 - 1),
+)
 @torch.no_grad()
 def linear_depth(
     train_x: Float[Tensor, "n N D"],

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.attention import jaccard
+from dino_tutorial.options import check_broadcast, number, pair, takes, tensor, whole
 
 CHUNK_ENTRIES = 2**22  # similarities held at once
 FAINT = 1e-5  # what connects two unlike patches in TokenCut, so that the graph stays in one piece
@@ -26,6 +27,7 @@ CROSS = np.zeros((3, 3, 3), dtype=bool)  # neighbours share a side, and images s
 CROSS[1] = ndimage.generate_binary_structure(2, 1)
 
 
+@takes(finite=True, grid=pair(), k=whole(low=-(2**31)))
 @torch.no_grad()
 def lost_masks(
     patches: Float[Tensor, "B N D"], grid: tuple[int, int], k: int = 100
@@ -72,6 +74,7 @@ def lost_masks(
     return piece_with(torch.cat(masks).unflatten(1, grid), torch.cat(seeds))
 
 
+@takes(finite=True, grid=pair(), threshold=number(-1, 1))
 @torch.no_grad()
 def token_cut_masks(
     patches: Float[Tensor, "B N D"], grid: tuple[int, int], threshold: float = 0.2
@@ -113,6 +116,7 @@ def token_cut_masks(
     return piece_with(torch.cat(masks).unflatten(1, grid), torch.cat(seeds))
 
 
+@takes(finite=True, steps=whole(0, 10**6))
 @torch.no_grad()
 def color_masks(images: Real[Tensor, "B 3 H W"], steps: int = 10) -> Bool[Tensor, "B H W"]:
     """Objects by colour alone: pixels in two clusters, one of which begins as the border.
@@ -153,6 +157,7 @@ def _against_the_border(images: Tensor, steps: int) -> Tensor:
     return inside.unflatten(1, images.shape[-2:])
 
 
+@takes()
 def discovery_scores(
     masks: Bool[Tensor, "B h w"], truth: Bool[Tensor, "B H W"]
 ) -> dict[str, float]:
@@ -178,6 +183,7 @@ def discovery_scores(
     }
 
 
+@takes(finite=True, truth=tensor("B ... 4", "real"), threshold=number(0, 1))
 def corloc(
     boxes: Real[Tensor, "B 4"],
     truth: Real[Tensor, "B M 4"] | Real[Tensor, "B 4"],
@@ -198,8 +204,10 @@ def corloc(
     return float(fits.any(dim=1).float().mean())
 
 
+@takes(finite=True)
 def box_iou(first: Real[Tensor, "*m 4"], second: Real[Tensor, "*n 4"]) -> Float[Tensor, "*b"]:
     """IoU (...) of boxes (..., 4), (x0, y0, x1, y1) with ends exclusive; 0 if one is empty."""
+    check_broadcast(first=first.shape, second=second.shape)
     low = torch.maximum(first[..., :2], second[..., :2])
     high = torch.minimum(first[..., 2:], second[..., 2:])
     overlap = (high - low).clamp_min(0).prod(dim=-1)
@@ -207,6 +215,7 @@ def box_iou(first: Real[Tensor, "*m 4"], second: Real[Tensor, "*n 4"]) -> Float[
     return overlap / (areas[0] + areas[1] - overlap).clamp_min(1e-12)
 
 
+@takes()
 def mask_boxes(masks: Bool[Tensor, "B H W"]) -> Int[Tensor, "B 4"]:
     """The smallest boxes around masks: (B, H, W) -> int64 (B, 4), (x0, y0, x1, y1).
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
+from dino_tutorial.options import number, numbers, on_device, takes, tensor, whole
 
 
 @runtime_checkable
@@ -26,6 +27,12 @@ class LabelledImages(Protocol):
         ...
 
 
+@takes(
+    batch_size=whole(),
+    device=on_device,
+    mean=numbers(number(-1e6, 1e6), 3),
+    std=numbers(number(0, 1e6, above=True), 3),
+)
 def extract_features(
     encoder: nn.Module,
     dataset: LabelledImages,
@@ -101,6 +108,11 @@ def _check_output(batch: Any, images: int) -> None:
         )
 
 
+@takes(
+    pixels=tensor("..."),
+    mean=numbers(number(-1e6, 1e6)),
+    std=numbers(number(0, 1e6, above=True)),
+)
 def normalize(
     pixels: Real[Tensor, "*B 3 H W"],
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -118,6 +130,8 @@ def normalize(
             f"images have to be (B, {len(mean)}, H, W), not {tuple(pixels.shape)}: repeat a gray "
             "channel, leave an alpha channel out"
         )
+    if len(std) != len(mean):
+        raise UserError(f"{len(mean)} means and {len(std)} standard deviations: give as many")
     unit = 255.0 if pixels.dtype == torch.uint8 else 1.0
     mean_, std_ = (torch.tensor(v, device=pixels.device)[:, None, None] * unit for v in (mean, std))
     return (pixels.float() - mean_) / std_

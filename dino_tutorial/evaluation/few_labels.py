@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.evaluation.inputs import as_features, as_labels
+from dino_tutorial.evaluation.inputs import as_features, as_labels, check_classes
 from dino_tutorial.evaluation.knn import accuracy, knn_classify
 from dino_tutorial.evaluation.linear import check_split
+from dino_tutorial.options import array, number, numbers, takes, whole
 
 PER_CLASS = (1, 2, 5, 10, 20, 50, 100)
 
@@ -33,6 +34,18 @@ class LabelEfficiency:
     linear: Float[Tensor, "S n"]
 
 
+@takes(
+    finite=True,
+    train_x=array("N D"),
+    train_y=array("N"),
+    test_x=array("m D"),
+    test_y=array("m"),
+    per_class=numbers(whole(-(2**31))),
+    n_subsets=whole(1, 10**6),
+    k=whole(),
+    temperature=number(0, 1e6, above=True),
+    seed=whole(0, 2**63 - 1),
+)
 def label_efficiency(
     train_x: Float[Tensor, "N D"],
     train_y: Int[Tensor, " N"],
@@ -94,6 +107,7 @@ def label_efficiency(
     return LabelEfficiency(tuple(per_class), torch.tensor(knn).T, torch.tensor(linear).T)
 
 
+@takes(labels=array("N"), per_class=numbers(whole(-(2**31))), seed=whole(0, 2**63 - 1))
 def nested_subsets(
     labels: Int[Tensor, " N"], per_class: Sequence[int], seed: int = 0
 ) -> list[Int[Tensor, " _"]]:
@@ -112,6 +126,7 @@ def nested_subsets(
     """
     labels = as_labels(labels)
     known = labels[labels >= 0]
+    check_classes(int(labels.max()) + 1)
     counts = torch.bincount(known)
     present = counts[counts > 0]
     if len(present) == 0 or min(per_class) < 1 or max(per_class) > int(present.min()):
@@ -129,6 +144,7 @@ def nested_subsets(
     return [order[rank < n].sort().values for n in per_class]
 
 
+@takes(finite=True, n_classes=whole(1, 2**15), strength=number(0, 1e12, above=True))
 def logistic_regression(
     x: Float[Tensor, "S N D"], y: Int[Tensor, "S N"], n_classes: int, strength: float = 1.0
 ) -> tuple[Float[Tensor, "S D C"], Float[Tensor, "S C"]]:
@@ -147,6 +163,11 @@ def logistic_regression(
     Returns:
         Weights (S, D, C) and biases (S, C), in the type of ``x``.
     """
+    if int(y.min()) < 0 or int(y.max()) >= n_classes:
+        raise UserError(
+            f"classes run from {int(y.min())} to {int(y.max())}: they have to lie in "
+            f"0..{n_classes - 1}"
+        )
     inputs = F.pad(x.detach().double(), (0, 1), value=1.0)  # the last row of the heads is the bias
     penalty = torch.full_like(inputs[0, 0], strength)
     penalty[-1] = 0
@@ -168,7 +189,7 @@ def logistic_regression(
     def objective() -> Tensor:
         optimizer.zero_grad()
         now = heads()
-        loss = F.cross_entropy((inputs @ now).flatten(0, 1), y.flatten(), reduction="sum")
+        loss = F.cross_entropy((inputs @ now).flatten(0, 1), y.flatten().long(), reduction="sum")
         loss = loss + (penalty[:, None] * now.square()).sum() / 2
         loss.backward()
         return loss

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 
+MOST_CLASSES = 2**20  # scores of so many classes still fit in memory for some images
+
 
 def as_features(values: Any, what: str = "features") -> Tensor:
     """A floating-point tensor, without its history, of a tensor, an array or lists of numbers.
@@ -33,6 +35,24 @@ def as_labels(values: Any, what: str = "labels") -> Tensor:
     if tensor.is_floating_point() and not (tensor == tensor.round()).all():
         raise UserError(f"{what} have to be whole numbers from 0, and some are not")
     return tensor.to(torch.int64)
+
+
+def check_classes(n_classes: int) -> None:
+    """Refuse labels that are numbers of something else, such as names of files."""
+    if n_classes > MOST_CLASSES:
+        raise UserError(
+            f"a label is {n_classes - 1:,}: number the classes from 0, such as by "
+            "torch.unique(labels, return_inverse=True)"
+        )
+
+
+def check_width(features: Tensor, weight: Tensor) -> None:
+    """Refuse features of another encoder than a linear map was fitted to."""
+    if features.shape[-1] != len(weight):
+        raise UserError(
+            f"features have {features.shape[-1]} dimensions, and these were fitted to "
+            f"{len(weight)}: use the same encoder for both"
+        )
 
 
 def _as_tensor(values: Any, what: str, wanted: str) -> Tensor:

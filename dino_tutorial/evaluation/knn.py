@@ -13,20 +13,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.evaluation.inputs import as_features, as_labels
-from dino_tutorial.options import array, number, takes, whole
+from dino_tutorial.evaluation.inputs import MOST_CLASSES, as_features, as_labels, check_classes
+from dino_tutorial.options import array, number, numbers, takes, whole
 
 CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
 BANK_CHUNK = 2**16  # features of the bank that are compared with at once
 
 
 @takes(
+    finite=True,
     train_x=array("N D"),
     train_y=array("N"),
     test_x=array("n D"),
     k=whole(low=-(2**31)),
     temperature=number(0, 1e6, above=True),
-    n_classes=whole(none=True),
+    n_classes=whole(1, MOST_CLASSES, none=True),
 )
 @torch.no_grad()
 def knn_classify(
@@ -64,10 +65,12 @@ def knn_classify(
 
 
 @takes(
+    finite=True,
     train_x=array("N D"),
     train_y=array("N"),
     test_x=array("n D"),
     test_y=array("n"),
+    ks=numbers(whole()),
     temperature=number(0, 1e6, above=True),
 )
 def knn_accuracies(
@@ -125,6 +128,8 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
             f"accuracy needs one label a row, and a row: got {len(votes)} rows of votes and "
             f"{len(labels)} labels"
         )
+    if votes.isnan().any():
+        raise UserError("votes hold NaN: what gave them has diverged, so no place is the first")
     if not 1 <= topk <= votes.shape[1]:
         raise UserError(f"topk is {topk}, but there are {votes.shape[1]} classes: use 1 to that")
     if int(labels.min()) < 0:
@@ -139,7 +144,7 @@ def accuracy(votes: Float[Tensor, "n C"], labels: Int[Tensor, " n"], topk: int =
     return int(hits.sum()) / len(hits)
 
 
-@takes(features=array("N D"), queries=array("q D"), k=whole(low=-(2**31)))
+@takes(finite=True, features=array("N D"), queries=array("q D"), k=whole(low=-(2**31)))
 def nearest_neighbours(
     features: Float[Tensor, "N D"], queries: Float[Tensor, "q D"], k: int
 ) -> Int[Tensor, "q k"]:
@@ -218,6 +223,7 @@ def _check_labels(train_x: Tensor, train_y: Tensor, n_classes: int | None) -> in
             f"not a tensor of shape {tuple(train_y.shape)}"
         )
     low, high = int(train_y.min()), int(train_y.max())
+    check_classes(high + 1)
     n_classes = high + 1 if n_classes is None else n_classes
     if low < 0:
         raise UserError("some training images have no label (−1): leave them out of the bank")

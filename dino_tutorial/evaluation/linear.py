@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.evaluation.inputs import as_features, as_labels
+from dino_tutorial.evaluation.inputs import as_features, as_labels, check_classes, check_width
 from dino_tutorial.evaluation.knn import accuracy
-from dino_tutorial.options import array, number, takes, whole
+from dino_tutorial.options import array, number, numbers, takes, whole
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
@@ -47,20 +47,26 @@ class LinearProbe:
     chosen: int
     test_accuracy: float
 
+    @takes(finite=True, features=array("n D"))
     def __call__(self, features: Tensor) -> Tensor:
         """Logits (n, C) of features (n, D)."""
+        features = as_features(features)
+        check_width(features, self.weight)
         return features.to(self.weight).matmul(self.weight) + self.bias
 
 
 @takes(
+    finite=True,
     train_x=array("N D"),
     train_y=array("N"),
     test_x=array("n D"),
     test_y=array("n"),
+    learning_rates=numbers(number(0, 1e6, above=True)),
+    weight_decays=numbers(number(0, 1e6)),
     steps=whole(),
     batch_size=whole(),
     validation_fraction=number(0, 1),
-    seed=whole(low=0, high=2**63 - 1),
+    seed=whole(0, 2**63 - 1),
 )
 @torch.no_grad()
 def linear_probe(
@@ -115,7 +121,7 @@ def linear_probe(
     std, mean = torch.std_mean(train_x, dim=0, correction=0)
     std = std.clamp_min(1e-6 * std.max().clamp_min(1e-6))  # a constant dimension says nothing
     x = (train_x - mean).div_(std)
-    grid = torch.cartesian_prod(torch.tensor(learning_rates), torch.tensor(weight_decays))
+    grid = torch.cartesian_prod(*(torch.tensor(v).float() for v in (learning_rates, weight_decays)))
     rates, decays = grid.view(-1, 2).to(device).unbind(1)
     schedule = {"steps": steps, "batch_size": batch_size, "seed": seed}
 
@@ -217,4 +223,6 @@ def check_split(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor
             f"training features have {train_x.shape[1]} dimensions, "
             f"test features {test_x.shape[1]}: use the same encoder for both"
         )
-    return max(int(train_y.max()), int(test_y.max())) + 1
+    n_classes = max(int(train_y.max()), int(test_y.max())) + 1
+    check_classes(n_classes)
+    return n_classes

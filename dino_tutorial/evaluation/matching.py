@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dino_tutorial.options import takes
+
 
 class Matches(NamedTuple):
     """Patches of first images and their partners in second images.
@@ -21,6 +23,7 @@ class Matches(NamedTuple):
     similarity: Float[Tensor, "B N"]
 
 
+@takes(finite=True)
 def mutual_matches(first: Float[Tensor, "B N D"], second: Float[Tensor, "B M D"]) -> Matches:
     """Pair patches that are each other's nearest by cosine similarity.
 
@@ -31,12 +34,9 @@ def mutual_matches(first: Float[Tensor, "B N D"], second: Float[Tensor, "B M D"]
     Raises:
         ValueError: if the shapes do not fit.
     """
-    if first.ndim != 3 or second.ndim != 3 or first[:, 0].shape != second[:, 0].shape:
-        raise ValueError(
-            f"matching wants patches (B, N, D) and (B, M, D), got {tuple(first.shape)} and "
-            f"{tuple(second.shape)}"
-        )
-    cosines = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).transpose(1, 2)
+    cosines = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).transpose(
+        1, 2
+    )
     similarity, there = cosines.max(dim=2)  # (B, N)
     back = cosines.argmax(dim=1).gather(1, there)  # where the nearest would go, (B, N)
     here = torch.arange(first.shape[1], device=first.device)

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages, extract_features
+from dino_tutorial.options import takes
 
 
+@takes()
 def extract_patches(
     encoder: nn.Module, dataset: LabelledImages, *, with_cls: bool = False, **options
 ) -> Float[Tensor, "n N D"]:
@@ -95,6 +97,15 @@ def split_images(
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order[:n_chosen], order[n_chosen:]
+
+
+def check_grid(patches: Tensor, grid: tuple[int, int]) -> None:
+    """Make sure that patches (n, N, D) lie in a grid."""
+    if patches.shape[1] != grid[0] * grid[1]:
+        raise UserError(
+            f"patches of shape {tuple(patches.shape)} do not fit a grid of {grid[0]} by {grid[1]}: "
+            f"pass (n, {grid[0] * grid[1]}, D)"
+        )
 
 
 def check_dense(patches: Tensor, truth: Tensor, grid: tuple[int, int], name: str) -> None:

@@ -11,7 +11,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.options import takes, tensor, whole
 
 
-@takes(patches=tensor("..."), n_components=whole(low=-(2**31)))
+@takes(finite=True, patches=tensor("B N D", "float"), n_components=whole(low=-(2**31)))
 def patch_pca(
     patches: Float[Tensor, "B N D"], n_components: int = 3, foreground: bool = True
 ) -> Float[Tensor, "B N n"]:
@@ -47,6 +47,7 @@ def patch_pca(
     return result.unflatten(0, patches.shape[:2]).float()
 
 
+@takes()
 def component_colors(components: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
     """Components as colours: each channel from its 1st to its 99th percentile to 0..1.
 
@@ -60,6 +61,7 @@ def component_colors(components: Float[Tensor, "*rows n"]) -> Float[Tensor, "*ro
     Returns:
         (..., n) in 0..1; NaN on the background.
     """
+    components = components.float()
     shown = components.isfinite().all(dim=-1)
     colors = torch.full_like(components, float("nan"))
     if shown.any():

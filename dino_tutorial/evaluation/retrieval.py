@@ -18,12 +18,18 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.inputs import as_features, as_labels
 from dino_tutorial.evaluation.knn import check_features
-from dino_tutorial.options import array, takes
+from dino_tutorial.options import array, number, numbers, takes, whole
 
 CHUNK_ENTRIES = 2**22  # similarities sorted at once
 
 
-@takes(queries=array("Q D"), gallery=array("N D", none=True))
+@takes(
+    finite=True,
+    queries=array("Q D"),
+    query_labels=array("Q"),
+    gallery=array("N D", none=True),
+    gallery_labels=array("N", none=True),
+)
 @torch.no_grad()
 def retrieval_map(
     queries: Float[Tensor, "Q D"],
@@ -66,7 +72,14 @@ def retrieval_map(
     return float(total) / _counted(int(count))
 
 
-@takes(queries=array("Q D"), gallery=array("N D", none=True))
+@takes(
+    finite=True,
+    queries=array("Q D"),
+    query_labels=array("Q"),
+    gallery=array("N D", none=True),
+    gallery_labels=array("N", none=True),
+    ks=numbers(whole()),
+)
 @torch.no_grad()
 def recall_at(
     queries: Float[Tensor, "Q D"],
@@ -100,6 +113,14 @@ def recall_at(
     return {k: int(hit) / _counted(int(count)) for k, hit in within.items()}
 
 
+@takes(
+    finite=True,
+    queries=array("Q D"),
+    query_sources=array("Q"),
+    gallery=array("N D", none=True),
+    gallery_sources=array("N", none=True),
+    precision=number(-1e9, 1e9),
+)
 @torch.no_grad()
 def copy_detection(
     queries: Float[Tensor, "Q D"],

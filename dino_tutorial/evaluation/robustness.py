@@ -6,6 +6,7 @@ business; the measures are those of Hendrycks and Dietterich (ICLR 2019), sectio
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from torch import Tensor
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages
 from dino_tutorial.evaluation.knn import accuracy
+from dino_tutorial.options import numbers, takes, whole
+from dino_tutorial.options.arguments import shown
 
 CHUNK = 256  # images corrupted at a time, with one seed
 
@@ -48,6 +51,7 @@ class Robustness:
         return self.clean - float(self.accuracy.mean())
 
 
+@takes(severities=numbers(whole(0)), seed=whole(0, 2**63 - 1))
 def measure_robustness(
     describe: Callable[[LabelledImages], Tensor],
     classify: Callable[[Tensor], Tensor],
@@ -101,6 +105,7 @@ def measure_robustness(
     return Robustness(tuple(kinds), tuple(severities), measure(test_set), torch.tensor(scores))
 
 
+@takes()
 def mean_corruption_error(result: Robustness, reference: Robustness) -> dict[str, float]:
     """Errors in units of a reference's errors, so that hard corruptions do not decide alone.
 
@@ -141,6 +146,7 @@ class CorruptedImages:
         corrupt, kind, severity, seed: as for :func:`measure_robustness`.
     """
 
+    @takes(severity=whole(0), seed=whole(0, 2**63 - 1))
     def __init__(
         self,
         dataset: LabelledImages,
@@ -153,7 +159,7 @@ class CorruptedImages:
         chunks = torch.arange(len(dataset)).split(CHUNK)
         self._images = torch.cat(
             [
-                corrupt(dataset.images(indices), kind, severity, seed + number)
+                _corrupted(corrupt, dataset.images(indices), kind, severity, seed + number)
                 for number, indices in enumerate(chunks)
             ]
         )
@@ -164,3 +170,13 @@ class CorruptedImages:
     def images(self, indices: Tensor | None = None) -> Tensor:
         """uint8 (n, 3, H, W)."""
         return self._images if indices is None else self._images[indices]
+
+
+def _corrupted(corrupt: Callable[..., Any], images: Tensor, *how: Any) -> Tensor:
+    found = corrupt(images, *how)
+    if not isinstance(found, Tensor) or (found.shape, found.dtype) != (images.shape, images.dtype):
+        raise UserError(
+            f"corrupt has to return images like those that it is given, {images.dtype} of shape "
+            f"{tuple(images.shape)}, and returned {shown(found)}"
+        )
+    return found

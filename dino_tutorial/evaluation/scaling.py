@@ -35,7 +35,13 @@ class ScalingLaw:
 
     def __call__(self, sizes: ArrayLike) -> np.ndarray:
         """The errors (M,) at sizes (M, F), or (M,) if the law has one size."""
-        return self.floor + _powers(_rows(sizes), self.exponents) @ np.array(self.factors)
+        x = _rows(sizes)
+        if x.shape[-1] != len(self.exponents) or not (x > 0).all():
+            raise UserError(
+                f"sizes of shape {x.shape} do not fit a law of {len(self.exponents)} size(s): give "
+                "(M, F) sizes above 0"
+            )
+        return self.floor + _powers(x, self.exponents) @ np.array(self.factors)
 
 
 def fit_scaling_law(sizes: ArrayLike, errors: ArrayLike) -> ScalingLaw:
@@ -58,7 +64,7 @@ def fit_scaling_law(sizes: ArrayLike, errors: ArrayLike) -> ScalingLaw:
             that takes fewer than three values: two of them fit any exponent.
         ValueError: shapes that do not go together.
     """
-    x, y = _rows(sizes), np.asarray(errors, dtype=float)
+    x, y = _rows(sizes), _numbers("errors", errors)
     _check(x, y)
     middle = np.exp(np.log(x).mean(axis=0))  # powers near 1 are better conditioned
     low, high = EXPONENTS
@@ -86,13 +92,27 @@ def _powers(x: np.ndarray, exponents: Sequence[float]) -> np.ndarray:
 
 
 def _rows(sizes: ArrayLike) -> np.ndarray:
-    x = np.asarray(sizes, dtype=float)
+    x = _numbers("sizes", sizes)
     return x[:, None] if x.ndim == 1 else x
+
+
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    try:
+        found = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not found.size or not np.isfinite(found).all():
+        raise UserError(
+            f"{name} have to be finite numbers, as a list or an array, and some are not"
+        )
+    return found
 
 
 def _check(x: np.ndarray, y: np.ndarray) -> None:
     if x.ndim != 2 or y.shape != (len(x),):
-        raise ValueError(f"sizes {x.shape} and errors {y.shape} must be (M, F) and (M,)")
+        raise UserError(
+            f"sizes have the shape {x.shape} and errors {y.shape}: give (M, F) or (M,) and (M,)"
+        )
     if len(x) < 1 + 2 * x.shape[1]:
         raise UserError(
             f"a law of {x.shape[1]} size(s) has {1 + 2 * x.shape[1]} numbers to fit, and there are "

@@ -15,13 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.evaluation.inputs import as_labels, check_classes, check_width
 from dino_tutorial.evaluation.patches import (
     check_dense,
+    check_grid,
     split_images,
     standardisation,
     upsample,
     upsampling_matrices,
 )
+from dino_tutorial.options import array, number, numbers, pair, takes, tensor, whole
 
 LEARNING_RATES = (0.1, 0.3, 1.0)
 WEIGHT_DECAYS = (0.0, 1e-3)
@@ -58,12 +61,16 @@ class LinearSegmentation:
     class_iou: Float[Tensor, " C"]
     miou: float
 
+    @takes(finite=True, patches=tensor("n N D", "float"), size=pair())
     def __call__(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (n, C, H, W) of patch tokens (n, N, D), for images of ``size`` pixels."""
+        check_width(patches, self.weight)
+        check_grid(patches, self.grid)
         logits = patches.to(self.weight) @ self.weight + self.bias  # (n, N, C)
         return upsample(logits.transpose(1, 2).unflatten(2, self.grid), size)
 
 
+@takes(labels=array("n"))
 def class_maps(masks: Bool[Tensor, "n H W"], labels: Int[Tensor, " n"]) -> Int[Tensor, "n H W"]:
     """Where which class is seen: int64 (n, H, W), 0 the background, 1 + label on the object.
 
@@ -72,10 +79,11 @@ def class_maps(masks: Bool[Tensor, "n H W"], labels: Int[Tensor, " n"]) -> Int[T
         labels: (n,) int64; the pixels of an object without label (−1) are left out (−1), for they
             are not background.
     """
-    labels = labels.to(masks.device)
+    labels = as_labels(labels).to(masks.device)
     return masks * torch.where(labels < 0, IGNORED, labels + 1)[:, None, None]
 
 
+@takes(n_classes=whole(1, 2**15))
 def confusion_matrix(
     predicted: Int[Tensor, "*n"], truth: Int[Tensor, "*n"], n_classes: int
 ) -> Int[Tensor, "C C"]:
@@ -89,17 +97,23 @@ def confusion_matrix(
         ValueError: if the shapes differ or a class is out of range.
     """
     if predicted.shape != truth.shape:
-        raise ValueError(
-            f"predicted and true classes differ in shape: {tuple(predicted.shape)} and "
-            f"{tuple(truth.shape)}"
+        raise UserError(
+            f"predicted and true classes differ in shape, {tuple(predicted.shape)} and "
+            f"{tuple(truth.shape)}: give a class to each pixel of both"
         )
     counted = truth != IGNORED
-    pairs = truth[counted] * n_classes + predicted[counted]
-    if pairs.numel() and not 0 <= truth[counted].min() <= truth[counted].max() < n_classes:
-        raise ValueError(f"true classes have to lie in 0..{n_classes - 1}, or be {IGNORED}")
+    rows, columns = truth[counted], predicted[counted]
+    for what, found in (("true", rows), ("predicted", columns)):
+        if found.numel() and not 0 <= found.min() <= found.max() < n_classes:
+            raise UserError(
+                f"{what} classes run from {int(found.min())} to {int(found.max())}: they have to "
+                f"lie in 0..{n_classes - 1}, or where the true one is {IGNORED}"
+            )
+    pairs = rows.long() * n_classes + columns.long()
     return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
 
 
+@takes()
 def intersection_over_union(confusion: Int[Tensor, "C C"]) -> Float[Tensor, " C"]:
     """IoU of each class, (C,) float64, from a confusion matrix (C, C).
 
@@ -110,6 +124,17 @@ def intersection_over_union(confusion: Int[Tensor, "C C"]) -> Float[Tensor, " C"
     return found / (confusion.sum(dim=0) + confusion.sum(dim=1) - found)
 
 
+@takes(
+    finite=True,
+    grid=pair(),
+    n_classes=whole(1, 2**15, none=True),
+    learning_rates=numbers(number(0, 1e6, above=True)),
+    weight_decays=numbers(number(0, 1e6)),
+    steps=whole(),
+    batch_size=whole(),
+    validation_fraction=number(0, 1),
+    seed=whole(0, 2**63 - 1),
+)
 def linear_segmentation(
     train_x: Float[Tensor, "n N D"],
     train_y: Int[Tensor, "n H W"],
@@ -148,7 +173,12 @@ def linear_segmentation(
     """
     check_dense(train_x, train_y, grid, "training")
     check_dense(test_x, test_y, grid, "test")
+    train_y, test_y = train_y.long(), test_y.long()
+    for name, y in (("training", train_y), ("test", test_y)):
+        if (y == IGNORED).all():
+            raise UserError(f"no pixel of the {name} images has a class: give some from 0 on")
     highest = max(int(train_y.max()), int(test_y.max())) + 1
+    check_classes(highest)
     n_classes = highest if n_classes is None else n_classes
     lowest = min(int(train_y.min()), int(test_y.min()))
     if lowest < IGNORED or highest > n_classes or highest < 1:
@@ -160,7 +190,9 @@ def linear_segmentation(
     train_y, test_x, test_y = (t.to(device) for t in (train_y, test_x, test_y))
     mean, std = standardisation(train_x.float())
     x = (train_x.float() - mean) / std
-    settings = torch.cartesian_prod(torch.tensor(learning_rates), torch.tensor(weight_decays))
+    settings = torch.cartesian_prod(
+        *(torch.tensor(v).float() for v in (learning_rates, weight_decays))
+    )
     rates, decays = settings.view(-1, 2).unbind(1)
     schedule = {"steps": steps, "batch_size": batch_size, "seed": seed}
 

@@ -17,14 +17,17 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.attention import jaccard
-from dino_tutorial.options import number, takes, tensor, whole
+from dino_tutorial.options import number, pair, takes, tensor, whole
 
 CHUNK_ENTRIES = 2**24  # similarities held at once: 64 MiB in float32
 TOLERANCE = 0.008  # of the diagonal: how far boundaries may be apart, as DAVIS has it
 
 
 @takes(
-    features=tensor("..."),
+    finite=True,
+    features=tensor("T N D", "float"),
+    first_labels=tensor("..."),
+    grid=pair(),
     n_context=whole(low=0),
     neighbourhood=whole(low=0, none=True),
     topk=whole(),
@@ -142,6 +145,7 @@ def _soft_labels(labels: Tensor, grid: tuple[int, int]) -> Tensor:
     )
 
 
+@takes(finite=True, grid=pair(), size=pair())
 def label_masks(
     labels: Float[Tensor, "T N C"], grid: tuple[int, int], size: tuple[int, int]
 ) -> Int[Tensor, "T H W"]:
@@ -155,6 +159,11 @@ def label_masks(
         grid: (h, w) in patches.
         size: (H, W) in pixels.
     """
+    if labels.shape[1] != grid[0] * grid[1]:
+        raise UserError(
+            f"labels of shape {tuple(labels.shape)} do not fit a grid of {grid[0]} by {grid[1]} "
+            f"patches: pass (T, {grid[0] * grid[1]}, C)"
+        )
     maps = labels.movedim(-1, 1).unflatten(-1, grid)  # (T, C, h, w)
     maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
@@ -163,7 +172,7 @@ def label_masks(
     return torch.where(span > 1e-4, (maps - low) / span, maps).argmax(dim=1)
 
 
-@takes(predicted=tensor("...", "bool"), true=tensor("...", "bool"), tolerance=number(0, 1))
+@takes(tolerance=number(0, 1))
 def region_and_boundary(
     predicted: Bool[Tensor, "T H W"], true: Bool[Tensor, "T H W"], tolerance: float = TOLERANCE
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
@@ -200,6 +209,7 @@ def region_and_boundary(
     return jaccard(predicted, true), harmonic
 
 
+@takes()
 def video_scores(predicted: Bool[Tensor, "T H W"], true: Bool[Tensor, "T H W"]) -> dict[str, float]:
     """The scores of one video as DAVIS reports them.
 

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from dino_tutorial.losses.precision import at_least_float32
-from dino_tutorial.options import takes, tensor
+from dino_tutorial.options import takes
 
 
-@takes(prediction=tensor("B D", "float"), target=tensor("B D", "float"))
+@takes()
 def byol_loss(prediction: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Squared distance of the normalised prediction and target, one direction.
 

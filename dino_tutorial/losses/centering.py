@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dino_tutorial.options import check_number, check_whole
+from dino_tutorial.errors import UserError
+from dino_tutorial.options import check_number, check_whole, number, takes, tensor
 from dino_tutorial.parallel import sum_over_processes
 
 
@@ -36,6 +37,7 @@ class Center(nn.Module):
         self._sums: list[Tensor] = []  # of the logits that were noted, one (K,) a micro-batch
         self._count = 0  # how many logits these sums are of
 
+    @takes(teacher_logits=tensor("... K", "float"), teacher_temp=number(0, 1e6, above=True))
     @torch.no_grad()
     def probabilities(
         self, teacher_logits: Float[Tensor, "*rows K"], teacher_temp: float
@@ -49,6 +51,11 @@ class Center(nn.Module):
         Returns:
             (…, K) float32 without gradient; each row sums to 1.
         """
+        if teacher_logits.shape[-1] != self.center.shape[1]:
+            raise UserError(
+                f"teacher_logits have K = {teacher_logits.shape[-1]} prototypes, the center "
+                f"{self.center.shape[1]}: give as many"
+            )
         return ((teacher_logits.float() - self.center) / teacher_temp).softmax(dim=-1)
 
     @torch.no_grad()

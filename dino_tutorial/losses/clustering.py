@@ -9,7 +9,7 @@ from dino_tutorial.options import number, takes, tensor, whole
 from dino_tutorial.parallel import logsumexp_over_processes
 
 
-@takes(logits=tensor("..."), temp=number(-1e6, 1e6), n_iters=whole(low=-(2**31)))
+@takes(logits=tensor("B>=0 K", "float"), temp=number(0, 1e6, above=True), n_iters=whole())
 @torch.no_grad()
 def sinkhorn_knopp(
     logits: Float[Tensor, "B K"], temp: float, n_iters: int = 3
@@ -34,10 +34,6 @@ def sinkhorn_knopp(
 
     Source: Caron et al. 2020 (SwAV), section 3.1 and appendix A; Cuturi 2013.
     """
-    if logits.ndim != 2:
-        raise ValueError(f"sinkhorn_knopp wants logits (B, K), got {tuple(logits.shape)}")
-    if temp <= 0 or n_iters < 1:
-        raise ValueError(f"temp and n_iters have to be positive, got {temp} and {n_iters}")
     log_q = logits.float() / temp
     for _ in range(n_iters):
         log_q = log_q - logsumexp_over_processes(log_q)  # each prototype: the same mass
@@ -45,6 +41,7 @@ def sinkhorn_knopp(
     return log_q.exp()
 
 
+@takes(logits=tensor("V>1 B K", "float"), temp=number(0, 1e6, above=True))
 def swapped_prediction_loss(
     logits: Float[Tensor, "V B K"], assignments: Float[Tensor, "2 B K"], temp: float
 ) -> Float[Tensor, ""]:
@@ -66,10 +63,4 @@ def swapped_prediction_loss(
 
     Source: Caron et al. 2020 (SwAV), equations 1 and 2, and section 3.2 for multi-crop.
     """
-    views, batch, n_prototypes = logits.shape
-    if views < 2 or assignments.shape != (2, batch, n_prototypes):
-        raise ValueError(
-            f"swapped_prediction_loss wants logits (V ≥ 2, B, K) and assignments (2, B, K), "
-            f"got {tuple(logits.shape)} and {tuple(assignments.shape)}"
-        )
     return fused_dino_loss(logits, assignments.float(), temp)  # the same pairs as DINO's

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from dino_tutorial.losses.centering import Center
 from dino_tutorial.losses.fused import fused_dino_loss
-from dino_tutorial.options import check_number, tensor
+from dino_tutorial.options import check_number, number, takes, tensor
 
 
+@takes(student_logits=tensor("V>1 B K", "float"), student_temp=number(0, 1e6, above=True))
 def dino_loss(
     student_logits: Float[Tensor, "V B K"], targets: Float[Tensor, "2 B K"], student_temp: float
 ) -> Float[Tensor, ""]:
@@ -30,7 +31,7 @@ def dino_loss(
     """
     views, batch, _ = student_logits.shape
     log_p = (student_logits.float() / student_temp).log_softmax(dim=-1)
-    pairs = -torch.einsum("tbk,vbk->tv", targets, log_p) / batch
+    pairs = -torch.einsum("tbk,vbk->tv", targets.float(), log_p) / batch
     return (pairs.sum() - pairs.diagonal().sum()) / (2 * views - 2)
 
 

@@ -8,9 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dino_tutorial.options import number, takes, tensor
+
 PART = 2**26  # logits that are worked on at once: 256 MiB in float32
 
 
+@takes(student_logits=tensor("V>1 B K", "float"), student_temp=number(0, 1e6, above=True))
 def fused_dino_loss(
     student_logits: Float[Tensor, "V B K"], targets: Float[Tensor, "2 B K"], student_temp: float
 ) -> Float[Tensor, ""]:
@@ -23,7 +26,7 @@ def fused_dino_loss(
     # the plain function's time at K = 65536 (10 views of 32 images; `python -m benchmarks`,
     # loss_k65536), four fifths at 4096 (8 of 64). At 512 it takes a fifth more, which is 0.2 ms
     # of a step (4 of 64): not worth two roads that round differently.
-    return _FusedDINOLoss.apply(student_logits, targets, student_temp)
+    return _FusedDINOLoss.apply(student_logits, targets.float(), student_temp)
 
 
 class _FusedDINOLoss(torch.autograd.Function):

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
+from dino_tutorial.options import takes
+
 
 class GramLoss(nn.Module):
     """Mean squared difference of two images' matrices of cosines between patches.
@@ -15,6 +17,7 @@ class GramLoss(nn.Module):
     Source: Siméoni et al. 2025 (DINOv3), section 4.2, as a mean instead of a sum.
     """
 
+    @takes()
     def forward(
         self, student_patches: Float[Tensor, "B N D"], anchor_patches: Float[Tensor, "B N E"]
     ) -> Float[Tensor, ""]:
@@ -28,11 +31,6 @@ class GramLoss(nn.Module):
         Raises:
             ValueError: if images or patches differ in number.
         """
-        if student_patches.dim() != 3 or student_patches.shape[:2] != anchor_patches.shape[:2]:
-            raise ValueError(
-                f"GramLoss wants patches (B, N, D) of the same images, got "
-                f"{tuple(student_patches.shape)} and {tuple(anchor_patches.shape)}"
-            )
         return mse_loss(_cosines(student_patches), _cosines(anchor_patches.detach()))
 
 

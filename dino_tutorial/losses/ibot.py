@@ -5,8 +5,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dino_tutorial.losses.centering import Center
+from dino_tutorial.options import number, takes, tensor, whole
 
 
+@takes(
+    student_logits=tensor("M>=0 K", "float"),
+    targets=tensor("M>=0 K", "float"),
+    weights=tensor("M>=0", "float"),
+    n_images=whole(),
+    student_temp=number(0, 1e6, above=True),
+)
 def ibot_loss(
     student_logits: Float[Tensor, "M K"],
     targets: Float[Tensor, "M K"],
@@ -35,11 +43,6 @@ def ibot_loss(
 
     Source: Zhou et al. 2022, equation 2; facebookresearch/dinov2 ``ibot_patch_loss.py``.
     """
-    if student_logits.shape != targets.shape or weights.shape != student_logits.shape[:1]:
-        raise ValueError(
-            f"the patch loss wants logits and targets (M, K) and weights (M,), got "
-            f"{tuple(student_logits.shape)}, {tuple(targets.shape)} and {tuple(weights.shape)}"
-        )
     entropies = cross_entropy(student_logits.float() / student_temp, targets, reduction="none")
     return (entropies * weights).sum() / n_images
 
@@ -63,6 +66,13 @@ class iBOTPatchLoss(Center):
         super().__init__(out_dim, center_momentum)
         self.student_temp = student_temp
 
+    @takes(
+        student_logits=tensor("M>=0 K", "float"),
+        teacher_logits=tensor("M>=0 K", "float"),
+        teacher_temp=number(0, 1e6, above=True),
+        weights=tensor("M>=0", "float"),
+        n_images=whole(),
+    )
     def forward(
         self,
         student_logits: Float[Tensor, "M K"],

@@ -5,12 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dino_tutorial.options import tensor
+from dino_tutorial.options import takes
 
 DUPLICATE = 1e-4  # a distance far below any between different images, far above rounding
-
-
-_FEATURES = tensor("B D", "float")
 
 
 class KoLeoLoss(nn.Module):
@@ -24,6 +21,7 @@ class KoLeoLoss(nn.Module):
     Source: Sablayrolles et al. 2019, equation 2; Oquab et al. 2024, section 4.
     """
 
+    @takes()
     def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """Return the scalar loss, computed in float32.
 
@@ -33,7 +31,6 @@ class KoLeoLoss(nn.Module):
         Raises:
             ValueError: if they are not (B, D).
         """
-        _FEATURES("features", features)
         if len(features) < 2:
             return 0.0 * features.float().sum()
         with torch.autocast(features.device.type, enabled=False):

@@ -1,23 +1,17 @@
 """Settings as dataclasses: declared once with bounds, filled from text, checked in one place."""
 
-import contextlib
 import dataclasses
 import difflib
-import functools
-import inspect
 import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral, Real
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 import yaml
-from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options.arguments import told
 
 LARGEST = 10**6  # what no number exceeds where its option sets no bound of its own
 
@@ -118,137 +112,6 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return changes
 
 
-def check_whole(name: str, value: Any, low: int, high: int, unit: str = "") -> None:
-    """Refuse what is no whole number from ``low`` to ``high``.
-
-    Raises:
-        UserError: naming the argument, its value and the bounds.
-    """
-    unit = f" {unit}" if unit else ""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise UserError(f"{name} wants a whole number of {low} to {high}{unit}, not {value!r:.40}")
-    if not low <= int(value) <= high:
-        raise UserError(f"{name} must be {low} to {high}{unit}, not {_told(value)}")
-
-
-def check_number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
-    """Refuse what is no number in [``low``, ``high``]; ``above`` leaves ``low`` itself out.
-
-    Raises:
-        UserError: naming the argument, its value and the bounds; NaN and infinity lie in none.
-    """
-    bounds = f"more than {low:g} and at most {high:g}" if above else f"{low:g} to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise UserError(f"{name} wants a number, {bounds}, not {value!r:.40}")
-    if not low <= cast(float, value) <= high or (above and value == low):
-        raise UserError(f"{name} is {_told(value)}: use a number, {bounds}")
-
-
-Check = Callable[[str, Any], None]
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def takes(**checks: Check) -> Callable[[Function], Function]:
-    """Refuse wrong arguments of a function of the library by the sentences of this module.
-
-    Shape annotations say the same to tools and to the tests; this says it to who calls.
-
-    Args:
-        checks: for each argument that is to be looked at, what looks at its name and value:
-            :func:`whole`, :func:`number`, :func:`tensor` or :func:`array`.
-    """
-
-    def decorate(function: Function) -> Function:
-        signature = inspect.signature(function)
-        if unknown := checks.keys() - signature.parameters.keys():
-            raise TypeError(f"{function.__name__} has no argument {', '.join(unknown)}")
-
-        @functools.wraps(function)
-        def checked(*arguments: Any, **named: Any) -> Any:
-            given = signature.bind(*arguments, **named).arguments
-            for name, check in checks.items():
-                if name in given:
-                    check(name, given[name])
-            return function(*arguments, **named)
-
-        return cast(Function, checked)
-
-    return decorate
-
-
-def whole(low: int = 1, high: int = 2**31 - 1, none: bool = False) -> Check:
-    """An argument that is a whole number from ``low`` to ``high``, or may be None too."""
-
-    def check(name: str, value: Any) -> None:
-        if not (none and value is None):
-            check_whole(name, value, low, high)
-
-    return check
-
-
-def number(low: float, high: float, above: bool = False) -> Check:
-    """An argument that is a finite number of these bounds, see :func:`check_number`."""
-    return lambda name, value: check_number(name, value, low, high, above)
-
-
-def tensor(shape: str, kind: str = "", none: bool = False) -> Check:
-    """An argument that is a tensor.
-
-    Args:
-        shape: the names of its dimensions, such as ``"N D"``; ``"..."`` is any number of them.
-        kind: ``"float"``, ``"int"`` or ``"bool"``; any by default.
-        none: whether it may be None.
-    """
-    n_dims = None if "..." in shape else len(shape.split())
-    wanted = f"a tensor ({', '.join(shape.split())})"
-
-    def check(name: str, value: Any) -> None:
-        if none and value is None:
-            return
-        if not isinstance(value, Tensor):
-            raise UserError(
-                f"{name} wants {wanted}, not a {type(value).__name__}: torch.as_tensor makes one"
-            )
-        if n_dims is not None and value.ndim != n_dims:
-            raise UserError(f"{name} wants {wanted}, not one of shape {tuple(value.shape)}")
-        if value.is_complex() or (kind and _kind_of(value) != kind):
-            say = {"float": ".float()", "int": ".long()", "bool": ".bool()"}.get(kind, ".real")
-            raise UserError(f"{name} is of {value.dtype}: convert it with {say} first")
-
-    return check
-
-
-def array(shape: str, none: bool = False) -> Check:
-    """An argument that is a tensor, a numpy array or lists of numbers, of any real type.
-
-    Args:
-        shape, none: as for :func:`tensor`.
-    """
-    as_tensor = tensor(shape, none=none)
-
-    def check(name: str, value: Any) -> None:
-        if value is not None and not isinstance(value, Tensor):
-            with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-                value = torch.as_tensor(np.ascontiguousarray(value))
-        as_tensor(name, value)
-
-    return check
-
-
-def _kind_of(value: Tensor) -> str:
-    if value.is_floating_point():
-        return "float"
-    return "bool" if value.dtype == torch.bool else "int"
-
-
-def _told(value: Any) -> str:
-    """A number in few letters, however large it is."""
-    try:
-        return f"{value}" if abs(value) < 1e15 else f"{float(value):g}"
-    except (OverflowError, ValueError):
-        return "a number of hundreds of digits"
-
-
 def _settings(options: Any) -> list[dataclasses.Field[Any]]:
     return [
         field for field in dataclasses.fields(options) if field.metadata.get("is_setting", True)
@@ -286,7 +149,7 @@ def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -
             above = not number <= highest  # NaN is neither
             if below or above:
                 bounds = _range(low, highest if above else high)
-                raise UserError(f"{key} = {_told(number)} is out of range: it lies in {bounds}")
+                raise UserError(f"{key} = {told(number)} is out of range: it lies in {bounds}")
     if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
         raise UserError(f"{key} = {list(value)} is out of order: the smaller number comes first")
     return value

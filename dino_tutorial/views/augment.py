@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
+from dino_tutorial.options import number, numbers, takes
 from dino_tutorial.views.color import HUE, color_jitter_, grayscale, solarize
 from dino_tutorial.views.params import Side, ViewParams, all_to_device, sample_params
 from dino_tutorial.views.resample import (
@@ -40,6 +41,7 @@ class Augment:
         UserError: there are no specs.
     """
 
+    @takes(mean=numbers(number(-1e6, 1e6), 3), std=numbers(number(0, 1e6, above=True), 3))
     def __init__(
         self,
         specs: Sequence[ViewSpec],
@@ -76,6 +78,7 @@ class Augment:
         """Draw the parameters of all views of a full (global) batch; see :func:`sample_params`."""
         return sample_params(self.specs, batch_size, height, width, generator, share)
 
+    @takes()
     @torch.no_grad()
     def apply(
         self, images: Real[Tensor, "B 3 H W"], params: ViewParams

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import number, ordered, pair, takes, whole
 from dino_tutorial.views.params import all_to_device
 
 MIN_BLOCK = 4  # patches that a block covers, unless fewer are left to mask
@@ -55,6 +56,7 @@ class DrawnMasks:
         return PatchMasks(*all_to_device((masks, indices, weights), device))
 
 
+@takes(n_images=whole(), grid=pair(), ratio=ordered(0, 1), share=number(0, 1))
 def block_masks(
     n_images: int,
     grid: tuple[int, int],

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes, whole
 from dino_tutorial.views.specs import ViewSpec
 
 OfSpec = Callable[[ViewSpec], float]  # a number that a view's distribution has
@@ -79,6 +80,7 @@ class ViewParams:
         )
 
 
+@takes(batch_size=whole(1, 2**24))
 def sample_params(
     specs: Sequence[ViewSpec],
     batch_size: int,

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes, whole
 
 TILE_SHARE = 64 / 75  # of a cell's side: the puzzle's gaps hide that lines go on next door
 FLAT = 0.1  # standard deviation below which a tile counts as flat and is not stretched
 
 
+@takes()
 def rotations(images: Float[Tensor, "B 3 S S"], n: int = 4) -> Float[Tensor, "n B 3 S S"]:
     """Each image turned counter-clockwise by the multiples of 360° / n.
 
@@ -26,9 +28,12 @@ def rotations(images: Float[Tensor, "B 3 S S"], n: int = 4) -> Float[Tensor, "n 
 
     Source: Gidaris et al. 2018, section 2.2.
     """
+    if n not in (2, 4):
+        raise UserError(f"n is {n}: images are turned by 90° (n = 4) or by 180° (n = 2)")
     return torch.stack([images.rot90(turns, (-2, -1)) for turns in range(0, 4, 4 // n)])
 
 
+@takes(n_tiles=whole(2, 9), count=whole(-(2**31)))
 def permutation_set(n_tiles: int, count: int) -> Int[Tensor, "count n_tiles"]:
     """``count`` permutations of the tiles that differ from each other in many places.
 
@@ -67,6 +72,7 @@ def permutation_set(n_tiles: int, count: int) -> Int[Tensor, "count n_tiles"]:
     return torch.from_numpy(places[:, chosen].T.astype(np.int64))
 
 
+@takes(finite=True, size=whole(1, 2**14))
 def shuffled_tiles(
     images: Float[Tensor, "B 3 S S"],
     order: Int[Tensor, "B T"],

@@ -4,7 +4,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import check_number, check_whole, number, numbers
 
+LARGEST_VIEW = 2**14  # pixels
+_TWO = numbers(number(0, 1e6, above=True), 2)
 _PROBABILITIES = ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p")
 
 
@@ -48,9 +51,9 @@ class ViewSpec:
     solarize_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise UserError(f"the view size is {self.size!r}; give a whole number of pixels >= 1")
+        check_whole("the view's size", self.size, 1, LARGEST_VIEW, "pixels")
         for name in ("scale", "ratio", "blur_sigma"):
+            _TWO(f"the view's {name}", getattr(self, name))
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "scale" and high > 1):
                 limit = " <= 1" if name == "scale" else ""
@@ -58,15 +61,10 @@ class ViewSpec:
                     f"the view's {name} is ({low}, {high}); give two numbers 0 < low <= high{limit}"
                 )
         for name in _PROBABILITIES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(
-                    f"the view's {name} is {getattr(self, name)}; a probability is from 0 to 1"
-                )
+            check_number(f"the view's {name}, a probability,", getattr(self, name), 0, 1)
         for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise UserError(f"the view's {name} is {getattr(self, name)}; it must be >= 0")
-        if not 0 <= self.hue <= 0.5:
-            raise UserError(f"the view's hue is {self.hue}; it must be from 0 to 0.5 turns")
+            check_number(f"the view's {name}", getattr(self, name), 0, 1e6)
+        check_number("the view's hue, in turns,", self.hue, 0, 0.5)
 
 
 def byol_views(
@@ -111,8 +109,7 @@ def dino_views(
 
     Source: DINO, section 3.1 and appendix; ``DataAugmentationDINO`` in facebookresearch/dino.
     """
-    if n_local < 0:
-        raise UserError(f"n_local is {n_local}; the number of local crops cannot be negative")
+    check_whole("n_local", n_local, 0, 10**4, "local crops")
     local = {"size": local_size, "scale": local_scale, "blur_p": 0.5, "solarize_p": 0.0}
     return byol_views(global_size, global_scale, **overrides) + tuple(
         _spec(local, overrides) for _ in range(n_local)
@@ -159,8 +156,7 @@ def swav_views(
 
     Source: SwAV, section 3.2 and appendix A.
     """
-    if n_local < 0:
-        raise UserError(f"n_local is {n_local}; the number of local crops cannot be negative")
+    check_whole("n_local", n_local, 0, 10**4, "local crops")
     operations = {"blur_p": 0.5, "solarize_p": 0.0}
     large = _spec({"size": global_size, "scale": global_scale} | operations, overrides)
     small = _spec({"size": local_size, "scale": local_scale} | operations, overrides)

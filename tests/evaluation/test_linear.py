@@ -160,8 +160,8 @@ def test_works_on_features_made_in_inference_mode():
     ("change", "message"),
     [
         ({"train_y": torch.full((50,), -1)}, "no label"),
-        ({"train_y": torch.zeros(49, dtype=torch.long)}, "training features must be"),
-        ({"test_x": torch.zeros(50, 9)}, "8 dimensions"),
+        ({"train_y": torch.zeros(49, dtype=torch.long)}, "N is 49, but 50 in train_x"),
+        ({"test_x": torch.zeros(50, 9)}, "D is 9, but 8 in train_x"),
         ({"test_x": torch.full((50, 8), torch.nan)}, "NaN"),
         ({"validation_fraction": 0.0}, "validation part"),
         ({"validation_fraction": 1.0}, "validation part"),

@@ -34,5 +34,5 @@ def test_a_shuffled_image_is_put_together_again():
 
 @pytest.mark.usefixtures("unchecked")
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"\(2, 7, 5\) and \(2, 7, 4\)"):
+    with pytest.raises(ValueError, match="D is 4, but 5 in first"):
         mutual_matches(randn(2, 7, 5), randn(2, 7, 4))

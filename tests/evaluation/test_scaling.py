@@ -85,5 +85,5 @@ def test_too_little_is_refused(sizes, errors, says):
 
 @pytest.mark.parametrize("sizes, errors", [(SIZES, np.ones(5)), (np.ones((2, 3, 4)), np.ones(2))])
 def test_shapes_that_do_not_fit_are_refused(sizes, errors):
-    with pytest.raises(ValueError, match=r"must be \(M, F\) and \(M,\)"):
+    with pytest.raises(ValueError, match=r"give \(M, F\) or \(M,\) and \(M,\)"):
         fit_scaling_law(sizes, errors)

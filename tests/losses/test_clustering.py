@@ -81,7 +81,7 @@ def test_assignments_carry_no_gradient_and_are_single_precision():
 @pytest.mark.parametrize("shape, temp, n_iters", [((3,), 0.1, 3), ((3, 2), 0, 3), ((3, 2), 1, 0)])
 @pytest.mark.usefixtures("unchecked")
 def test_what_makes_no_sense_is_refused(shape, temp, n_iters):
-    with pytest.raises(ValueError, match="sinkhorn_knopp wants|positive"):
+    with pytest.raises(ValueError, match=r"tensor \(B, K\)|temp is 0: use|n_iters must be 1"):
         sinkhorn_knopp(torch.zeros(shape), temp, n_iters)
 
 
@@ -127,5 +127,5 @@ def test_predictions_that_say_nothing_give_ln_k():
 @pytest.mark.parametrize("views, assigned", [((1, 3, 4), (2, 3, 4)), ((4, 3, 4), (4, 3, 4))])
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_shapes_are_named(views, assigned):
-    with pytest.raises(ValueError, match=r"wants logits \(V ≥ 2, B, K\)"):
+    with pytest.raises(ValueError, match="at least 2 for V|assignments wants a tensor"):
         swapped_prediction_loss(torch.zeros(views), torch.zeros(assigned), 0.1)

@@ -82,7 +82,7 @@ def test_nothing_hidden_costs_nothing_and_still_reaches_the_student():
 @pytest.mark.parametrize("targets, weights", [((3, 4), (3,)), ((3, 5), (4,))])
 @pytest.mark.usefixtures("unchecked")
 def test_ibot_names_shapes_that_do_not_fit(targets, weights):
-    with pytest.raises(ValueError, match=r"\(M, K\)"):
+    with pytest.raises(ValueError, match="targets wants a tensor|weights wants a tensor"):
         ibot_loss(torch.zeros(3, 5), torch.zeros(targets), torch.zeros(weights), 2, 0.1)
 
 
@@ -187,7 +187,7 @@ def test_gram_loss_leaves_the_anchor_alone():
     student, anchor = randn(2, 3, 5).requires_grad_(), randn(2, 3, 5, seed=1).requires_grad_()
     GramLoss()(student, anchor).backward()
     assert anchor.grad is None and student.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match=r"\(2, 3, 5\) and \(2, 4, 5\)"):
+    with pytest.raises(ValueError, match="N is 4, but 3 in student_patches"):
         GramLoss()(student, torch.zeros(2, 4, 5))
 
 
@@ -216,5 +216,5 @@ def test_distillation_stops_the_teachers_gradient_and_names_shapes():
     student, teacher = (randn(2, 3, seed=s).requires_grad_() for s in range(2))
     distillation_loss(student, teacher).backward()
     assert teacher.grad is None and student.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match="K is 4, but 3 in student_logits"):
         distillation_loss(student, torch.zeros(2, 4))

@@ -208,7 +208,7 @@ def test_mistakes_are_told_in_a_sentence():
         dino_views(n_local=-1)
     with pytest.raises(UserError, match="at least one"):
         Augment([])
-    with pytest.raises(UserError, match="must be at least 1"):
+    with pytest.raises(UserError, match="batch_size must be 1"):
         views.sample(0, 24, 24, generator())
     with pytest.raises(UserError, match=r"\(B, 3, H, W\)"):
         views.apply(pictures(4)[:, :1], params)
