@@ -22,7 +22,8 @@ from dino_tutorial.methods.byol import BYOL, BYOLSettings
 from dino_tutorial.methods.dino import DINO, DINOSettings, measures
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import SmallResNet, vit_tiny
-from dino_tutorial.options import replace_options
+from dino_tutorial.options import replace_options, takes, tensor, whole
+from dino_tutorial.options.arguments import shown
 from dino_tutorial.runs.config import configure
 from dino_tutorial.training.optim import clip_gradients, param_groups
 from dino_tutorial.views import Augment
@@ -55,6 +56,7 @@ _RATES = {"dino": 1e-3, "byol": 5e-3}
 _WARMUP = 20  # steps
 
 
+@takes(seed=whole(0, 2**63 - 1))
 def prepare(
     name: str,
     without: str | Collection[str] = (),
@@ -83,6 +85,10 @@ def prepare(
     """
     if name not in SAFEGUARDS:
         raise UserError(f"the clinic has no '{name}': choose one of {', '.join(SAFEGUARDS)}")
+    if not isinstance(without, Collection):
+        raise UserError(
+            f"without names a safeguard or several, such as 'centering', not {shown(without)}"
+        )
     removed = {without} if isinstance(without, str) else set(without)
     if unknown := sorted(removed - set(SAFEGUARDS[name])):
         known = ", ".join(SAFEGUARDS[name])
@@ -97,7 +103,7 @@ def prepare(
 
 def _dino(removed: set[str], encoder: nn.Module | None, settings: dict[str, Any]) -> DINO:
     size = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 1, "num_heads": 2}
-    options = DINOSettings(**settings)
+    options = replace_options(DINOSettings(), settings)
     if "copy" in removed:
         return _OneNetworkDINO(encoder or vit_tiny(**size), options)
     return DINO(encoder or vit_tiny(**size), options)
@@ -105,7 +111,7 @@ def _dino(removed: set[str], encoder: nn.Module | None, settings: dict[str, Any]
 
 def _byol(removed: set[str], encoder: nn.Module | None, settings: dict[str, Any]) -> BYOL:
     kind = _OneNetworkBYOL if "stop-gradient" in removed else BYOL
-    method = kind(encoder or SmallResNet((16, 32)), BYOLSettings(**settings))
+    method = kind(encoder or SmallResNet((16, 32)), replace_options(BYOLSettings(), settings))
     if "predictor" in removed:
         method.predictor = nn.Identity()
     return method
@@ -153,6 +159,13 @@ class _OneNetworkBYOL(BYOL):
         return {"loss": loss, "feature_spread": spread_of(features[0])}
 
 
+@takes(
+    images=tensor("n 3 S S", "uint8"),
+    steps=whole(),
+    batch_size=whole(2),
+    seed=whole(0, 2**63 - 1),
+    every=whole(),
+)
 def observe(
     method: Method,
     images: Tensor,

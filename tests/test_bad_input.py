@@ -61,6 +61,7 @@ def original(tmp_path_factory):
     (root / "notebooks" / "one.ipynb").write_text("{}")
     (root / "byol.ipynb").write_text("{}")
     (root / "d.safetensors").mkdir()
+    (root / "junk.tar").write_bytes(bytes(range(256)) * 20)
     return root
 
 
@@ -128,14 +129,36 @@ BROKEN_IMAGES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def copies(original, tmp_path_factory):
+    """Copies of it, one after the other: a new one where a test has changed the last."""
+    last, before = None, None
+
+    def copy():
+        nonlocal last, before
+        if last is None or state_of(last) != before:
+            last = tmp_path_factory.mktemp("copy") / "place"
+            shutil.copytree(original, last, symlinks=True)
+            os.mkfifo(last / "pipe")
+            (last / "loop").symlink_to("loop")
+            before = state_of(last)
+        return last
+
+    return copy
+
+
+def state_of(folder):
+    """What tells whether anything below a folder was changed."""
+    states = {str(path): path.lstat() for path in (folder, *folder.rglob("*"))}
+    return {name: (one.st_ino, one.st_size, one.st_mtime_ns) for name, one in states.items()}
+
+
 @pytest.fixture
-def place(original, tmp_path, monkeypatch):
+def place(copies, monkeypatch):
     """A fresh copy of it, as the working folder."""
-    shutil.copytree(original, tmp_path / "place", symlinks=True)
-    os.mkfifo(tmp_path / "place" / "pipe")
-    (tmp_path / "place" / "loop").symlink_to("loop")
-    monkeypatch.chdir(tmp_path / "place")
-    return tmp_path / "place"
+    place = copies()
+    monkeypatch.chdir(place)
+    return place
 
 
 def one_sentence(text: str) -> str:
@@ -230,11 +253,18 @@ COMMANDS = {
     "data nul": (train("--data", "a\0b"), "a data set's name or a path was expected"),
     "data nobody": (train("--data", "~nobody-here/x"), "write the whole path"),
     "data blank": (train("--data", ""), "Give the path of a folder"),
+    "shards broken": (train("--data", "junk.tar"), "give .tar files of images"),
     "shards missing": (train("--data", "no-{00..03}.tar"), "there is no shard"),
     "shards without end": (train("--data", "no-{0..99999999999}.tar"), "names more than"),
     "shards many": (train("--data", "no-{0..999999}.tar"), "names more than"),
     # settings
     "key unknown": (setting("optim.lrr=1"), "did you mean 'optim.lr'"),
+    "key of none": (
+        ["train", "rotation", "--preset", "smoke", "--set", "objective.x=1"],
+        "there is nothing to set under objective"),
+    "clip rule": (setting("optim.clip_rule=none"), "is unknown: it is one of"),
+    "width fraction": (setting("objective.out_dim=1.5e0"), "a whole number"),
+    "width exponent": (setting("model.embed_dim=9e9"), "out of range"),
     "key group": (setting("optim=1"), "unknown key"),
     "key none": (setting("=1"), "wants key=value"),
     "no equals": (setting("optim.lr"), "wants key=value"),
@@ -428,6 +458,13 @@ COMMANDS = {
     "curate set": (curating("--set", "similarity=2"), "out of range"),
     "curate nan": (curating("--set", "similarity=.nan"), "out of range"),
     "curate key": (curating("--set", "sizes=2"), "did you mean 'size'"),
+    "curate seed huge": (curating("--set", "seed=99999999999"), "out of range"),
+    "curate seeds broken": (curating("--seeds", "broken"), "none of the 5 image files"),
+    "curate seeds blank": (curating("--seeds", ""), "is no path"),
+    "curate evaluation": (curating("--evaluation", "broken"), "none of the 5 image files"),
+    "curate evaluation blank": (curating("--evaluation", ""), "is no path"),
+    "curate evaluation empty": (curating("--evaluation", "empty"), "no images in empty"),
+    "pool broken": (["curate", "--pool", "broken", "--out", "o"], "none of the 5 image files"),
     "curate seeds": (curating("--seeds", "no/such"), "give an existing folder"),
     "curate out": (["curate", "--pool", "few", "--out", "file"], "cannot be written"),
     "curate device": (["curate", "--pool", "few", "--out", "o", "--device", "x"], "use auto, cuda"),
@@ -572,6 +609,24 @@ def test_a_configuration_is_not_trusted(content, place):
         read_config(place / "run" / "config.yaml")
     assert "config.yaml" in one_sentence(str(error.value)) or "unknown method" in str(error.value)
     assert not (place / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [("model.arch: vit_tiny", "model.arch: resnet18"), ("method: dino", "method: dinno")]
+)
+def test_a_configuration_that_fits_nothing_is_named(change, place, capsys):
+    path = place / "run" / "config.yaml"
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    assert "run/config.yaml: " in command(capsys, evaluating())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder in which nothing can be made")
+@pytest.mark.parametrize("words", [train("--folder", "/proc/x"), curating("--out", "/proc/x/y")])
+def test_a_folder_that_cannot_be_made_is_not_asked_for(words, place, capsys):
+    assert "/proc/x cannot be written" in (sentence := command(capsys, words))
+    assert "choose another place, nothing can be made there" in sentence
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])

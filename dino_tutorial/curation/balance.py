@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Int
 
 from dino_tutorial.curation.clusters import Hierarchy
+from dino_tutorial.options import takes, whole
 
 
+@takes(size=whole(), seed=whole(0, 2**63 - 1))
 def balanced_sample(hierarchy: Hierarchy, size: int, seed: int = 0) -> Int[np.ndarray, " size"]:
     """Positions of ``size`` images (of all, if there are not so many), ascending.
 
@@ -34,6 +36,7 @@ def balanced_sample(hierarchy: Hierarchy, size: int, seed: int = 0) -> Int[np.nd
     return sample_of_each(hierarchy.assignment, share, seed)
 
 
+@takes(total=whole(0, 2**62))
 def even_shares(sizes: Int[np.ndarray, " G"], total: int) -> Int[np.ndarray, " G"]:
     """Divide a total as evenly as the sizes allow: min(size, limit), of one limit for all.
 

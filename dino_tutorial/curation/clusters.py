@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from dino_tutorial.curation.neighbours import kmeans, nearest_centroid, train_centroids
 from dino_tutorial.evaluation.storage import StoredArray
+from dino_tutorial.options import numbers, takes, whole
 
 
 class Hierarchy(NamedTuple):
@@ -45,6 +46,7 @@ def assign(
     return np.concatenate([nearest_centroid(some, centroids) for some in rows]).astype(np.int32)
 
 
+@takes(counts=numbers(whole()), block=whole(), seed=whole(0, 2**31 - 1))
 def cluster_hierarchy(
     vectors: StoredArray,
     counts: Sequence[int],

@@ -94,6 +94,9 @@ def curate_pool(
         identity |= {"pool": images.name, "image_size": images.image_size, **images.fingerprint()}
         curated = None if seeds is None else open_seeds(seeds, images.image_size)
         excluded = None if evaluation is None else open_excluded(evaluation, images.image_size)
+        for chosen in (images, curated, excluded):  # before the long part of the work
+            if isinstance(chosen, ImageFiles):
+                chosen.check_readable()
         functions = describers(features)
         stored = embed(
             images,

@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from dino_tutorial.options import takes, tensor
+
 SIDE = 16  # px of the small image that describes an image
 GRAY = (0.299, 0.587, 0.114)
 HASH_CANVAS, HASH_SIDE = 32, 8  # px; lowest frequencies kept each way
 
 
+@takes(images=tensor("B 3 H W", "real"))
 def perceptual_hash(images: Real[Tensor, "B 3 H W"]) -> Int[Tensor, " B"]:
     """64 bits that stay the same when an image is scaled, recompressed or saved again.
 
@@ -48,6 +51,7 @@ def perceptual_hash(images: Real[Tensor, "B 3 H W"]) -> Int[Tensor, " B"]:
     return (bits * weights).sum(1)
 
 
+@takes(images=tensor("B 3 H W", "real"))
 def copy_descriptors(images: Real[Tensor, "B 3 H W"]) -> Float[Tensor, "B 768"]:
     """An image reduced to 16 x 16 px, each colour channel with mean 0 and variance 1, flattened.
 

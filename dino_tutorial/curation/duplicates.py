@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from dino_tutorial.curation.neighbours import nearest, similar_pairs
 from dino_tutorial.evaluation.storage import StoredArray, scratch_array
+from dino_tutorial.options import number, takes, whole
 
 # On 4,000 scenes with planted copies, precision and recall of pairs both stay at or above 0.985 for
 # any similarity from 0.65 to 0.85.
@@ -31,6 +32,7 @@ class Components:
     :meth:`settle`.
     """
 
+    @takes(n=whole(0, 2**40))
     def __init__(self, n: int, folder: Path):
         self.labels = scratch_array(folder, (n,), np.int64)
         for part in _parts(n):
@@ -88,6 +90,14 @@ class Deduplication(NamedTuple):
     kept: Bool[np.ndarray, " N"]
 
 
+@takes(
+    finite=True,
+    similarity=number(-1, 1),
+    evaluation_similarity=number(-1, 1),
+    k=whole(),
+    block=whole(),
+    seed=whole(0, 2**31 - 1),
+)
 def deduplicate(
     copies: StoredArray,
     hashes: StoredArray | None = None,

@@ -3,7 +3,11 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
+from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes, whole
 
+
+@takes()
 def duplicate_scores(
     found: Int[np.ndarray, " N"], true: Int[np.ndarray, " N"], kept: Bool[np.ndarray, " N"]
 ) -> dict[str, float]:
@@ -20,6 +24,7 @@ def duplicate_scores(
         too many of their group; ``removed_recall``: of those too many, how many were removed. A
         share of nothing is 1.
     """
+    true = np.unique(true, return_inverse=True)[1]  # numbers from 0, whatever they were
     both = _pairs(np.stack((found, true), axis=1))
     size, left = (np.bincount(true[some]) for some in (np.ones_like(kept), kept))
     left = np.pad(left, (0, len(size) - len(left)))
@@ -33,6 +38,7 @@ def duplicate_scores(
     }
 
 
+@takes()
 def purity(labels: Int[np.ndarray, " m"], seed_labels: Int[np.ndarray, " m"]) -> float:
     """How many of the retrieved images are of the class of the seed they were found for.
 
@@ -43,6 +49,7 @@ def purity(labels: Int[np.ndarray, " m"], seed_labels: Int[np.ndarray, " m"]) ->
     return _share(((labels == seed_labels) & (labels >= 0)).sum(), len(labels))
 
 
+@takes(n_classes=whole(2, 2**20))
 def class_balance(labels: Int[np.ndarray, " n"], n_classes: int) -> float:
     """Entropy of the class frequencies divided by ln C: 1 if all are equal, 0 if one has all.
 
@@ -50,6 +57,10 @@ def class_balance(labels: Int[np.ndarray, " n"], n_classes: int) -> float:
         labels: int (n,); −1, junk, is left out.
         n_classes: C, at least 2.
     """
+    if labels.max() >= n_classes:
+        raise UserError(
+            f"a label is {labels.max()}, but n_classes is {n_classes}: number the classes from 0"
+        )
     counts = np.bincount(labels[labels >= 0], minlength=n_classes)
     shares = counts[counts > 0] / max(1, counts.sum())
     return float(-(shares * np.log(shares)).sum() / np.log(n_classes)) + 0.0

@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from dino_tutorial.curation.whitening import random_ids
+from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.storage import StoredArray, scratch_array
+from dino_tutorial.options import number, takes, whole
 
 LIST_SIZE = 2000  # images in a list, on average; a smaller pool is one list, compared exactly
 PROBES = 4  # lists that an image is compared with
@@ -31,6 +33,7 @@ class Pairs(NamedTuple):
     similarity: Float[np.ndarray, " m"]
 
 
+@takes(finite=True, k=whole(), block=whole())
 def nearest(
     pool: StoredArray,
     queries: Float[np.ndarray, "q D"],
@@ -51,6 +54,7 @@ def nearest(
         Similarities float32 (q, k) and indices int64 (q, k), most similar first; where fewer than
         k images are allowed, the rest is −inf and −1.
     """
+    check_width(pool, queries)
     best = faiss.ResultHeap(len(queries), k, keep_max=True)
     for start, rows in pool.blocks(block):
         ids = np.arange(start, start + len(rows))
@@ -66,6 +70,7 @@ def nearest(
     return np.where(missing, -np.inf, best.D).astype(np.float32), best.I
 
 
+@takes(threshold=number(-1, 1), k=whole(), block=whole(), seed=whole(0, 2**31 - 1))
 def similar_pairs(
     pool: StoredArray, threshold: float, k: int, block: int, seed: int = 0
 ) -> Iterator[Pairs]:
@@ -82,8 +87,8 @@ def similar_pairs(
         block: rows in memory at a time.
     """
     lists = _Lists(pool, block, seed)
-    for number in tqdm(range(lists.count), desc="compare", unit=" lists", disable=None):
-        queries, base = lists.members(number)
+    for which in tqdm(range(lists.count), desc="compare", unit=" lists", disable=None):
+        queries, base = lists.members(which)
         for some in _pieces(base, block):
             stored = pool.take(some)
             for asked in _pieces(queries, block):
@@ -165,6 +170,15 @@ def nearest_centroid(
 ) -> Int[np.ndarray, " n"]:
     """The most similar centroid of each row: (n, D), (c, D) to int64 (n,)."""
     return faiss.knn(rows, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
+
+
+def check_width(pool: StoredArray, queries: Float[np.ndarray, "q D"]) -> None:
+    """Refuse queries that no vector of the pool can be compared with."""
+    if queries.shape[1] != pool.width:
+        raise UserError(
+            f"queries of {queries.shape[1]} dimensions cannot be compared with a pool of "
+            f"{pool.width}: describe both by the same function"
+        )
 
 
 def training_size(count: int) -> int:

@@ -29,13 +29,13 @@ from dino_tutorial.curation.whitening import whiten, whitening_for
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.features import LabelledImages
 from dino_tutorial.evaluation.storage import StoredArray
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option
 
 LEVELS = (20, 10)  # images in a cluster of the finest level, clusters in one of the level above
 
 
 @dataclass(frozen=True)
-class CurationSettings:
+class CurationSettings(Settings):
     """What can be chosen. A number that is None follows from the sizes of pool and seeds."""
 
     block: int = option(8192, "Descriptions in memory at a time.", low=16)

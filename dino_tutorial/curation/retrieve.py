@@ -11,9 +11,16 @@ import faiss
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dino_tutorial.curation.neighbours import kmeans, nearest, nearest_centroid, training_size
+from dino_tutorial.curation.neighbours import (
+    check_width,
+    kmeans,
+    nearest,
+    nearest_centroid,
+    training_size,
+)
 from dino_tutorial.curation.whitening import random_ids
 from dino_tutorial.evaluation.storage import StoredArray
+from dino_tutorial.options import takes, whole
 
 BUFFER = 1 << 18  # images held in memory at a time, beside those that are taken
 
@@ -31,6 +38,7 @@ class Retrieved(NamedTuple):
     seeds: Int[np.ndarray, " m"]
 
 
+@takes(finite=True, k=whole(), block=whole())
 def retrieve_nearest(
     pool: StoredArray,
     seeds: Float[np.ndarray, "q D"],
@@ -56,6 +64,14 @@ def retrieve_nearest(
     return Retrieved(ids, seed[found][order][first])
 
 
+@takes(
+    finite=True,
+    clusters=whole(),
+    per_cluster=whole(),
+    more_than=whole(0),
+    block=whole(),
+    seed=whole(0, 2**31 - 1),
+)
 def retrieve_clusters(
     pool: StoredArray,
     seeds: Float[np.ndarray, "q D"],
@@ -79,6 +95,7 @@ def retrieve_clusters(
         allowed: bool (N,), which images may be found.
         seed: of k-means and of the choice.
     """
+    check_width(pool, seeds)
     allowed = np.ones(len(pool), bool) if allowed is None else allowed
     count = int(allowed.sum())
     clusters = min(clusters, count)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from dino_tutorial.curation.descriptors import SIDE, cosines
 from dino_tutorial.evaluation.storage import StoredArray
+from dino_tutorial.options import takes, whole
 
 DIM = 128
 PER_DIM = 4  # images for each direction kept: with fewer, a copy may get a direction of its own
@@ -41,6 +42,7 @@ class Whitening(NamedTuple):
         return unit_rows(projected)
 
 
+@takes(dim=whole(), seed=whole(0, 2**31 - 1))
 def fit_whitening(vectors: StoredArray, dim: int = DIM, seed: int = 0) -> Whitening:
     """Estimate the whitening of stored vectors from a sample of at most 20,000.
 
@@ -95,6 +97,7 @@ def image_whitening(dim: int = DIM) -> Whitening:
     return Whitening(np.zeros(3 * SIDE**2, np.float32), scaled.T.astype(np.float32))
 
 
+@takes(block=whole())
 def whiten(vectors: StoredArray, whitening: Whitening, folder: Path, block: int) -> StoredArray:
     """Store the whitened vectors (N, d), file by file, ``block`` rows in memory at a time."""
     whitened = StoredArray(folder, len(vectors), vectors.rows)

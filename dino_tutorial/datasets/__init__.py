@@ -14,7 +14,7 @@ from dino_tutorial.datasets.shards import is_shards, open_shards, write_shards
 from dino_tutorial.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, user_path
-from dino_tutorial.options import check_whole
+from dino_tutorial.options import check_whole, takes
 
 __all__ = [
     "DATASETS",
@@ -74,7 +74,7 @@ def open_dataset(
         UserError: the name, the split or a value makes no sense, or the set cannot be had.
     """
     name = os.fspath(user_path(name)) if str(name).startswith("~") else _text(name)
-    _check(split, image_size, fit, limit)
+    _check(split, image_size, fit, limit, seed)
     if name in LOOKS:
         from dino_tutorial.datasets.scenes import SceneDataset  # the only set that needs a renderer
 
@@ -106,6 +106,7 @@ def _text(name: str | os.PathLike[str]) -> str:
     return text
 
 
+@takes()
 def describe(dataset: ImageDataset) -> str:
     """One line about a data set: name, number of images, classes, size, memory."""
     labelled = bool(dataset.classes) and bool((dataset.labels >= 0).any())
@@ -116,13 +117,14 @@ def describe(dataset: ImageDataset) -> str:
     return f"{dataset.name}: {len(dataset):,} images, {classes}, {size}, {memory}"
 
 
-def _check(split: str, image_size: int | None, fit: str, limit: int | None) -> None:
+def _check(split: str, image_size: int | None, fit: str, limit: int | None, seed: int) -> None:
     if split not in ("train", "test"):
         raise UserError(f"there is no split {split!r:.40}; choose train or test")
     if fit not in FITS:
         raise UserError(f"there is no fit {fit!r:.40}; choose {' or '.join(FITS)}")
     if image_size is not None:
         check_whole("image_size", image_size, 1, LARGEST_CANVAS, "pixels")
+    check_whole("seed", seed, 0, 2**63 - 1)
     if limit is not None:
         check_whole("limit", limit, 1, LARGEST_LIMIT, "images")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options.arguments import as_tensor, shown
 
 T = TypeVar("T")
 
@@ -110,6 +111,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return images[0], int(labels[0])
 
 
+def _names(classes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise UserError(f"classes are a list of names, not {shown(classes)}")
+    return tuple(classes)
+
+
 class ArrayDataset(ImageDataset):
     """Images that are already in memory.
 
@@ -138,7 +145,11 @@ class ArrayDataset(ImageDataset):
         origin: tuple[str, str] | None = None,
         sizes: Int[Tensor, "N 2"] | None = None,
     ) -> None:
-        images = torch.as_tensor(images)  # an array will do
+        images = as_tensor(images)  # an array will do
+        if not isinstance(images, Tensor):
+            raise UserError(
+                f"{name}: images must be uint8 of shape (N, 3, S, S), not {shown(images)}"
+            )
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UserError(
                 f"{name}: images must be uint8 of shape (N, 3, S, S), "
@@ -146,7 +157,9 @@ class ArrayDataset(ImageDataset):
             )
         if images.shape[2] != images.shape[3]:
             raise UserError(f"{name}: images must be square, not {tuple(images.shape[2:])}")
-        labels = torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)
+        labels = torch.full((len(images),), -1) if labels is None else as_tensor(labels)
+        if not isinstance(labels, Tensor) or labels.is_complex():
+            raise UserError(f"{name}: labels must be whole numbers (N,), not {shown(labels)}")
         if labels.is_floating_point() and not (labels == labels.round()).all():
             raise UserError(f"{name}: labels have to be whole numbers, and some are not")
         if labels.shape != (len(images),):
@@ -155,7 +168,12 @@ class ArrayDataset(ImageDataset):
                 f"not a tensor of shape {tuple(labels.shape)}"
             )
         self.name = name
-        self.classes = tuple(classes)
+        self.classes = _names(classes)
+        if len(labels) and self.classes and int(labels.max()) >= len(self.classes):
+            raise UserError(
+                f"{name}: a label is {int(labels.max())}, but there are {len(self.classes)} "
+                "classes: name as many as there are labels"
+            )
         self.labels = labels.to(torch.int64)
         self.image_size = images.shape[-1]
         self._images = images

@@ -10,6 +10,7 @@ from dino_tutorial.datasets.base import ImageDataset
 from dino_tutorial.datasets.decode import (
     decode_many,
     native_size,
+    nothing_readable,
     open_source,
     report,
     seeded_subset,
@@ -87,6 +88,20 @@ class ImageFiles(ImageDataset):
         readable = torch.ones(len(chosen), dtype=torch.bool)
         readable[list(problems)] = False
         return torch.from_numpy(canvas), readable
+
+    def check_readable(self) -> None:
+        """Make sure that there is an image that can be read; the first one is, mostly.
+
+        Raises:
+            UserError: not one can be read.
+        """
+        reasons: dict[int, str] = {}
+        for index in range(len(self)):
+            found = decode_many(self._source, [index], self.image_size).problems
+            if not found:
+                return
+            reasons[index] = found[0]
+        raise nothing_readable(self.name, len(self), self._source.name(0), reasons[0])
 
     def readable(self) -> ImageDataset:
         """The images that can be read; the others are told as by :func:`open_dataset`.

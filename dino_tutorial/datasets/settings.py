@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option
 
 FITS = ("whole", "center")
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Settings):
     """Which images: see :func:`dino_tutorial.datasets.open_dataset`."""
 
     root: str | None = option(

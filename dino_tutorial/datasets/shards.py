@@ -31,6 +31,7 @@ from dino_tutorial.datasets.decode import Source, native_size, open_image, open_
 from dino_tutorial.datasets.folder import TEST_FOLDERS, TRAIN_FOLDERS, hold_out, walk_images
 from dino_tutorial.errors import UserError, printable
 from dino_tutorial.files import kind_of, make_folder, replacing, user_path
+from dino_tutorial.options import takes, whole
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LARGEST_LABEL = 1_000_000  # beyond this an integer is an identifier, not a class
@@ -95,7 +96,10 @@ def open_shards(
             report(f"{name}: {len(others)} shards beside train and test are left out", others)
     samples = index_shards(paths, name)
     if not samples:
-        raise UserError(f"{pattern}: no {', '.join(IMAGE_EXTENSIONS)} image in its shards")
+        raise UserError(
+            f"{pattern}: no {', '.join(IMAGE_EXTENSIONS)} image in its shards: "
+            "give .tar files of images, whole ones"
+        )
     classes, labels = label_samples(samples, pattern)
     if by_split is None:
         keys = set(hold_out([sample.key for sample in samples])[split])
@@ -317,6 +321,7 @@ def label_samples(
     return classes, torch.tensor([index.get(sample.class_name, -1) for sample in samples])
 
 
+@takes(per_shard=whole())
 def write_shards(
     dataset: ImageDataset, folder: str | os.PathLike, per_shard: int = 1000
 ) -> list[Path]:

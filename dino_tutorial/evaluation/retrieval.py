@@ -215,6 +215,8 @@ def _similarities(
     A query that is itself in the gallery has the similarity −∞ to itself and is not right.
     """
     itself = gallery is None
+    if itself and gallery_labels is not None:
+        raise UserError("labels of a gallery were given without one: pass its features as gallery")
     queries = as_features(queries, "queries")
     query_labels = None if query_labels is None else as_labels(query_labels)
     if not itself:

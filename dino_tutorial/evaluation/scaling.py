@@ -93,7 +93,7 @@ def _powers(x: np.ndarray, exponents: Sequence[float]) -> np.ndarray:
 
 def _rows(sizes: ArrayLike) -> np.ndarray:
     x = _numbers("sizes", sizes)
-    return x[:, None] if x.ndim == 1 else x
+    return np.atleast_2d(x.T).T if x.ndim < 2 else x
 
 
 def _numbers(name: str, values: ArrayLike) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option
 
 
 @dataclass(frozen=True)
-class KNNSettings:
+class KNNSettings(Settings):
     """The weighted k-NN classifier, and the size of the small one that watches training."""
 
     k: int = option(20, "Neighbours that vote.", low=1)

@@ -16,6 +16,7 @@ from jaxtyping import Int, Shaped
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import make_folder, open_regular, replacing
+from dino_tutorial.options import array, takes, whole
 
 ROWS = 16384  # in one file
 CHECKSUM = 16  # bytes after the array, which numpy does not look at
@@ -33,6 +34,7 @@ class StoredArray:
         rows: rows of each file; the last may have fewer.
     """
 
+    @takes(n=whole(0), rows=whole())
     def __init__(self, folder: Path, n: int, rows: int = ROWS):
         self.folder, self.n, self.rows = Path(folder), n, rows
 
@@ -90,6 +92,7 @@ class StoredArray:
                 stop = min(start + size, span.stop)
                 yield start, np.array(self._open(file)[start - span.start : stop - span.start])
 
+    @takes(ids=array("n>=0"))
     def take(self, ids: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
         """The rows at ``ids`` (n,), in that order, copied into memory."""
         first = self._open(0)
@@ -138,6 +141,7 @@ def scratch_array(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarr
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
+@takes(rows=whole())
 def store(folder: Path, values: Shaped[np.ndarray, "N ..."], rows: int = ROWS) -> StoredArray:
     """Write an array that is in memory."""
     stored = StoredArray(folder, len(values), rows)

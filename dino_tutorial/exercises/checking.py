@@ -28,6 +28,7 @@ from dino_tutorial.exercises.registry import EXERCISES
 from dino_tutorial.exercises.remembered import remember
 from dino_tutorial.exercises.symptoms import VAGUE, close, symptom
 from dino_tutorial.exercises.verdict import Verdict
+from dino_tutorial.options import takes
 
 RESULTS_FOLDER = "DINO_TUTORIAL_CHECKS"  # environment variable: where `grade` collects answers
 LIBRARIES = tuple(
@@ -53,6 +54,7 @@ class Hint(str):
         return str(self)
 
 
+@takes()
 def check(exercise: str, answer: Callable) -> Verdict:
     """Check an answer to an exercise of the book, and say what is wrong if something is.
 
@@ -84,6 +86,7 @@ def check(exercise: str, answer: Callable) -> Verdict:
     return verdict
 
 
+@takes()
 def hint(exercise: str) -> Hint:
     """The next hint on what the last check of an exercise found wrong.
 

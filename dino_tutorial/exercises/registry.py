@@ -5,6 +5,7 @@ from importlib import import_module
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.exercises.exercise import Exercise
+from dino_tutorial.options import takes
 
 # In the order of the book. The exercises of a chapter are in the module of its name.
 CHAPTERS = (
@@ -57,6 +58,7 @@ class Listing(tuple[Exercise, ...]):
             yield line.format(exercise.call, exercise.task)
 
 
+@takes()
 def list_exercises(chapter: str | None = None) -> Listing:
     """The exercises that :func:`check` knows, each with how it is called and what it has to do.
 

@@ -141,6 +141,10 @@ def unwritable(path: str | os.PathLike[str], error: BaseException, then: str = "
     if number is None and told:
         number = int(told[1] or told[2])
     remedy = REMEDIES.get(number or 0, "make room or choose another place")
+    if number == errno.ENOENT:
+        made = next((one for one in (Path(path), *Path(path).parents) if one.parent.is_dir()), None)
+        if made is not None and getattr(cause, "filename", None) in (made, os.fspath(made)):
+            path, remedy = made, "choose another place, nothing can be made there"
     remedy = remedy.format(folder=Path(path).parent)
     then = f", then {then}" if then else ""
     reason = os.strerror(number) if number else describe_error(error)

@@ -25,6 +25,8 @@ def shipped(name: str) -> Path:
     Raises:
         UserError: if nothing of that name comes with the package.
     """
+    if not isinstance(name, str):
+        raise UserError(f"a path as text was expected, such as data/results, not {name!r:.80}")
     root = PACKAGE.parent if (PACKAGE.parent / "data" / "results").is_dir() else CARRIED
     path = root / name
     if not path.exists():

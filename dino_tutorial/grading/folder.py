@@ -6,6 +6,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,12 +14,14 @@ from tqdm import tqdm
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, unreadable, user_path, write_text
 from dino_tutorial.grading.submission import PACKAGE, Graded, run_submission
+from dino_tutorial.options import instance, takes
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score", "out_of")
 LAST_COLUMN = "mistakes"
 LONGEST, MOST_MEMORY = 7 * 24 * 3600, 4096  # seconds, GiB
 
 
+@takes(timeout=instance(Real), memory=instance(Real), jobs=instance(Integral))
 def grade_folder(
     folder: Path,
     out: Path = Path("grades.csv"),

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dino_tutorial.errors import UserError
 from dino_tutorial.losses.centering import Center
 from dino_tutorial.losses.fused import fused_dino_loss
 from dino_tutorial.options import check_number, number, takes, tensor
@@ -89,9 +90,17 @@ class DINOLoss(Center):
     def _check(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
         views, batch, out_dim = student_logits.shape
         if teacher_logits.shape != (2, batch, out_dim) or views < 2:
-            raise ValueError(
+            raise UserError(
                 f"DINOLoss wants student logits (V ≥ 2, B, K) and teacher logits (2, B, K), "
                 f"got {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
             )
         if out_dim != self.center.shape[1]:
-            raise ValueError(f"the logits have K = {out_dim}, the center {self.center.shape[1]}")
+            raise UserError(
+                f"the logits have K = {out_dim}, the center {self.center.shape[1]}: make the loss "
+                "for as many prototypes as the head has"
+            )
+        if not student_logits.device == teacher_logits.device == self.center.device:
+            raise UserError(
+                f"the logits lie on {student_logits.device} and {teacher_logits.device}, the loss "
+                f"on {self.center.device}: bring them to one device with .to(...)"
+            )

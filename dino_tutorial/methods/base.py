@@ -12,6 +12,7 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation.collapse import feature_spread
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import Encoder
+from dino_tutorial.options.arguments import shown
 from dino_tutorial.views import DrawnMasks, ViewSpec
 from dino_tutorial.views.settings import ViewSettings
 
@@ -180,3 +181,16 @@ def spread_of(features: Float[Tensor, "V B D"]) -> Float[Tensor, ""]:
 def spread_within(features: Float[Tensor, "V B D"]) -> Float[Tensor, ""]:
     """The feature spread over the images of each of V views by itself, averaged over views."""
     return torch.stack([spread_of(view[None]) for view in features]).mean()
+
+
+def an_encoder(name: str, value: object) -> None:
+    """Refuse what is no network that a method can train.
+
+    Raises:
+        UserError: it is no module, or does not say how wide its features are.
+    """
+    if not isinstance(value, nn.Module) or not isinstance(getattr(value, "embed_dim", None), int):
+        raise UserError(
+            f"{name} wants an encoder that has the width of its features as embed_dim, such as "
+            f"vit_tiny(), not {shown(value)}"
+        )

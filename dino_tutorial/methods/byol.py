@@ -8,17 +8,17 @@ from torch import Tensor
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.losses import byol_loss
-from dino_tutorial.methods.base import Method, Network, spread_of
+from dino_tutorial.methods.base import Method, Network, an_encoder, spread_of
 from dino_tutorial.methods.schedules import cosine_schedule
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import BYOLHead, Encoder
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option, takes
 from dino_tutorial.views import ViewSpec, byol_views
 from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
-class BYOLSettings:
+class BYOLSettings(Settings):
     """Settings of the objective; the defaults are the paper's (1000 epochs)."""
 
     hidden_dim: int = option(4096, "Width of the hidden layer of projector and predictor.", low=1)
@@ -50,6 +50,7 @@ class BYOL(Method):
 
     teacher: Teacher[Network]
 
+    @takes(backbone=an_encoder)
     def __init__(self, backbone: Encoder, settings: BYOLSettings = BYOLSettings()):
         super().__init__()
         self.settings = settings

@@ -11,17 +11,17 @@ from torch import Tensor
 from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import DINOLoss
 from dino_tutorial.losses.fused import fused_dino_loss
-from dino_tutorial.methods.base import Method, Network, spread_of
+from dino_tutorial.methods.base import Method, Network, an_encoder, spread_of
 from dino_tutorial.methods.schedules import cosine_schedule, linear_warmup
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import DINOHead, Encoder
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option, takes
 from dino_tutorial.views import ViewSpec, dino_views
 from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
-class DINOSettings:
+class DINOSettings(Settings):
     """Settings of the objective; the defaults are the reference code's for ViT-S/16."""
 
     out_dim: int = option(65536, "K, the number of prototypes.", low=2)
@@ -85,6 +85,7 @@ class DINO(Method):
     student: PrototypeNetwork
     teacher: Teacher[PrototypeNetwork]
 
+    @takes(backbone=an_encoder)
     def __init__(self, backbone: Encoder, settings: DINOSettings = DINOSettings()):
         super().__init__()
         self.settings = settings

@@ -13,10 +13,11 @@ from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import KoLeoLoss, ibot_loss, iBOTPatchLoss, sinkhorn_knopp
 from dino_tutorial.losses.centering import Center
 from dino_tutorial.losses.fused import fused_dino_loss, fused_ibot_loss
+from dino_tutorial.methods.base import an_encoder
 from dino_tutorial.methods.dino import DINO, DINOSettings, PrototypeNetwork, measures
 from dino_tutorial.methods.teacher import Frozen, Teacher
 from dino_tutorial.models import DINOHead, Encoder, VisionTransformer
-from dino_tutorial.options import option
+from dino_tutorial.options import option, takes
 from dino_tutorial.views import DrawnMasks, PatchMasks, block_masks
 
 CENTERINGS = ("softmax", "sinkhorn")
@@ -136,6 +137,7 @@ class DINOv2(DINO):
 
     settings: DINOv2Settings
 
+    @takes(backbone=an_encoder)
     def __init__(self, backbone: Encoder, settings: DINOv2Settings = DINOv2Settings()):
         if not settings.dino_weight + settings.ibot_weight + settings.koleo_weight:
             raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.methods.base import Method
+from dino_tutorial.methods.base import Method, an_encoder
 from dino_tutorial.methods.dino import DINO, PrototypeNetwork
 from dino_tutorial.methods.dinov2 import (
     CENTERINGS,
@@ -21,12 +21,12 @@ from dino_tutorial.methods.dinov2 import (
 )
 from dino_tutorial.methods.teacher import Frozen
 from dino_tutorial.models import Encoder
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option, takes
 from dino_tutorial.views import DrawnMasks, PatchMasks
 
 
 @dataclass(frozen=True)
-class DistillSettings:
+class DistillSettings(Settings):
     """Settings of the objective. What is null is as in the teacher's run, at its end.
 
     The student gets heads of the teacher's shapes: both choose among the same prototypes.
@@ -97,6 +97,7 @@ class Distill(DINOv2):
 
     teacher_fingerprint: Tensor
 
+    @takes(backbone=an_encoder)
     def __init__(self, backbone: Encoder, settings: DistillSettings, teacher: Method) -> None:
         trained = _check_teacher(teacher, backbone, settings)
         network = trained.teacher.network

@@ -14,17 +14,18 @@ from dino_tutorial.methods.base import (
     Method,
     Network,
     accuracy,
+    an_encoder,
     refuse_local_crops,
     spread_within,
 )
 from dino_tutorial.models import Encoder
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option, takes
 from dino_tutorial.views import ViewSpec, permutation_set, shuffled_tiles, single_view
 from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
-class JigsawSettings:
+class JigsawSettings(Settings):
     """Settings of the objective; the defaults are the paper's."""
 
     grid: int = option(3, "Tiles along a side of the puzzle.", among=(2, 3))
@@ -60,6 +61,7 @@ class Jigsaw(Method):
 
     permutations: Tensor
 
+    @takes(backbone=an_encoder)
     def __init__(
         self,
         backbone: Encoder,

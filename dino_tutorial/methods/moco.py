@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dino_tutorial.losses import info_nce
-from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
+from dino_tutorial.methods.base import Method, Network, an_encoder, refuse_local_crops, spread_of
 from dino_tutorial.methods.queue import Queue
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import Encoder, ProjectionHead
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option, takes
 from dino_tutorial.views import ViewSpec, simclr_views
 from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
-class MoCoSettings:
+class MoCoSettings(Settings):
     """Settings of the objective; the defaults are v2's."""
 
     hidden_dim: int = option(2048, "Width of the hidden layer of the head.", low=1)
@@ -55,6 +55,7 @@ class MoCo(Method):
 
     teacher: Teacher[Network]
 
+    @takes(backbone=an_encoder)
     def __init__(self, backbone: Encoder, settings: MoCoSettings = MoCoSettings()):
         super().__init__()
         self.settings = settings

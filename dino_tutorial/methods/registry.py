@@ -12,6 +12,7 @@ from dino_tutorial.methods.rotation import Rotation
 from dino_tutorial.methods.simclr import SimCLR
 from dino_tutorial.methods.supervised import Supervised
 from dino_tutorial.methods.swav import SwAV
+from dino_tutorial.options import takes
 
 #: The classes of all methods by name, those of :func:`register` included.
 METHODS: dict[str, type[Method]] = {
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+@takes()
 def register(name: str, method: type[Method]) -> None:
     """Make a method known by a name.
 
@@ -44,11 +46,20 @@ def register(name: str, method: type[Method]) -> None:
     METHODS[name] = method
 
 
+@takes()
 def title_of(name: str) -> str:
     """What figures and reports call a method."""
-    return METHODS[name].title or METHODS[name].__name__
+    method = _known(name)
+    return method.title or method.__name__
 
 
+@takes()
 def help_of(name: str) -> str:
     """The first sentence that a method says of itself."""
-    return (METHODS[name].__doc__ or "").strip().partition("\n")[0]
+    return (_known(name).__doc__ or "").strip().partition("\n")[0]
+
+
+def _known(name: str) -> type[Method]:
+    if name not in METHODS:
+        raise UserError(f"there is no method '{name}': use one of {', '.join(METHODS)}")
+    return METHODS[name]

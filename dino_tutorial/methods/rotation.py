@@ -13,10 +13,12 @@ from dino_tutorial.methods.base import (
     Method,
     Network,
     accuracy,
+    an_encoder,
     refuse_local_crops,
     spread_of,
 )
 from dino_tutorial.models import Encoder
+from dino_tutorial.options import Settings, takes
 from dino_tutorial.views import ViewSpec, rotations, single_view
 from dino_tutorial.views.settings import ViewSettings
 
@@ -24,7 +26,7 @@ N_ROTATIONS = 4
 
 
 @dataclass(frozen=True)
-class RotationSettings:
+class RotationSettings(Settings):
     """The objective has no settings: four rotations, the paper's best (its table 1)."""
 
 
@@ -42,6 +44,7 @@ class Rotation(Method):
     Settings = RotationSettings
     title = "Rotation prediction"
 
+    @takes(backbone=an_encoder)
     def __init__(
         self,
         backbone: Encoder,

@@ -9,16 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dino_tutorial.losses import nt_xent
-from dino_tutorial.methods.base import Method, Network, refuse_local_crops, spread_of
+from dino_tutorial.methods.base import Method, Network, an_encoder, refuse_local_crops, spread_of
 from dino_tutorial.models import Encoder, ProjectionHead
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option, takes
 from dino_tutorial.parallel import rank_and_world
 from dino_tutorial.views import ViewSpec, simclr_views
 from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
-class SimCLRSettings:
+class SimCLRSettings(Settings):
     """Settings of the objective; the defaults are the paper's for ImageNet."""
 
     hidden_dim: int = option(2048, "Width of the hidden layer of the head.", low=1)
@@ -39,6 +39,7 @@ class SimCLR(Method):
 
     Settings = SimCLRSettings
 
+    @takes(backbone=an_encoder)
     def __init__(
         self,
         backbone: Encoder,

@@ -12,16 +12,18 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods.base import (
     Method,
     Network,
+    an_encoder,
     refuse_local_crops,
     spread_of,
 )
 from dino_tutorial.models import Encoder
+from dino_tutorial.options import Settings, takes
 from dino_tutorial.views import ViewSpec, single_view
 from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
-class SupervisedSettings:
+class SupervisedSettings(Settings):
     """The objective has no settings."""
 
 
@@ -40,6 +42,7 @@ class Supervised(Method):
     Settings = SupervisedSettings
     needs_labels = True
 
+    @takes(backbone=an_encoder)
     def __init__(
         self,
         backbone: Encoder,

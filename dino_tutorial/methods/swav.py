@@ -11,18 +11,18 @@ from torch.nn.functional import normalize
 
 from dino_tutorial.evaluation.collapse import entropy
 from dino_tutorial.losses import sinkhorn_knopp, swapped_prediction_loss
-from dino_tutorial.methods.base import Method, Network, spread_of
+from dino_tutorial.methods.base import Method, Network, an_encoder, spread_of
 from dino_tutorial.methods.queue import Queue
 from dino_tutorial.models import BYOLHead, Encoder
 from dino_tutorial.models.heads import WeightNormLinear
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option, takes
 from dino_tutorial.parallel import rank_and_world
 from dino_tutorial.views import ViewSpec, swav_views
 from dino_tutorial.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
-class SwAVSettings:
+class SwAVSettings(Settings):
     """Settings of the objective; the defaults are the paper's for large batches.
 
     ``queue`` (0: none) adds that many earlier images to the batch when assignments are balanced,
@@ -59,6 +59,7 @@ class SwAV(Method):
 
     Settings = SwAVSettings
 
+    @takes(backbone=an_encoder)
     def __init__(self, backbone: Encoder, settings: SwAVSettings = SwAVSettings()):
         super().__init__()
         self.settings = settings

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_tutorial.models.block import DropPath
+from dino_tutorial.options import instance, number, takes
 from dino_tutorial.parallel import own_part
 
 N = TypeVar("N", bound=nn.Module, covariant=True)  # what kind of network the student is
@@ -25,6 +26,7 @@ class Teacher(nn.Module, Generic[N]):
     Source: Grill et al. 2020, section 3.1; Caron et al. 2021, section 3.1.
     """
 
+    @takes(student=instance(nn.Module))
     def __init__(self, student: N) -> None:
         super().__init__()
         self.network: N = deepcopy(student).requires_grad_(False)
@@ -38,6 +40,7 @@ class Teacher(nn.Module, Generic[N]):
         with torch.no_grad():
             return self.network(*args, **kwargs)
 
+    @takes(momentum=number(0, 1))
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:
         """teacher ← momentum · teacher + (1 − momentum) · student, for all tensors at once.

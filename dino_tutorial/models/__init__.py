@@ -19,6 +19,7 @@ from dino_tutorial.models.vit import (
     vit_small,
     vit_tiny,
 )
+from dino_tutorial.options import takes
 
 #: What :func:`build_encoder` builds, by name: ``model.arch`` is one of these.
 ENCODERS: dict[str, Callable[..., Encoder]] = {
@@ -32,6 +33,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
 }
 
 
+@takes()
 def build_encoder(arch: str, **overrides: Any) -> Encoder:
     """An untrained encoder by name.
 

@@ -4,13 +4,15 @@ torchvision, which takes seconds, is imported by the networks that are made of i
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.models.encoder import Encoder
+from dino_tutorial.models.encoder import Encoder, check_batches, check_images
+from dino_tutorial.options import numbers, whole
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
 
@@ -48,7 +50,9 @@ class ConvNet(Encoder):
     ) -> Float[Tensor, "_ D"]:
         """Images (B, 3, H, W) to features (B, D); several batches give (sum of B, D)."""
         if not isinstance(x, Tensor):
-            return torch.cat([self.trunk(batch) for batch in x])
+            check_batches(x)
+            return torch.cat([self(batch) for batch in x])
+        check_images(x, self.trunk.conv1.weight, 3)
         return self.trunk(x)
 
 
@@ -65,6 +69,7 @@ class SmallResNet(Encoder):
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 256)) -> None:
         super().__init__()
+        numbers(whole(1, 2**16))("widths", widths)
         first, self.embed_dim = widths[0], widths[-1]
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False),
@@ -83,7 +88,9 @@ class SmallResNet(Encoder):
     ) -> Float[Tensor, "_ D"]:
         """Images (B, 3, H, W) to features (B, D); several batches give (sum of B, D)."""
         if not isinstance(x, Tensor):
+            check_batches(x)
             return torch.cat([self(batch) for batch in x])
+        check_images(x, cast(Tensor, self.stem[0].weight), 3)
         x = x.contiguous(memory_format=torch.channels_last)
         return self.stages(self.stem(x)).mean(dim=(2, 3))
 

@@ -1,12 +1,17 @@
 """Projection heads: what sits between the encoder and the loss, and is thrown away after."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dino_tutorial.options import check_whole
+from dino_tutorial.errors import UserError
+from dino_tutorial.models.encoder import check_beside
+from dino_tutorial.options import check_whole, tensor
 
+_FEATURES, _ROWS = tensor("... D"), tensor("B D")
 LARGEST_WIDTH = 2**24  # beyond it no layer fits into memory
 
 
@@ -18,6 +23,23 @@ def check_widths(**widths: int) -> None:
     """
     for name, value in widths.items():
         check_whole(name, value, 1, LARGEST_WIDTH)
+
+
+def check_features(x: Tensor, layer: nn.Module, one_row_each: bool = False) -> None:
+    """Refuse features that a linear layer cannot take.
+
+    Raises:
+        UserError: they are no tensor (…, D) of its width, or lie on another device, or have
+            another precision.
+    """
+    (_ROWS if one_row_each else _FEATURES)("features", x)
+    weight = cast(Tensor, layer.weight)
+    if x.shape[-1] != weight.shape[1]:
+        raise UserError(
+            f"the features have {x.shape[-1]} dimensions, and the head wants {weight.shape[1]}: "
+            "make it for the width of the encoder, its embed_dim"
+        )
+    check_beside(x, weight, "features")
 
 
 class WeightNormLinear(nn.Module):
@@ -86,6 +108,7 @@ class DINOHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
         """Features (…, D) to logits (…, K), not yet divided by a temperature."""
+        check_features(x, self.mlp[0])
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))
 
 
@@ -107,6 +130,13 @@ class BYOLHead(nn.Sequential):
             nn.Linear(hidden_dim, out_dim),
         )
 
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B out"]:
+        """Features (B, D) to (B, out_dim)."""
+        check_features(x, self[0], one_row_each=True)
+        for layer in self:
+            x = layer(x)
+        return x
+
 
 class ProjectionHead(nn.Sequential):
     """The head of SimCLR and MoCo v2: linear, ReLU, linear.
@@ -126,3 +156,10 @@ class ProjectionHead(nn.Sequential):
             nn.ReLU(inplace=True),
             nn.Linear(hidden_dim, out_dim),
         )
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B out"]:
+        """Features (B, D) to (B, out_dim)."""
+        check_features(x, self[0])
+        for layer in self:
+            x = layer(x)
+        return x

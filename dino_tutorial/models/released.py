@@ -20,6 +20,7 @@ from dino_tutorial.models.block import SwiGLU
 from dino_tutorial.models.misfit import misfit
 from dino_tutorial.models.notes import is_changed, notes_of
 from dino_tutorial.models.vit import PatchEmbed, VisionTransformer
+from dino_tutorial.options import takes
 
 if TYPE_CHECKING:
     import timm
@@ -55,6 +56,7 @@ INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.",
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
+@takes()
 def load_weights(
     model: AnyModule, state_dict_or_path: Mapping[str, Any] | str | Path, source: str = "native"
 ) -> AnyModule:
@@ -115,6 +117,7 @@ def fill(model: AnyModule, state: dict[str, Tensor], source: str, where: str) ->
     return model
 
 
+@takes()
 def pretrained(name: str) -> VisionTransformer:
     """A vision transformer with the weights released for DINO or DINOv2.
 
@@ -146,6 +149,7 @@ def pretrained(name: str) -> VisionTransformer:
     return model.eval()
 
 
+@takes()
 def to_timm(model: VisionTransformer) -> "timm.models.VisionTransformer":
     """A timm model with the same weights and the same outputs.
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dino_tutorial.models import ENCODERS
-from dino_tutorial.options import flatten, option
+from dino_tutorial.options import Settings, flatten, option
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Settings):
     """The encoder. What is null keeps the value of the named architecture."""
 
     arch: str = option(

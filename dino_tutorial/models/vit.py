@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.models.block import FEED_FORWARD, Block
-from dino_tutorial.models.encoder import Encoder
+from dino_tutorial.models.encoder import Encoder, check_batches, check_images
 from dino_tutorial.models.heads import LARGEST_WIDTH, check_widths
 from dino_tutorial.models.positions import resample_grid
 from dino_tutorial.models.shortcuts import LastBlock, LastSampledBlock, SampledBlock
-from dino_tutorial.options import check_number, check_whole
+from dino_tutorial.options import check_number, check_whole, tensor
 
 
 class Features(NamedTuple):
@@ -171,6 +171,8 @@ class VisionTransformer(Encoder):
         check_whole("num_register_tokens", num_register_tokens, 0, LARGEST_WIDTH)
         check_number("mlp_ratio", mlp_ratio, 0, 1024, above=True)
         check_number("drop_path_rate", drop_path_rate, 0, 0.99)
+        if layer_scale_init is not None:
+            check_number("layer_scale_init", layer_scale_init, 0, 1e6)
         _check_choice("ffn", ffn, FEED_FORWARD)
         _check_choice("stem", stem, STEMS)
         if embed_dim % num_heads:
@@ -232,6 +234,7 @@ class VisionTransformer(Encoder):
         if not isinstance(x, Tensor):
             # One pass for each size. One for all, attention kept apart, gains a few per cent at
             # most (benchmarks/packing.py), and drop path would have to know whose a token is.
+            check_batches(x)
             return torch.cat([self.forward(batch) for batch in x])
         x = self.prepare_tokens(x)
         *blocks, last = self.blocks
@@ -269,6 +272,7 @@ class VisionTransformer(Encoder):
             (B, heads, T, T), T = 1 + R + N; entry (i, j) says how much token i takes from token j.
             ``[:, :, 0, 1 + R:]`` is how the class token looks at the patches.
         """
+        check_whole("layer", layer, -len(self.blocks), len(self.blocks) - 1)
         layer = range(len(self.blocks))[layer]
         x = self.prepare_tokens(x)
         for block in self.blocks[:layer]:
@@ -287,6 +291,7 @@ class VisionTransformer(Encoder):
         Returns:
             ``n`` tensors (B, T, D): class token, R registers, N patches.
         """
+        check_whole("n", n, 1, len(self.blocks))
         x = self.prepare_tokens(x)
         outputs = []
         for i, block in enumerate(self.blocks):
@@ -304,12 +309,12 @@ class VisionTransformer(Encoder):
         self, x: Float[Tensor, "B C H W"], masks: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Images (B, C, H, W) to the input tokens of the first block (B, T, D)."""
-        self._check_images(x)
+        check_images(x, self.cls_token, self.in_chans)
         height, width = self._grid(*x.shape[-2:])
         if masks is None:
             x = self.patch_embed(x)
         else:
-            self._check_masks(masks, x.shape[0], height * width)
+            self._check_masks(masks, x, height * width)
             if isinstance(self.patch_embed, ConvStem):
                 x = self._paint_over(x, masks.view(-1, 1, height, width))
             x = self.patch_embed(x)
@@ -342,22 +347,15 @@ class VisionTransformer(Encoder):
         grid = grid.flatten(0, 1)[None].to(self.pos_embed.dtype)
         return torch.cat([self.pos_embed[:, :1], grid], dim=1)
 
-    def _check_images(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise UserError(f"the model wants images (B, C, H, W) as a tensor, not a {type(x)}")
-        if x.ndim != 4 or x.shape[1] != self.in_chans or 0 in x.shape:
-            raise UserError(
-                f"the model wants images (B, {self.in_chans}, H, W), not {tuple(x.shape)}: stack "
-                f"single images, and repeat a gray channel"
-            )
-        if not x.is_floating_point():
-            raise UserError(
-                f"the model wants normalised images, not {x.dtype}: "
-                f"dino_tutorial.evaluation.normalize makes them of uint8"
-            )
-
     @staticmethod
-    def _check_masks(masks: Tensor, batch: int, patches: int) -> None:
+    def _check_masks(masks: Tensor, x: Tensor, patches: int) -> None:
+        tensor("B N", "bool")("masks", masks)
+        batch = len(x)
+        if masks.device != x.device:
+            raise UserError(
+                f"the images lie on {x.device} and masks on {masks.device}: bring them to one "
+                "device with .to(...)"
+            )
         if masks.shape != (batch, patches):
             raise UserError(
                 f"masks has shape {tuple(masks.shape)}, but these images have "
@@ -402,7 +400,7 @@ def _drop_path_rates(rate: float, depth: int, uniform: bool) -> list[float]:
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise UserError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
 
 

@@ -6,6 +6,7 @@ from dino_tutorial.options.arguments import (
     check_broadcast,
     check_number,
     check_whole,
+    instance,
     number,
     numbers,
     on_device,
@@ -16,6 +17,7 @@ from dino_tutorial.options.arguments import (
     whole,
 )
 from dino_tutorial.options.settings import (
+    Settings,
     describe,
     flatten,
     note,
@@ -25,6 +27,7 @@ from dino_tutorial.options.settings import (
 )
 
 __all__ = [
+    "Settings",
     "among",
     "array",
     "check_broadcast",
@@ -32,6 +35,7 @@ __all__ = [
     "check_whole",
     "describe",
     "flatten",
+    "instance",
     "note",
     "number",
     "numbers",

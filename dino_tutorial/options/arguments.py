@@ -5,19 +5,23 @@ this says what is wrong to whoever calls.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple, TypeVar, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import user_path
 
 WHOLE = 2**63 - 1  # what a whole number without other bounds may be at most
 LARGE = 1e30  # the same of a number
@@ -63,6 +67,8 @@ def shown(value: Any) -> str:
     """A wrong value in few letters, on one line, and without places in memory."""
     if isinstance(value, Tensor | np.ndarray):
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}, without calling it"
     if value is None or isinstance(value, str | bytes | Real | list | tuple):
         return f"{value!r:.{LONGEST}}".replace("\n", " ")
     return f"a {type(value).__name__}"
@@ -72,7 +78,8 @@ Check = Callable[[str, Any], None]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _Shaped(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Shaped:
     """A tensor, or an array of numpy, that an argument has to be, with names of its dimensions."""
 
     dims: tuple[str, ...]
@@ -304,8 +311,8 @@ def on_device(name: str, value: Any) -> None:
         kind = "cpu" if value is None else torch.device(value).type
     except (RuntimeError, TypeError):
         raise UserError(f"{name} is {shown(value)}: use cpu, cuda, cuda:1 or mps") from None
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in there and not there[kind]():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
         raise UserError(f"{name} is {shown(value)}, but there is none here: use cpu")
 
 
@@ -399,7 +406,10 @@ def _check_finite(every: Mapping[str, Check], given: Mapping[str, Any]) -> None:
 
 def _by_annotations(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Check]:
     """What the annotations of a function ask of its arguments."""
-    hints = typing.get_type_hints(function)
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # what is returned may be of a library that is imported when it is needed
+        hints = {k: v for k, v in function.__annotations__.items() if not isinstance(v, str)}
     checks = {}
     for name, parameter in signature.parameters.items():
         collects = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -420,13 +430,21 @@ def _of_annotation(kind: Any) -> Check | None:
             tuple(kind.dim_str.split()), kind_name.lower(), numpy=kind.array_type is np.ndarray
         )
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, TypeVar):
+        return None if kind.__bound__ is None else _of_annotation(kind.__bound__)
+    if origin is type:
+        return _class_of(inner[0])
     if origin is tuple and inner and set(inner) <= {int, float} and Ellipsis not in inner:
         one = whole() if inner[0] is int else number(-LARGE, LARGE)
         return numbers(one, len(inner))
+    if origin is tuple and inner and Ellipsis not in inner:
+        return _tuple_of(inner)
     if origin in (Sequence, list, tuple):
         return _list_of(inner[0] if inner else Any)
-    if origin is Mapping or kind is Mapping or origin is dict:
-        return _instance(Mapping, "a dictionary")
+    if origin in (Mapping, dict) or kind in (Mapping, dict):
+        return _mapping_of(inner[1] if inner else Any)
+    if origin is os.PathLike:
+        return _path
     if origin is Callable:
         return _callable
     return _SIMPLE.get(kind) or _instance_of(kind)
@@ -440,7 +458,7 @@ def _of_union(members: Sequence[Any]) -> Check | None:
         return None
     checks = cast(list[Check], found)
     if len(checks) == 1 and isinstance(checks[0], _Shaped):
-        return checks[0]._replace(none=none)
+        return dataclasses.replace(checks[0], none=none)
 
     def check(name: str, value: Any) -> None:
         if none and value is None:
@@ -469,6 +487,39 @@ def _list_of(kind: Any) -> Check:
     return check
 
 
+def _tuple_of(kinds: Sequence[Any]) -> Check:
+    ones = [_of_annotation(kind) for kind in kinds]
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, tuple | list) or len(value) != len(ones):
+            raise UserError(f"{name} wants {len(ones)} values, as a tuple, not {shown(value)}")
+        for place, (one, item) in enumerate(zip(ones, value, strict=True)):
+            if one is not None:
+                one(f"{name}[{place}]", item)
+
+    return check
+
+
+def _mapping_of(kind: Any) -> Check:
+    one = _of_annotation(kind)
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{name} wants a dictionary whose keys are text, not {shown(value)}")
+        for key, item in value.items() if one is not None else ():
+            cast(Check, one)(f"{name}[{key!r}]", item)
+
+    return check
+
+
+def _class_of(kind: type) -> Check:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, type) or not issubclass(value, kind):
+            raise UserError(f"{name} wants a class made from {kind.__name__}, not {shown(value)}")
+
+    return check
+
+
 def _flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
         raise UserError(f"{name} wants True or False, not {shown(value)}")
@@ -479,9 +530,23 @@ def _text(name: str, value: Any) -> None:
         raise UserError(f"{name} wants text, such as 'name', not {shown(value)}")
 
 
+def _path(name: str, value: Any) -> None:
+    try:
+        user_path(value)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
 def _callable(name: str, value: Any) -> None:
     if not callable(value):
         raise UserError(f"{name} wants a function, not {shown(value)}: pass it without calling it")
+
+
+def instance(kind: type) -> Check:
+    """An argument that is an object of a class."""
+    if kind in (Real, Integral):
+        return _instance(kind, "a number" if kind is Real else "a whole number")
+    return _instance(kind, f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}")
 
 
 def _instance(kind: type, what: str) -> Check:
@@ -494,14 +559,13 @@ def _instance(kind: type, what: str) -> Check:
 
 def _instance_of(kind: Any) -> Check | None:
     """An object of a class, where the class can tell; whatever else the annotation is, nothing."""
-    if not isinstance(kind, type) or kind in (object, type, Tensor):
+    if not isinstance(kind, type) or kind in (Any, object, type):
         return None
     if getattr(kind, "_is_protocol", False):
         if not getattr(kind, "_is_runtime_protocol", False):
             return None
         return _instance(kind, f"{kind.__name__}, such as open_dataset gives")
-    article = "an" if kind.__name__[0] in "AEIOU" else "a"
-    return _instance(kind, f"{article} {kind.__name__}")
+    return instance(kind)
 
 
 _SIMPLE: dict[Any, Check] = {
@@ -509,4 +573,6 @@ _SIMPLE: dict[Any, Check] = {
     float: number(-LARGE, LARGE),
     bool: _flag,
     str: _text,
+    Path: _path,
+    Tensor: _Shaped(("...",)),
 }

@@ -2,11 +2,13 @@
 
 import dataclasses
 import difflib
+import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 
@@ -38,6 +40,20 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class Settings:
+    """A dataclass of options, each of which is checked when it is made.
+
+    Raises:
+        UserError: naming the option that has a wrong type or a bad value.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(cast(Any, self)):
+            if "help" in field.metadata:
+                value = _checked(field, type(self), getattr(self, field.name), field.name)
+                object.__setattr__(self, field.name, value)
+
+
 def note(default: Any) -> Any:
     """A dataclass field that goes along with the settings and is none of them."""
     return dataclasses.field(
@@ -55,9 +71,9 @@ def replace_options(options: Any, changes: dict[str, Any], prefix: str = "") -> 
     values: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
-        head, _, rest = key.partition(".")
+        head, _, rest = key.partition(".") if isinstance(key, str) else (key, "", "")
         if head not in fields or bool(rest) != _is_group(options, head):
-            raise UserError(_unknown(prefix + key, options, prefix))
+            raise UserError(_unknown(f"{prefix}{key}", options, prefix))
         if rest:
             nested.setdefault(head, {})[rest] = value
         else:
@@ -126,18 +142,20 @@ def _unknown(key: str, options: Any, prefix: str) -> str:
     known = [prefix + name for name in flatten(options)]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known keys are {', '.join(known)}"
+    if not known:
+        hint = f"there is nothing to set under {prefix.rstrip('.')}"
     return f"unknown key '{key}': {hint}"
 
 
 def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -> Any:
-    value = _coerced(typing.get_type_hints(owner)[field.name], value, key)
+    value = _coerced(_hints(owner)[field.name], value, key)
     check = field.metadata.get("check")
     if check is not None and value is not None:
         check(value, key)
     low, high, among = (field.metadata.get(name) for name in ("low", "high", "among"))
     if among is not None and value not in among:
         near = difflib.get_close_matches(str(value), [str(a) for a in among], n=1)
-        hint = f"did you mean '{near[0]}'? It" if near else "It"
+        hint = f"did you mean '{near[0]}'? It" if near else "it"
         names = ", ".join(map(str, among))
         raise UserError(f"{key} = {value!r} is unknown: {hint} is one of {names}")
     highest = high if high is not None else LARGEST
@@ -155,6 +173,11 @@ def _checked(field: dataclasses.Field[Any], owner: type, value: Any, key: str) -
     return value
 
 
+@functools.cache
+def _hints(owner: type) -> dict[str, Any]:
+    return typing.get_type_hints(owner)
+
+
 def _coerced(kind: Any, value: Any, key: str) -> Any:
     if isinstance(kind, types.UnionType):
         members = typing.get_args(kind)
@@ -170,6 +193,8 @@ def _coerced(kind: Any, value: Any, key: str) -> Any:
             return float(value) if not isinstance(value, bool) else _refuse(key, "a number", value)
         except (TypeError, ValueError, OverflowError):
             _refuse(key, "a number", value)
+    if kind is int and isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
+        value = float(value)  # YAML reads 1e6 as text
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     names = {int: "a whole number", bool: "true or false", str: "text"}

@@ -7,6 +7,7 @@ from matplotlib.patches import Polygon
 from torch import Tensor
 
 from dino_tutorial.evaluation.collapse import entropy
+from dino_tutorial.options import takes, tensor, whole
 from dino_tutorial.plots.style import (
     WIDTH,
     DescribedFigure,
@@ -19,6 +20,7 @@ from dino_tutorial.plots.style import (
 FAINTEST = 1e-4  # probability at the foot of a bar
 
 
+@takes(finite=True, answers=tensor("B K>1", "float"), shown=whole())
 @styled
 def answer_figure(answers: Tensor, shown: int = 2) -> DescribedFigure:
     """Bars for the outputs for the first images, and under them two entropies of all outputs.

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes
 from dino_tutorial.plots.style import DescribedFigure, colour, counted, new_figure, percent, styled
 
 DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2))
 
 
+@takes()
 @styled
 def method_dots(
     values: Mapping[str, Sequence[float]],
@@ -25,6 +28,10 @@ def method_dots(
         levels: name and fraction of the baselines that hold for all rows (dashed lines).
         measure: what the fractions are.
     """
+    if not values or any(len(seeds) == 0 for seeds in values.values()):
+        raise UserError("there is nothing to draw: give each method a fraction for a seed or more")
+    if missing := values.keys() - untrained.keys():
+        raise UserError(f"untrained lacks {', '.join(sorted(missing))}: give fractions of them too")
     order = sorted(values, key=lambda name: -np.mean(values[name]))
     figure = new_figure(0.7 + 0.3 * len(order))
     axes = figure.subplots()

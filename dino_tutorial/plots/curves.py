@@ -13,6 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from dino_tutorial.errors import UserError
+from dino_tutorial.options import instance, numbers, takes
+from dino_tutorial.options import number as some_number
 from dino_tutorial.plots.style import (
     DescribedFigure,
     colour,
@@ -42,9 +45,14 @@ SCHEDULES = {
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of ``key`` in the rows that have it, NaN and infinities kept."""
-    pairs = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), Real)]
+    told = [row for row in rows if isinstance(row.get(key), Real) and _is_step(row.get("step"))]
+    pairs = [(row["step"], row[key]) for row in told]
     steps = np.array([step for step, _ in pairs], dtype=float)
     return steps, np.array([value for _, value in pairs], dtype=float)
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def has(rows: Rows, key: str) -> bool:
@@ -52,6 +60,7 @@ def has(rows: Rows, key: str) -> bool:
     return len(series(rows, key)[0]) > 0
 
 
+@takes()
 @styled
 def loss_curve(
     rows: Rows, ln_k: float | None = None, phases: Sequence[Phase] = ()
@@ -85,6 +94,7 @@ def loss_curve(
     return figure
 
 
+@takes()
 @styled
 def entropy_curves(rows: Rows, ln_k: float | None = None) -> DescribedFigure:
     """Entropy (nats) of the teacher's output for one image, and of its mean over the batch.
@@ -119,6 +129,7 @@ def entropy_curves(rows: Rows, ln_k: float | None = None) -> DescribedFigure:
     return figure
 
 
+@takes()
 @styled
 def spread_curve(rows: Rows, reference: float | None = None) -> DescribedFigure:
     """Feature spread over time; 0 means that every image has the same feature.
@@ -143,6 +154,7 @@ def spread_curve(rows: Rows, reference: float | None = None) -> DescribedFigure:
     return figure
 
 
+@takes()
 @styled
 def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFigure:
     """Loss, entropies (nats) and feature spread of one run, on axes that all runs share.
@@ -194,6 +206,7 @@ def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFig
     return figure
 
 
+@takes()
 @styled
 def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> DescribedFigure:
     """k-NN accuracy over training, with baselines as level lines.
@@ -224,6 +237,7 @@ def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> Descr
     return figure
 
 
+@takes()
 @styled
 def schedule_curves(rows: Rows, keys: Sequence[str] | None = None) -> DescribedFigure:
     """The schedules that the run followed, one small panel each above a common time axis.
@@ -251,6 +265,7 @@ def schedule_curves(rows: Rows, keys: Sequence[str] | None = None) -> DescribedF
     return figure
 
 
+@takes()
 @styled
 def throughput_curve(rows: Rows) -> DescribedFigure:
     """Images per second over training, from the rows of ``timings.jsonl``."""
@@ -269,6 +284,7 @@ def throughput_curve(rows: Rows) -> DescribedFigure:
     return figure
 
 
+@takes(temperatures=numbers(some_number(0, 1e6, above=True)), entropies=numbers(instance(Real)))
 @styled
 def temperature_curve(
     temperatures: Sequence[float],
@@ -283,6 +299,10 @@ def temperature_curve(
         ln_k: in nats.
         marks: temperatures to point out by name, e.g. ``{"teacher": 0.04, "student": 0.1}``.
     """
+    if len(temperatures) != len(entropies):
+        raise UserError(
+            f"{len(temperatures)} temperatures need as many entropies, not {len(entropies)}"
+        )
     order = np.argsort(np.asarray(temperatures, dtype=float))
     x = np.asarray(temperatures, dtype=float)[order]
     y = np.asarray(entropies, dtype=float)[order]
@@ -325,6 +345,7 @@ def temperature_curve(
     return figure
 
 
+@takes()
 def phases_from_metrics(rows: Rows) -> list[Phase]:
     """The warm-ups that the recorded schedules show: learning rate and teacher temperature."""
     phases = []

@@ -16,8 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from dino_tutorial.errors import printable
+from dino_tutorial.errors import UserError, printable
 from dino_tutorial.evaluation.pca import component_colors
+from dino_tutorial.options import array as some_array
+from dino_tutorial.options import number as some_number
+from dino_tutorial.options import numbers, takes, tensor, whole
 from dino_tutorial.plots.style import (
     WIDTH,
     DescribedFigure,
@@ -33,6 +36,11 @@ GLOBAL_CROP, LOCAL_CROP, ON_IMAGE = "#0066a1", "#c75300", "#ffffff"
 MAX_PIXELS = 96  # longest side of an image in a grid: larger ones are reduced to it
 
 
+@takes(
+    images=tensor("... 3 H W", "float"),
+    mean=numbers(some_number(-1e6, 1e6), 3),
+    std=numbers(some_number(0, 1e6, above=True), 3),
+)
 def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Undo the normalisation of a network's input.
 
@@ -47,6 +55,7 @@ def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (images * std + mean).clamp(0, 1)
 
 
+@takes(images=some_array("n 3 H W"), columns=whole())
 @styled
 def image_grid(
     images: Tensor,
@@ -63,6 +72,8 @@ def image_grid(
         description: what the images are; it opens the alt text.
     """
     arrays = to_arrays(images)
+    if titles is not None and len(titles) != len(arrays):
+        raise UserError(f"{len(arrays)} images need as many titles, not {len(titles)}")
     columns = min(columns, len(arrays))
     rows = -(-len(arrays) // columns)
     figure, panels = _panels(rows, columns, arrays[0].shape, titled=titles is not None)
@@ -78,6 +89,7 @@ def image_grid(
     return figure
 
 
+@takes(boxes=tensor("n V 4", "real"))
 @styled
 def crop_figure(
     source_images: Tensor | Sequence[Tensor], crops: Sequence[Tensor], boxes: Tensor
@@ -93,6 +105,20 @@ def crop_figure(
             global.
         boxes: (n, V, 4) pixels of the source: left, top, right, bottom.
     """
+    of_all = _at_least_one(source_images, "source_images")
+    for crop in _at_least_one(crops, "crops"):
+        some_array("n 3 h w")("crops", crop)
+    for image in of_all:
+        some_array("3 H W")("source_images", image)
+    if any(len(crop) != len(of_all) for crop in crops) or boxes.shape[:2] != (
+        len(of_all),
+        len(crops),
+    ):
+        raise UserError(
+            f"{len(of_all)} images and {len(crops)} views need boxes ({len(of_all)}, {len(crops)}, "
+            f"4) and crops of each image, not boxes {tuple(boxes.shape)} and crops of "
+            f"{', '.join(str(len(crop)) for crop in crops)}"
+        )
     sources = [to_arrays(image[None], 192)[0] for image in source_images]
     boxes = torch.as_tensor(boxes).double().cpu().numpy().copy()
     for box, image, array in zip(boxes, source_images, sources, strict=True):
@@ -133,6 +159,7 @@ def crop_figure(
     return figure
 
 
+@takes(images=some_array("n 3 H W"), attention=some_array("n heads h w"), max_heads=whole())
 @styled
 def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> DescribedFigure:
     """What the CLS token attends to: each image, then one map per head laid over it.
@@ -167,6 +194,7 @@ def attention_heads(images: Tensor, attention: Tensor, max_heads: int = 6) -> De
     return figure
 
 
+@takes(image=some_array("3 H W"), attention=some_array("h w"))
 @styled
 def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
     """One image, and beside it what one token attends to in it, laid over it.
@@ -196,6 +224,7 @@ def attention_map(image: Tensor, attention: Tensor) -> DescribedFigure:
     return figure
 
 
+@takes(images=some_array("n 3 H W"), components=some_array("n h w 3"), columns=whole())
 @styled
 def patch_pca_images(images: Tensor, components: Tensor, columns: int = 4) -> DescribedFigure:
     """Images, and under each its patches coloured by three principal components.
@@ -226,6 +255,12 @@ def patch_pca_images(images: Tensor, components: Tensor, columns: int = 4) -> De
     return figure
 
 
+@takes(
+    query_images=tensor("q 3 H W"),
+    neighbour_images=tensor("q k 3 h w"),
+    query_labels=tensor("q", "int", none=True),
+    neighbour_labels=tensor("q k", "int", none=True),
+)
 @styled
 def neighbour_rows(
     query_images: Tensor,
@@ -293,6 +328,12 @@ def neighbour_rows(
     return figure
 
 
+@takes(
+    images=some_array("n 3 H W"),
+    masks=some_array("n h w"),
+    truth=some_array("n h w", none=True),
+    columns=whole(),
+)
 @styled
 def mask_overlay(
     images: Tensor, masks: Tensor, truth: Tensor | None = None, columns: int = 4
@@ -401,6 +442,14 @@ def cluster_rows(images: Tensor, sizes: Sequence[int]) -> DescribedFigure:
         f" hold {min(sizes):,} to {max(sizes):,} images."
     )
     return figure
+
+
+def _at_least_one(tensors: Tensor | Sequence[Tensor], name: str) -> Tensor | Sequence[Tensor]:
+    if isinstance(tensors, Tensor):
+        tensor("n 3 H W")(name, tensors)
+    if len(tensors) == 0 or any(0 in one.shape for one in tensors):
+        raise UserError(f"{name} is empty: give at least one")
+    return tensors
 
 
 def to_arrays(images: Tensor, longest: int = MAX_PIXELS) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from dino_tutorial.options import takes
 from dino_tutorial.plots.style import COLOURS, DescribedFigure, number, to_png, to_svg
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class InteractiveFigure:
         ValueError: when ``start`` is not among the values, or a frame has no ``alt_text``.
     """
 
+    @takes()
     def __init__(
         self,
         title: str,

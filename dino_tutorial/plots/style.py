@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, user_path, write_bytes
+from dino_tutorial.options import takes, whole
 
 WIDTH = 4.6  # inches, of every figure
 P = ParamSpec("P")
@@ -143,6 +144,7 @@ def styled(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
     return wrapper
 
 
+@takes(dpi=whole(1, 10**4))
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
     """The figure as the bytes of a PNG file, on its light card."""
     buffer = io.BytesIO()

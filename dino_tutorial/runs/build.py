@@ -10,12 +10,14 @@ from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models.misfit import misfit
 from dino_tutorial.models.released import RELEASED
+from dino_tutorial.options import takes, whole
 from dino_tutorial.runs.config import Config
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 from dino_tutorial.seeds import Stream, mix
 from dino_tutorial.training.checkpoint import CURRENT, has_checkpoint, load_checkpoint
 
 
+@takes(n_classes=whole(0))
 def build_method(config: Config, n_classes: int = 0) -> Method:
     """The configured method with fresh weights, all drawn from the run's seed.
 

@@ -8,6 +8,7 @@ where it can be read back.
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,7 +24,7 @@ from dino_tutorial.evaluation.settings import KNNSettings
 from dino_tutorial.files import check_name, read_yaml
 from dino_tutorial.methods import METHODS, Method
 from dino_tutorial.models.settings import ModelSettings
-from dino_tutorial.options import flatten, note, option, replace_options
+from dino_tutorial.options import flatten, note, option, replace_options, takes
 from dino_tutorial.training.settings import OptimSettings, TrainSettings
 from dino_tutorial.views.settings import ViewSettings
 
@@ -128,11 +129,12 @@ class Config:
         return replace_options(config, changes)
 
 
+@takes()
 def configure(
     method: str = "dino",
-    data: str = "scenes",
+    data: str | os.PathLike[str] = "scenes",
     preset: str = "laptop",
-    changes: dict[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Config:
     """A complete configuration: defaults, then the preset, then ``changes``.
 
@@ -156,9 +158,10 @@ def configure(
         preset_of(method, preset, str(data)),
     ):
         config = config._with_layer(layer)
-    return config.changed(changes or {})
+    return config.changed(dict(changes or {}))
 
 
+@takes()
 def register(
     name: str, method: type[Method], presets: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
@@ -192,6 +195,7 @@ def preset_of(method: str, preset: str, data: str = "") -> dict[str, Any]:
     return values
 
 
+@takes()
 def read_config(path: Path) -> Config:
     """The configuration that a run wrote into ``config.yaml``.
 
@@ -202,8 +206,8 @@ def read_config(path: Path) -> Config:
     flat = read_yaml(path, WHOLE)
     if "method" not in flat:
         raise UserError(f"{path} is not a run's configuration, it names no method: {WHOLE}")
-    _known("method", flat["method"], METHODS)
     try:
+        _known("method", flat["method"], METHODS)
         empty = Config(objective=METHODS[flat["method"]].Settings())
         config = empty._with_layer(ADDED | _without_fixed(flat, path))
     except UserError as error:
@@ -231,6 +235,8 @@ def _without_fixed(flat: dict[str, Any], path: Path) -> dict[str, Any]:
 @cache
 def _read_presets(name: str) -> dict[str, dict[str, Any]]:
     path = Path(__file__).parent / "presets" / f"{name}.yaml"
+    if not path.is_file():  # a method of one's own that was given none
+        return {}
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 

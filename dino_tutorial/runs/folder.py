@@ -30,6 +30,7 @@ from dino_tutorial.files.locks import locked
 from dino_tutorial.models import Encoder, VisionTransformer, build_encoder
 from dino_tutorial.models.misfit import misfit
 from dino_tutorial.models.notes import digest, is_changed, notes_of, with_notes
+from dino_tutorial.options import takes
 from dino_tutorial.parallel import Processes, from_main
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.training.checkpoint import has_checkpoint
@@ -116,7 +117,10 @@ class Run:
         if not kind_of(path):
             raise UserError(f"{self.folder} has no backbone yet: finish it with --resume")
         state = _read_backbone(path)
-        model = new_encoder(self.config)
+        try:
+            model = new_encoder(self.config)
+        except UserError as error:
+            raise UserError(f"{self.folder / 'config.yaml'}: {error}; {AGAIN}") from None
         try:
             model.load_state_dict(state)
         except RuntimeError:
@@ -178,6 +182,7 @@ def load_run(folder: str | Path) -> Run:
     return Run(folder)
 
 
+@takes()
 def new_encoder(config: Config) -> Encoder:
     """The configured encoder with fresh weights, drawn from the run's seed."""
     size = config.views.global_size

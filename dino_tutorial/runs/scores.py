@@ -18,7 +18,7 @@ from dino_tutorial.evaluation import (
 )
 from dino_tutorial.evaluation.baselines import baseline_bank
 from dino_tutorial.evaluation.dense import DenseImages
-from dino_tutorial.options import check_number, check_whole
+from dino_tutorial.options import number, takes, whole
 from dino_tutorial.runs.environment import choose_device
 from dino_tutorial.runs.folder import Run, load_run, new_encoder
 
@@ -26,6 +26,7 @@ K = 20  # neighbours that vote when nobody says
 DENSE_IMAGES = 2000  # that linear segmentation and depth are fitted to
 
 
+@takes(k=whole(none=True), temperature=number(0, 1e6, above=True))
 def evaluate(
     run_or_weights: Run | str | Path | nn.Module,
     data: str | Path | None = None,
@@ -62,9 +63,6 @@ def evaluate(
     Raises:
         UserError: no data are named, or they have too few labels, or no masks and depth.
     """
-    if k is not None:
-        check_whole("k", k, 1, 10**9)
-    check_number("temperature", temperature, 0, 1e6, above=True)
     torch_device = choose_device(device)
     if isinstance(run_or_weights, str | Path):
         run_or_weights = load_run(run_or_weights)

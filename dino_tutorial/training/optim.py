@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import among, number, takes
 from dino_tutorial.parallel import is_cut_up, own_part, sum_over_processes
 
 CLIP_RULES = ("parameter", "module", "global")
@@ -15,6 +16,11 @@ LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # the power of batch / 256 in the le
 OPTIMIZERS = ("adamw", "lars", "sgd")
 
 
+@takes(
+    weight_decay=number(0, 1e6),
+    layer_decay=number(0, 1, above=True),
+    patch_embed_lr_mult=number(0, 1e6),
+)
 def param_groups(
     model: nn.Module,
     weight_decay: float,
@@ -90,6 +96,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, weight_decay:
             group["weight_decay"] = weight_decay
 
 
+@takes(max_norm=number(0, 1e30), rule=among(("parameter", "global")))
 @torch.no_grad()
 def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Float[Tensor, ""]:
     """Scale gradients down to ``max_norm`` and return their global norm before that.

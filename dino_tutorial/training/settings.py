@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option
 from dino_tutorial.training.batches import steps_per_epoch
 from dino_tutorial.training.optim import CLIP_RULES, LR_SCALINGS, OPTIMIZERS
 from dino_tutorial.training.precision import PRECISIONS
@@ -11,7 +11,7 @@ from dino_tutorial.training.trackers import LOGGERS
 
 
 @dataclass(frozen=True)
-class OptimSettings:
+class OptimSettings(Settings):
     """The optimizer, its schedules, and what is done to gradients."""
 
     name: str = option("adamw", "The optimizer.", among=OPTIMIZERS)
@@ -48,7 +48,7 @@ class OptimSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """Length and machinery."""
 
     init: str | None = option(

@@ -109,6 +109,12 @@ def sample_params(
     """
     device = generator.device
     height, width = (torch.as_tensor(side, device=device) for side in (height, width))
+    wanted = len(range(batch_size)[share])
+    if not all(side.shape in ((), (wanted,)) for side in (height, width)):
+        raise UserError(
+            f"heights and widths have the shapes {tuple(height.shape)} and {tuple(width.shape)}: "
+            f"give one number for all images, or one for each of {wanted}"
+        )
     if batch_size < 1 or height.min() < 1 or width.min() < 1:
         raise UserError(
             f"cannot draw views for {batch_size} images of {int(height.min())} x "

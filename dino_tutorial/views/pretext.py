@@ -108,7 +108,8 @@ def shuffled_tiles(
     points = torch.stack(
         [x[:, :, None].expand(-1, -1, size, -1), y[..., None].expand(-1, -1, -1, size)], dim=-1
     )
-    tiles = grid_sample(images, points.flatten(1, 2), align_corners=False)  # one below the other
+    points = points.flatten(1, 2).to(images.dtype)
+    tiles = grid_sample(images, points, align_corners=False)  # one below the other
     tiles = tiles.unflatten(2, (n_tiles, size)).permute(2, 0, 1, 3, 4)
     std, mean = torch.std_mean(tiles, dim=(2, 3, 4), correction=0, keepdim=True)
     return (tiles - mean) / std.clamp(min=FLAT)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dino_tutorial.options import option
+from dino_tutorial.options import Settings, option
 
 OPERATIONS = (
     "brightness",
@@ -20,7 +20,7 @@ OPERATIONS = (
 
 
 @dataclass(frozen=True)
-class ViewSettings:
+class ViewSettings(Settings):
     """Sizes in pixels, scales as fractions of the image's area, jitter as in torchvision."""
 
     global_size: int = option(

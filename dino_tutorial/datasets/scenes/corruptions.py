@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes, whole
 
 #: How severe a corruption can be, from mild to hardly recognisable.
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -101,6 +102,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 }
 
 
+@takes(severity=whole(), seed=whole(0, 2**63 - 1))
 def corrupt(
     images: UInt8[Tensor, "n 3 S S"], kind: str, severity: int, seed: int = 0
 ) -> UInt8[Tensor, "n 3 S S"]:
@@ -118,7 +120,7 @@ def corrupt(
     Raises:
         UserError: no such kind or severity.
     """
-    if kind not in CORRUPTIONS:
+    if not isinstance(kind, str) or kind not in CORRUPTIONS:
         raise UserError(f"there is no corruption {kind!r}; choose one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise UserError(f"the severity of {kind} goes from 1 to 5, not {severity}")

@@ -21,13 +21,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from dino_tutorial.datasets.scenes.factors import CLUTTER, Factors, between, lattice_values
+from dino_tutorial.datasets.scenes.factors import CLUTTER, RANGES, Factors, between, lattice_values
 from dino_tutorial.datasets.scenes.figures import inside
 from dino_tutorial.datasets.scenes.kinds_by_colour import BY_COLOUR
 from dino_tutorial.datasets.scenes.kinds_by_pattern import BY_PATTERN
 from dino_tutorial.datasets.scenes.look import Look
 from dino_tutorial.datasets.scenes.surfaces import surface_tone
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes, whole
 
 CHUNK_PIXELS = 1 << 18  # scenes are drawn in chunks of this many pixels: they stay in the cache
 CLUTTER_RADIUS = (0.14, 0.3)  # smallest and largest, in canvas units
@@ -264,6 +265,7 @@ def check_size(size: int) -> None:
         raise UserError(f"scenes are drawn at 16 to 512 pixels, not at {size}")
 
 
+@takes(size=whole())
 def render(factors: Factors, size: int, look: str = "colour") -> RenderedScenes:
     """Draw scenes.
 
@@ -278,6 +280,8 @@ def render(factors: Factors, size: int, look: str = "colour") -> RenderedScenes:
     """
     check_size(size)
     check_look(look)
+    if missing := RANGES.keys() - factors.keys():
+        raise UserError(f"factors lack {', '.join(sorted(missing))}: sample_factors makes them all")
     oversampling = 2 if size < 64 else 1
     side = size * oversampling
     n = len(factors["class"])

@@ -19,8 +19,10 @@ from dino_tutorial.datasets.scenes.factors import (
     sample_factors,
 )
 from dino_tutorial.errors import UserError
+from dino_tutorial.options import takes, whole
 
 
+@takes()
 def boxes_of(masks: Bool[Tensor, "n H W"]) -> Int[Tensor, "n 4"]:
     """The smallest boxes around masks: bool (n, H, W) -> int64 (n, 4), (x0, y0, x1, y1).
 
@@ -53,6 +55,7 @@ class SceneDataset(ImageDataset):
     classes = CLASSES
     in_memory = True
 
+    @takes(n=whole(1, 10**8), size=whole(), seed=whole(0, 2**63 - 1))
     def __init__(
         self,
         split: str = "train",
@@ -125,6 +128,7 @@ def _speeds(n: int, name: str, most: int, seed: int) -> Tensor:
     return other * (2 * most + 1) // RANGES[name] - most
 
 
+@takes(n=whole(1, 10**6), frames=whole(1, 10**5), size=whole(), seed=whole(0, 2**63 - 1))
 def make_clips(
     n: int, frames: int = 8, size: int = 32, seed: int = 0, look: str = "colour"
 ) -> Clips:
@@ -182,6 +186,7 @@ JUNK_SHARE = 4  # one image of the pool in so many shows no object
 DUPLICATE_SHARE = 5  # one in so many nearly repeats an earlier one
 
 
+@takes(n=whole(1, 10**8), size=whole(), seed=whole(0, 2**63 - 1))
 def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0, look: str = "colour") -> Pool:
     """A long-tailed pool: class c is 1 / (c + 1) as frequent as class 0; junk; near-duplicates.
 
@@ -217,6 +222,7 @@ def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0, look: str = "c
     )
 
 
+@takes(per_class=whole(1, 10**6), size=whole(), seed=whole(0, 2**63 - 1))
 def curated_seeds(
     per_class: int = 20, size: int = 32, seed: int = 0, look: str = "colour"
 ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, " n"]]:
