@@ -344,8 +344,6 @@ def write_shards(
         UserError: the folder has shards already, or `per_shard` is not positive.
     """
     folder = user_path(folder)
-    if per_shard < 1:
-        raise UserError(f"A shard needs at least one sample, not per_shard={per_shard}")
     if folder.is_dir() and any(folder.glob("*.tar")):
         raise UserError(f"{folder} has shards already; remove them or choose another folder")
     make_folder(folder)

@@ -91,7 +91,7 @@ def depth_scores(
         factor: how far apart two depths may be to count as equal.
 
     Raises:
-        ValueError: if the shapes differ.
+        UserError: if the shapes differ.
     """
     if predicted.shape != truth.shape:
         raise ValueError(

@@ -32,7 +32,7 @@ def mutual_matches(first: Float[Tensor, "B N D"], second: Float[Tensor, "B M D"]
         second: (B, M, D) of their counterparts.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        UserError: if the shapes do not fit.
     """
     cosines = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).transpose(
         1, 2

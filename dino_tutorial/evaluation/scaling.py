@@ -62,7 +62,7 @@ def fit_scaling_law(sizes: ArrayLike, errors: ArrayLike) -> ScalingLaw:
     Raises:
         UserError: fewer points than numbers to fit (1 + 2F), sizes that are not positive, or a size
             that takes fewer than three values: two of them fit any exponent.
-        ValueError: shapes that do not go together.
+        UserError: shapes that do not go together.
     """
     x, y = _rows(sizes), _numbers("errors", errors)
     _check(x, y)

@@ -94,7 +94,7 @@ def confusion_matrix(
         truth: the same shape; pixels of class −1 do not count.
 
     Raises:
-        ValueError: if the shapes differ or a class is out of range.
+        UserError: if the shapes differ or a class is out of range.
     """
     if predicted.shape != truth.shape:
         raise UserError(

@@ -54,7 +54,6 @@ class Hint(str):
         return str(self)
 
 
-@takes()
 def check(exercise: str, answer: Callable) -> Verdict:
     """Check an answer to an exercise of the book, and say what is wrong if something is.
 
@@ -116,7 +115,7 @@ _GIVEN: dict[str, int] = {}  # how many hints on it have been asked for
 
 
 def _find(name: str) -> Exercise:
-    if name not in EXERCISES:
+    if not isinstance(name, str) or name not in EXERCISES:
         near = difflib.get_close_matches(str(name), EXERCISES, n=1)
         more = f"did you mean '{near[0]}'?" if near else "list_exercises() shows all names"
         raise UserError(f"there is no exercise '{name}': {more}")

@@ -30,7 +30,7 @@ def sinkhorn_knopp(
         (B, K) float32 without gradient; each row sums to 1.
 
     Raises:
-        ValueError: if the logits are not (B, K), or temp or n_iters is not positive.
+        UserError: if the logits are not (B, K), or temp or n_iters is not positive.
 
     Source: Caron et al. 2020 (SwAV), section 3.1 and appendix A; Cuturi 2013.
     """
@@ -59,7 +59,7 @@ def swapped_prediction_loss(
         Scalar. Predictions that say nothing give ln K.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        UserError: if the shapes do not fit together.
 
     Source: Caron et al. 2020 (SwAV), equations 1 and 2, and section 3.2 for multi-crop.
     """

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from dino_tutorial.errors import UserError
 from dino_tutorial.losses.precision import at_least_float32
 from dino_tutorial.options import number, takes
 from dino_tutorial.parallel import gather_over_processes, rank_and_world
@@ -33,7 +34,7 @@ def info_nce(
         ln n: n = K + 1 with negatives, the number of keys without.
 
     Raises:
-        ValueError: if the shapes do not fit together, or τ is not positive.
+        UserError: if the shapes do not fit together, or τ is not positive.
 
     Source: van den Oord et al. 2018, equation 4; He et al. 2020 (MoCo), equation 1.
     """
@@ -67,7 +68,7 @@ def nt_xent(projections: Float[Tensor, "2 B D"], temperature: float = 0.1) -> Fl
         ln(2n − 1).
 
     Raises:
-        ValueError: if there are not two views, only one image, or τ is not positive.
+        UserError: if there are not two views, only one image, or τ is not positive.
 
     Source: Chen et al. 2020 (SimCLR), equation 1 and algorithm 1.
     """
@@ -77,7 +78,7 @@ def nt_xent(projections: Float[Tensor, "2 B D"], temperature: float = 0.1) -> Fl
         everyone = gather_over_processes(views.transpose(0, 1)).transpose(0, 1)  # (2, n, D)
         n = everyone.shape[1]
         if n < 2:
-            raise ValueError("nt_xent needs at least two images: one alone has no negatives")
+            raise UserError("nt_xent needs at least two images: one alone has no negatives")
         own = rank_and_world()[0] * batch + torch.arange(batch, device=views.device)
         itself, positive = torch.cat([own, n + own]), torch.cat([n + own, own])
         similarity = views.flatten(0, 1) @ everyone.flatten(0, 1).T / temperature  # (2B, 2n)

@@ -75,7 +75,7 @@ class DINOLoss(Center):
             teacher_temp: τ_t, this step's teacher temperature.
 
         Raises:
-            ValueError: if the shapes do not fit together.
+            UserError: if the shapes do not fit together.
         """
         check_number("teacher_temp", teacher_temp, 0, 1e6, above=True)
         _LOGITS("student_logits", student_logits)

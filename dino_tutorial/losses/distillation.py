@@ -27,7 +27,7 @@ def distillation_loss(
         Scalar, the mean over the batch; 0 when both distributions are equal.
 
     Raises:
-        ValueError: if the shapes differ.
+        UserError: if the shapes differ.
 
     Source: Hinton, Vinyals and Dean 2015, section 2.
     """

@@ -29,7 +29,7 @@ class GramLoss(nn.Module):
                 differ.
 
         Raises:
-            ValueError: if images or patches differ in number.
+            UserError: if images or patches differ in number.
         """
         return mse_loss(_cosines(student_patches), _cosines(anchor_patches.detach()))
 

@@ -39,7 +39,7 @@ def ibot_loss(
         Scalar float32; 0 where nothing is masked.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        UserError: if the shapes do not fit together.
 
     Source: Zhou et al. 2022, equation 2; facebookresearch/dinov2 ``ibot_patch_loss.py``.
     """
@@ -91,7 +91,7 @@ class iBOTPatchLoss(Center):
             n_images: B, all images of the batch, those without masked patches too.
 
         Raises:
-            ValueError: if the shapes do not fit together.
+            UserError: if the shapes do not fit together.
         """
         targets = self.probabilities(teacher_logits, teacher_temp)
         loss = ibot_loss(student_logits, targets, weights, n_images, self.student_temp)

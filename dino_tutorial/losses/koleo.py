@@ -29,7 +29,7 @@ class KoLeoLoss(nn.Module):
             features: (B, D), the student's features of *different* images, of any length.
 
         Raises:
-            ValueError: if they are not (B, D).
+            UserError: if they are not (B, D).
         """
         if len(features) < 2:
             return 0.0 * features.float().sum()

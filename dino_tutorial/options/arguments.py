@@ -37,7 +37,8 @@ def check_whole(name: str, value: Any, low: int, high: int, unit: str = "") -> N
     """
     unit = f" {unit}" if unit else ""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise UserError(f"{name} wants a whole number of {low} to {high}{unit}, not {shown(value)}")
+        bounds = "" if (low, high) == (-WHOLE, WHOLE) else f" of {low} to {high}{unit}"
+        raise UserError(f"{name} wants a whole number{bounds}, not {shown(value)}")
     if not low <= int(value) <= high:
         raise UserError(f"{name} must be {low} to {high}{unit}, not {told(value)}")
 
@@ -49,10 +50,11 @@ def check_number(name: str, value: Any, low: float, high: float, above: bool = F
         UserError: naming the argument, its value and the bounds; NaN and infinity lie in none.
     """
     bounds = f"more than {low:g} and at most {high:g}" if above else f"{low:g} to {high:g}"
+    wanted = "a finite number" if (low, high) == (-LARGE, LARGE) else f"a number, {bounds}"
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise UserError(f"{name} wants a number, {bounds}, not {shown(value)}")
+        raise UserError(f"{name} wants {wanted}, not {shown(value)}")
     if not low <= cast(float, value) <= high or (above and value == low):
-        raise UserError(f"{name} is {told(value)}: use a number, {bounds}")
+        raise UserError(f"{name} is {told(value)}: use {wanted}")
 
 
 def told(value: Any) -> str:
@@ -445,7 +447,7 @@ def _of_annotation(kind: Any) -> Check | None:
         return _mapping_of(inner[1] if inner else Any)
     if origin is os.PathLike:
         return _path
-    if origin is Callable:
+    if origin is Callable or kind is Callable:
         return _callable
     return _SIMPLE.get(kind) or _instance_of(kind)
 

@@ -208,7 +208,7 @@ def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFig
 
 @takes()
 @styled
-def knn_curve(rows: Rows, baselines: Mapping[str, float] | None = None) -> DescribedFigure:
+def knn_curve(rows: Rows, baselines: Mapping[str, float | None] | None = None) -> DescribedFigure:
     """k-NN accuracy over training, with baselines as level lines.
 
     Args:

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dino_tutorial.errors import UserError
 from dino_tutorial.options import number, ordered, pair, takes, whole
 from dino_tutorial.views.params import all_to_device
 
@@ -88,7 +87,6 @@ def block_masks(
     Source: Bao et al. 2022 (BEiT), algorithm 1; Zhou et al. 2022 (iBOT); facebookresearch/dinov2
     ``collate.py`` (share, strata) and ``masking.py`` (blocks). Filling up is DINOv3's.
     """
-    _check(n_images, grid, ratio, share)
     counts = _counts(n_images, grid[0] * grid[1], ratio, share, generator)
     uniform = torch.rand(
         N_BLOCKS, 4, n_images, dtype=torch.float64, device=generator.device, generator=generator
@@ -153,12 +151,3 @@ def _fill_up(masks: Tensor, counts: Tensor, uniform: Tensor) -> Tensor:
     order = uniform.masked_fill(masks, 2.0).argsort(dim=1)  # those masked already come last
     rank = order.argsort(dim=1)
     return masks | (rank < (counts - masks.sum(dim=1))[:, None])
-
-
-def _check(n_images: int, grid: tuple[int, int], ratio: tuple[float, float], share: float) -> None:
-    if n_images < 1 or min(grid) < 1:
-        raise UserError(f"cannot mask {n_images} images of {grid[0]} x {grid[1]} patches")
-    if not 0 <= ratio[0] <= ratio[1] <= 1:
-        raise UserError(f"the mask ratio is {list(ratio)}: give two shares 0 <= low <= high <= 1")
-    if not 0 <= share <= 1:
-        raise UserError(f"the share of masked images is {share}: it lies between 0 and 1")

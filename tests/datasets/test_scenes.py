@@ -240,7 +240,7 @@ def test_corruptions_grow_with_severity_and_repeat(kind):
 def test_mistakes_are_told():
     with pytest.raises(UserError, match="split 'validation'"):
         SceneDataset("validation")
-    with pytest.raises(UserError, match="at least one scene"):
+    with pytest.raises(UserError, match="n must be 1"):
         SceneDataset(n=0)
     with pytest.raises(UserError, match="16 to 512"):
         render(sample_factors(torch.arange(1)), 8)

@@ -188,7 +188,7 @@ def test_write_refuses_to_mix(dataset, tmp_path):
     write_shards(dataset, tmp_path)
     with pytest.raises(UserError, match="has shards already"):
         write_shards(dataset, tmp_path)
-    with pytest.raises(UserError, match="at least one sample"):
+    with pytest.raises(UserError, match="per_shard must be 1"):
         write_shards(dataset, tmp_path / "other", per_shard=0)
 
 

@@ -103,10 +103,10 @@ def test_the_images_that_are_masked_are_drawn_anew():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_images": 0}, "0 images"),
-        ({"grid": (0, 4)}, "0 x 4 patches"),
-        ({"ratio": (0.5, 0.1)}, r"\[0.5, 0.1\]"),
-        ({"share": 1.5}, "1.5"),
+        ({"n_images": 0}, "n_images must be 1"),
+        ({"grid": (0, 4)}, r"grid\[0\] must be 1"),
+        ({"ratio": (0.5, 0.1)}, r"ratio is \(0.5, 0.1\)"),
+        ({"share": 1.5}, "share is 1.5"),
     ],
 )
 def test_impossible_masks_are_refused(arguments, message):

@@ -18,7 +18,6 @@ from dino_tutorial.datasets.scenes.factors import (
     Factors,
     sample_factors,
 )
-from dino_tutorial.errors import UserError
 from dino_tutorial.options import takes, whole
 
 
@@ -64,8 +63,6 @@ class SceneDataset(ImageDataset):
         seed: int = 0,
         look: str = "colour",
     ) -> None:
-        if n < 1:
-            raise UserError(f"A set of scenes needs at least one scene, not {n}")
         check_size(size)
         check_look(look)
         self.name = "patterns" if look == "pattern" else "scenes"
@@ -141,8 +138,6 @@ def make_clips(
         frames: T, images a video.
         size: side of the canvas in pixels.
     """
-    if n < 1 or frames < 1:
-        raise UserError(f"clips need at least one video of one frame, not {n} of {frames}")
     start = sample_factors(torch.arange(n), "clips", seed)
     # Start near the middle, so that the object is still in the image at the end.
     for name in ("x", "y"):
@@ -196,8 +191,6 @@ def uncurated_pool(n: int = 20000, size: int = 32, seed: int = 0, look: str = "c
         n: number of images.
         size: side of the canvas in pixels.
     """
-    if n < 1:
-        raise UserError(f"A pool needs at least one image, not {n}")
     index = torch.arange(n)
     factors = sample_factors(index, "pool", seed)
     dice = sample_factors(index, "dice", seed)  # what happens to each image, apart from the scene
@@ -227,8 +220,6 @@ def curated_seeds(
     per_class: int = 20, size: int = 32, seed: int = 0, look: str = "colour"
 ) -> tuple[UInt8[Tensor, "n 3 S S"], Int[Tensor, " n"]]:
     """A small balanced set to retrieve with: images uint8 (n, 3, S, S), labels int64 (n,)."""
-    if per_class < 1:
-        raise UserError(f"curated seeds need at least one image per class, not {per_class}")
     labels = torch.arange(len(CLASSES)).repeat_interleave(per_class)
     factors = sample_factors(torch.arange(len(labels)), "seeds", seed)
     factors["class"] = labels
