@@ -466,17 +466,19 @@ def nothing_readable(name: str, count: int, first: str, reason: str) -> UserErro
 def report(what: str, names: Sequence[str], path: Path | None = None) -> None:
     """One line on stderr: what happened, and the first few names.
 
-    All of them go to the file `path`, or to that of :func:`listing`, if there is one.
+    All of them go to the file `path`, or to that of :func:`listing`, if there is one; what stands
+    there already is not told again.
     """
     path = path or _LIST.get()
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     if path is not None:
         lines = [f"{what}:", *(f"  {name}" for name in names)]
-        with (
-            contextlib.suppress(OSError),
-            open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            file.write("\n".join(lines) + "\n")
+        content = ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError), open(path, "a+b") as file:
+            file.seek(0)
+            if content in file.read():
+                return  # a run opens its images more than once
+            file.write(content)
             more = f"{more}, all in {path}" if more else ""
     print(printable(f"{what}: {', '.join(names[:3])}{more}."), file=sys.stderr)
 

@@ -544,8 +544,11 @@ def _callable(name: str, value: Any) -> None:
         raise UserError(f"{name} wants a function, not {shown(value)}: pass it without calling it")
 
 
-def instance(kind: type) -> Check:
-    """An argument that is an object of a class."""
+def instance(kind: type, none: bool = False) -> Check:
+    """An argument that is an object of a class, or may be None too."""
+    if none:
+        check = instance(kind)
+        return lambda name, value: None if value is None else check(name, value)
     if kind in (Real, Integral):
         return _instance(kind, "a number" if kind is Real else "a whole number")
     return _instance(kind, f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}")

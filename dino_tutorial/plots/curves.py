@@ -206,7 +206,7 @@ def collapse_curves(rows: Rows, ln_k: float, healthy: Rows = ()) -> DescribedFig
     return figure
 
 
-@takes()
+@takes(baselines=instance(Mapping, none=True))
 @styled
 def knn_curve(rows: Rows, baselines: Mapping[str, float | None] | None = None) -> DescribedFigure:
     """k-NN accuracy over training, with baselines as level lines.
