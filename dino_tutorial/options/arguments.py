@@ -547,8 +547,13 @@ def _callable(name: str, value: Any) -> None:
 def instance(kind: type, none: bool = False) -> Check:
     """An argument that is an object of a class, or may be None too."""
     if none:
-        check = instance(kind)
-        return lambda name, value: None if value is None else check(name, value)
+        one = instance(kind)
+
+        def check(name: str, value: Any) -> None:
+            if value is not None:
+                one(name, value)
+
+        return check
     if kind in (Real, Integral):
         return _instance(kind, "a number" if kind is Real else "a whole number")
     return _instance(kind, f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}")
