@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from browser import open_browser
 from bs4 import BeautifulSoup
 
 from dino_tutorial import plots
@@ -49,7 +50,7 @@ def test_every_combination_has_its_frame_in_the_order_of_the_controls():
 def test_controls_are_native_labelled_and_set_to_the_start():
     form = form_of(made(start=(1, TINTS[1]))._repr_html_())
     assert form["aria-label"] == "A <title>"
-    (slider,) = form.select("label > input[type=range]")
+    (slider,) = form.select(".slider > label > input[type=range]")
     assert slider.parent.select_one(".name").contents[0].strip() == "size"
     assert (slider["min"], slider["max"], slider["value"]) == ("0", "2", "1")
     assert slider["aria-valuetext"] == form.select_one(".value").text == "1"
@@ -59,6 +60,8 @@ def test_controls_are_native_labelled_and_set_to_the_start():
     assert [choice.parent.text.strip() for choice in choices] == TINTS
     assert [choice.has_attr("checked") for choice in choices] == [False, True]
     assert len(form.select("input")) == 3
+    (button,) = form.select("button")
+    assert button["type"] == "button" and button["aria-label"] == "Play: size"
 
 
 def test_without_scripts_there_is_the_start_as_a_picture_and_no_dead_control():
@@ -170,3 +173,58 @@ def test_moving_a_control_changes_picture_and_words_in_a_browser(tmp_path):
         assert text == f"{size} {tint}"
         assert spoken == shown == str(size)
         assert not hidden
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens the figure in a real browser, with a clock that the test moves."""
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{made()._repr_html_()}")
+    with open_browser() as browser:
+
+        def visit(**options):
+            tab = browser.new_context(**options).new_page()
+            tab.clock.install()
+            tab.goto(page.as_uri())
+            return tab
+
+        yield visit
+
+
+def test_play_moves_the_slider_to_its_end_and_stops_there(opened):
+    page = opened()
+    slider, words = page.get_by_role("slider"), page.get_by_role("status")
+    page.get_by_role("button", name="Play: size").click()
+    assert words.get_attribute("aria-live") == "off"  # not every frame is read out
+    for place, size in ((1, 1), (2, 2)):
+        page.clock.run_for(700)
+        assert slider.input_value() == str(place)
+        assert words.inner_text() == f"size {size} in {TINTS[0]}"
+    page.clock.run_for(5000)
+    assert slider.input_value() == "2" and words.get_attribute("aria-live") is None
+    page.get_by_role("button", name="Play: size").click()  # from the end it starts anew
+    assert slider.input_value() == "0"
+
+
+def test_play_is_stopped_by_keyboard_and_by_a_control(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.clock.run_for(700)
+    assert page.locator("button:focus").get_attribute("aria-label") == "Stop: size"
+    page.keyboard.press("Space")
+    page.clock.run_for(5000)
+    assert page.get_by_role("slider").input_value() == "1"
+    page.keyboard.press("Space")
+    page.get_by_role("radio").nth(1).click()
+    page.clock.run_for(5000)
+    assert page.get_by_role("slider").input_value() == "1"
+    assert page.get_by_role("button", name="Play: size").count() == 1
+    assert page.get_by_role("status").inner_text() == f"size 1 in {TINTS[1]}"
+
+
+def test_whoever_wants_no_motion_has_the_slider_alone(opened):
+    page = opened(reduced_motion="reduce")
+    assert page.get_by_role("button").count() == 0
+    page.get_by_role("slider").press("ArrowRight")
+    assert page.get_by_role("slider").input_value() == "1"
