@@ -13,7 +13,7 @@ from sphinx.util.nodes import nested_parse_with_titles
 
 from dino_tutorial.cli import build_parser
 
-WIDTH = 79  # columns
+WIDTH = 78  # columns
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -58,7 +58,8 @@ def check(exercise: str, answer: Callable) -> Verdict:
     """Check an answer to an exercise of the book, and say what is wrong if something is.
 
     >>> def byol_loss(prediction, target):
-    ...     return (2 - 2 * torch.cosine_similarity(prediction, target, dim=-1)).mean()
+    ...     cosine = torch.cosine_similarity(prediction, target, dim=-1)
+    ...     return (2 - 2 * cosine).mean()
     >>> check("byol_loss", byol_loss)
     ✗ byol_loss: the stop-gradient is missing: ... `hint("byol_loss")` says more.
 

@@ -31,7 +31,7 @@ SIDEWAYS = """() => [...document.querySelectorAll(".bd-article *")]
   .map((e) => [e.tagName.toLowerCase(), e.textContent.trim().slice(0, 60)])"""
 # On a phone: code, what it prints, and tables and formulas that have no narrower form.
 MAY_SCROLL = {"pre", "table", "mjx-container"}
-CUT = """() => [...document.querySelectorAll(".cell_input pre, .highlight-bash pre")]
+CUT = """() => [...document.querySelectorAll(".bd-article pre")]
   .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
   .map((e) => e.textContent.trim().slice(0, 80))"""
 
