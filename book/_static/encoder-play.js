@@ -106,7 +106,8 @@
   async function start(root) {
     const find = (selector) => root.querySelector(selector);
     const say = (words) => { find(".status").textContent = words; };
-    root.innerHTML = opening;
+    // On paper there is nothing to load: what the page says without scripts is printed instead.
+    root.innerHTML = `${opening}<div class="paper">${root.innerHTML}</div>`;
     find(".open").onclick = async () => {
       find(".open").disabled = true;
       say("Loading …");
