@@ -9,12 +9,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from browser import open_browser
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 PATIENCE = 120_000  # milliseconds
 PAGES = re.findall(r"file: book/(\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
+PARTS = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]
+CHAPTERS = [
+    page["file"].removeprefix("book/")
+    for part in PARTS
+    if part.get("numbered")
+    for page in part["chapters"]
+]
 # All rules once, and again what a theme or a narrow screen can change.
 CONTRAST = ["color-contrast", "link-in-text-block"]
 NARROW = [*CONTRAST, "scrollable-region-focusable", "target-size"]
@@ -31,6 +39,29 @@ SIDEWAYS = """() => [...document.querySelectorAll(".bd-article *")]
   .map((e) => [e.tagName.toLowerCase(), e.textContent.trim().slice(0, 60)])"""
 # On a phone: code, what it prints, and tables and formulas that have no narrower form.
 MAY_SCROLL = {"pre", "table", "mjx-container"}
+# How a chapter reads: the share of code in its visible characters, the lines of its longest visible
+# cell, and where its first figure begins, in screens of 800 pixels.
+READING = """async () => {
+  await window.MathJax?.startup?.promise;
+  const article = document.querySelector(".bd-article");
+  const seen = (e) => e.checkVisibility({ visibilityProperty: true });
+  const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+  let all = 0, code = 0;
+  while (walker.nextNode()) {
+    const parent = walker.currentNode.parentElement;
+    if (parent.closest("script, style, svg, mjx-assistive-mml, button, .headerlink")) continue;
+    if (!seen(parent)) continue;
+    const characters = walker.currentNode.textContent.replace(/\\s+/g, "").length;
+    all += characters;
+    if (parent.closest(".highlight")) code += characters;
+  }
+  const lines = [...article.querySelectorAll(".highlight pre")].filter(seen)
+    .map((e) => e.textContent.trimEnd().split("\\n").length);
+  const first = [...article.querySelectorAll("img, svg, form.dino-interactive")]
+    .find((e) => seen(e) && e.getBoundingClientRect().height > 60);
+  return { code: code / all, longest: Math.max(0, ...lines),
+    figure: (first.getBoundingClientRect().top + scrollY) / 800 };
+}"""
 CUT = """() => [...document.querySelectorAll(".bd-article pre")]
   .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
   .map((e) => e.textContent.trim().slice(0, 80))"""
@@ -86,6 +117,16 @@ def test_a_page_can_be_read_by_everybody_on_every_screen_in_both_themes(visit, n
             assert page.evaluate(AXE, rules) == [], (width, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [part for part in page.evaluate(SIDEWAYS) if part[0] not in MAY_SCROLL] == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_opens_with_a_figure_and_is_mostly_prose(visit, name):
+    page = visit(name)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    reading = page.evaluate(READING)
+    assert reading["figure"] <= 1.5
+    assert reading["code"] <= 0.25
+    assert reading["longest"] <= 40
 
 
 def test_the_encoder_at_work_can_be_read_by_everybody_in_both_themes(visit):
