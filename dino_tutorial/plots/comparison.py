@@ -33,7 +33,7 @@ def method_dots(
     if missing := values.keys() - untrained.keys():
         raise UserError(f"untrained lacks {', '.join(sorted(missing))}: give fractions of them too")
     order = sorted(values, key=lambda name: -np.mean(values[name]))
-    figure = new_figure(0.7 + 0.3 * len(order))
+    figure = new_figure(0.85 + 0.3 * len(order))
     axes = figure.subplots()
     for row, name in enumerate(order):
         before, after = untrained[name], values[name]
@@ -44,7 +44,9 @@ def method_dots(
         axes.scatter(after, [row] * len(after), s=26, color=colour("blue"))
     for (name, level), dashes in zip(levels.items(), DASHES, strict=False):
         axes.axvline(level, color=colour("muted"), linewidth=1.2, linestyle=(0, dashes))
-        axes.text(level, -0.75, name, ha="center", va="bottom", color=colour("muted"), fontsize=9)
+        # A word a line: neighbours and edges keep their distance.
+        words = name.replace(" ", "\n")
+        axes.text(level, -0.75, words, ha="center", va="bottom", color=colour("muted"), fontsize=9)
     axes.set_yticks(range(len(order)), order)
     axes.set_ylim(len(order) - 0.5, -0.6)
     axes.tick_params(axis="y", labelcolor=colour("ink"))
