@@ -119,15 +119,7 @@ def test_a_page_can_be_read_by_everybody_on_every_screen_in_both_themes(visit, n
     assert [part for part in page.evaluate(SIDEWAYS) if part[0] not in MAY_SCROLL] == []
 
 
-# They still show more code than that.
-LONG = pytest.mark.xfail(strict=True, reason="more than a quarter is code")
-TOO_MUCH = {"self-distillation", "dinov2-objective"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=LONG) if name in TOO_MUCH else name for name in CHAPTERS],
-)
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_opens_with_a_figure_and_is_mostly_prose(visit, name):
     page = visit(name)
     page.set_viewport_size({"width": 1280, "height": 800})
