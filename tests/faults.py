@@ -39,6 +39,9 @@ class Child:
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
                 if leads:
                     os.setsid()
+                # A program that is started in the background has these ignored, and so do we.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
                 code = function() or 0
             except BaseException:
                 traceback.print_exc()

@@ -55,6 +55,10 @@ def original(tmp_path_factory):
     (root / "few").mkdir()
     for number in range(3):
         Image.new("RGB", (16, 16), (number, 9, 200)).save(root / "few" / f"{number}.png")
+    for number in range(4):
+        path = root / "kinds" / ("red", "blue")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (number, 9, 200)).save(path)
     _write_weights(root)
     _write_features(root)
     (root / "notebooks").mkdir()
@@ -443,10 +447,11 @@ COMMANDS = {
     "classify k many": (classifying("--data", "right.npz", "--k", "9"), "use a k from 1 to 3"),
     "classify predict": (
         classifying("--data", "right.npz", "--predict", "no/such"), "give an existing folder"),
-    "classify broken": (classifying("--data", "broken"), "none of the 5 image files"),
+    "classify broken": (
+        classifying("--data", "right.npz", "--predict", "broken"), "none of the 5 image files"),
     "classify out": (classifying("--predict", "few", "--out", "a.txt"), "has to end in .csv"),
     "classify no folder": (classifying("--predict", "few", "--out", "no/a.csv"), "make it first"),
-    "classify size": (classifying("--size", "33"), "cannot be cut into patches"),
+    "classify size": (classifying("--data", "kinds", "--size", "33"), "cannot be cut into patches"),
     # curation
     "pool missing": (["curate", "--pool", "no/such", "--out", "o"], "give an existing folder"),
     "pool empty": (["curate", "--pool", "empty", "--out", "o"], "no images in empty"),

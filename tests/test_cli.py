@@ -77,7 +77,7 @@ def test_eval_of_patches_needs_masks_and_depth(capsys, run_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("eval", "--k", 0), "k must be 1 to 1000000000, not 0"),
+        (("eval", "--k", 0), "k must be 1 to 2147483647, not 0"),
         (("eval", "--temperature", 0), "temperature is 0.0: use a number, more than 0"),
         (("eval", "--temperature", "nan"), "temperature is nan: use a number, more than 0"),
         (("eval", "--size", 0), "image_size must be 1 to 4096 pixels, not 0"),

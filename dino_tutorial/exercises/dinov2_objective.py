@@ -47,8 +47,9 @@ def _patch_loss(
     log_q = (student * temp if multiply else student / temp).log_softmax(dim=axis)
     terms = log_q.exp() * targets.log() if swapped else targets * log_q
     entropies = terms.sum(dim=-1) * counted
-    if per_image == "together":
-        return sign * entropies.sum() / counted.sum().clamp(min=1)
+    if per_image.startswith("together"):
+        least = 1 if per_image == "together or 0" else 0  # where nothing is masked: 0, or nan
+        return sign * entropies.sum() / counted.sum().clamp(min=least)
     each = entropies.sum(dim=1)
     if per_image == "mean":
         each = each / counted.sum(dim=1).clamp(min=1)
@@ -114,11 +115,14 @@ PATCH_LOSS = Exercise(
             "an image with nothing masked makes it nan, a mean over no patches; it counts 0",
             {"per_image": "nan"},
         ),
-        Mistake(
-            "patches-together",
-            "the mean runs over the masked patches of all images together, so that an image with "
-            "more of them counts more; take the mean in each image first",
-            {"per_image": "together"},
+        *(
+            Mistake(
+                "patches-together",
+                "the mean runs over the masked patches of all images together, so that an image "
+                "with more of them counts more; take the mean in each image first",
+                {"per_image": per_image},
+            )
+            for per_image in ("together", "together or 0")
         ),
         Mistake(
             "summed",

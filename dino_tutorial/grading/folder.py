@@ -14,14 +14,12 @@ from tqdm import tqdm
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, unreadable, user_path, write_text
 from dino_tutorial.grading.submission import PACKAGE, Graded, run_submission
-from dino_tutorial.options import instance, takes
 
 FIRST_COLUMNS = ("submission", "status", "reason", "seconds", "score", "out_of")
 LAST_COLUMN = "mistakes"
 LONGEST, MOST_MEMORY = 7 * 24 * 3600, 4096  # seconds, GiB
 
 
-@takes(timeout=instance(Real), memory=instance(Real), jobs=instance(Integral))
 def grade_folder(
     folder: Path,
     out: Path = Path("grades.csv"),
@@ -52,6 +50,11 @@ def grade_folder(
     """
     _check_machine()
     folder, out = user_path(folder), user_path(out)
+    # Not by `options`, which imports PyTorch: a submission's own process reads this file too.
+    for name, value, kind in (("timeout", timeout, Real), ("memory", memory, Real),
+                              ("jobs", jobs, Integral)):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise UserError(f"{name} wants a number, not {value!r:.40}")
     if not (0 < timeout < LONGEST and 1 <= memory < MOST_MEMORY):
         raise UserError(
             f"timeout is {timeout:g} s and memory is {memory:g} GiB: give each submission more "

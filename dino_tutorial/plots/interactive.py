@@ -10,7 +10,7 @@ loaded from elsewhere.
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import product
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -49,7 +49,7 @@ class InteractiveFigure:
         self,
         title: str,
         draw: Callable[..., DescribedFigure],
-        controls: Mapping[str, Sequence[Value]],
+        controls: Mapping[str, Collection[Value]],
         start: Sequence[Value] | None = None,
         still: DescribedFigure | None = None,
     ):

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -16,7 +16,7 @@ FLAT = 0.1  # standard deviation below which a tile counts as flat and is not st
 
 
 @takes()
-def rotations(images: Float[Tensor, "B 3 S S"], n: int = 4) -> Float[Tensor, "n B 3 S S"]:
+def rotations(images: Real[Tensor, "B 3 S S"], n: int = 4) -> Real[Tensor, "n B 3 S S"]:
     """Each image turned counter-clockwise by the multiples of 360° / n.
 
     Args:
@@ -72,7 +72,7 @@ def permutation_set(n_tiles: int, count: int) -> Int[Tensor, "count n_tiles"]:
     return torch.from_numpy(places[:, chosen].T.astype(np.int64))
 
 
-@takes(finite=True, size=whole(1, 2**14))
+@takes(size=whole(1, 2**14))
 def shuffled_tiles(
     images: Float[Tensor, "B 3 S S"],
     order: Int[Tensor, "B T"],

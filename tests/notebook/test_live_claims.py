@@ -1,5 +1,6 @@
 """The live checks of the claims ledger can fail: each does when the package were otherwise."""
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -32,7 +33,14 @@ def names(monkeypatch) -> dict:
 
 
 def run(number: int, names: dict) -> None:
-    exec(compile(CHECKS[number], f"claim-{number}", "exec"), names)
+    """As a notebook does: what the last line is worth is shown."""
+    tree = ast.parse(CHECKS[number], f"claim-{number}")
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, f"claim-{number}", "exec"), names)
+    if last is not None:
+        shown = eval(compile(ast.Expression(last.value), f"claim-{number}", "eval"), names)
+        if shown is not None:
+            print(shown)
 
 
 def configured(**ours):

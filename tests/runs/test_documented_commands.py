@@ -46,7 +46,9 @@ def test_pages_have_commands():
 def test_it_would_start(page, command):
     options = build_parser().parse_args(shlex.split(command))
     changes = parse_assignments(options.changes)
-    config = configure(options.method, options.data, options.preset or "laptop", changes)
+    config = configure(
+        options.method, options.data or "scenes", options.preset or "laptop", changes
+    )
     assert check_lengths(config) is None
     check_learning_rate(config)
     check_patches(config)

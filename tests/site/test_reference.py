@@ -19,7 +19,7 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]["co
 
 
 # What serves the rooms: it may change, and no reader needs it.
-INNER = {"dino_tutorial.files", "dino_tutorial.runs.folder"}
+INNER = {"dino_tutorial.files", "dino_tutorial.options", "dino_tutorial.runs.folder"}
 
 
 def rooms() -> list[str]:
