@@ -39,8 +39,8 @@ SIDEWAYS = """() => [...document.querySelectorAll(".bd-article *")]
   .map((e) => [e.tagName.toLowerCase(), e.textContent.trim().slice(0, 60)])"""
 # On a phone: code, what it prints, and tables and formulas that have no narrower form.
 MAY_SCROLL = {"pre", "table", "mjx-container"}
-# How a chapter reads: the share of code in its visible characters, the lines of its longest visible
-# cell, and where its first figure begins, in screens of 800 pixels.
+# How a chapter reads: the share of code, without what it prints, in its visible characters, the
+# lines of its longest visible cell, and where its first figure begins, in screens of 800 pixels.
 READING = """async () => {
   await window.MathJax?.startup?.promise;
   const article = document.querySelector(".bd-article");
@@ -53,7 +53,7 @@ READING = """async () => {
     if (!seen(parent)) continue;
     const characters = walker.currentNode.textContent.replace(/\\s+/g, "").length;
     all += characters;
-    if (parent.closest(".highlight")) code += characters;
+    if (parent.closest(".highlight") && !parent.closest(".output")) code += characters;
   }
   const lines = [...article.querySelectorAll(".highlight pre")].filter(seen)
     .map((e) => e.textContent.trimEnd().split("\\n").length);
