@@ -207,6 +207,12 @@ ALLOWED = {
     ("clip_gradients", "parameters", "none"),
     ("DINOHead", "x", "empty"),  # no patch was masked
     ("BYOLHead", "x", "empty"),
+    ("mask_boxes", "masks", "empty"),
+    ("corrupt", "images", "empty"),
+    ("copy_descriptors", "images", "empty"),
+    ("KoLeoLoss", "features", "empty"),
+    ("info_nce", "negatives", "empty"),  # MoCo's queue before its first batch
+    ("clip_gradients", "max_norm", "inf"),
     ("shuffled_tiles", "order", "cut"),
 }
 MAY_BE_EMPTY = {"ibot_loss", "sinkhorn_knopp", "fit_scaling_law"}

@@ -19,7 +19,7 @@ GRAY = (0.299, 0.587, 0.114)
 HASH_CANVAS, HASH_SIDE = 32, 8  # px; lowest frequencies kept each way
 
 
-@takes(images=tensor("B 3 H W", "real"))
+@takes(images=tensor("B>=0 3 H W", "real"))
 def perceptual_hash(images: Real[Tensor, "B 3 H W"]) -> Int[Tensor, " B"]:
     """64 bits that stay the same when an image is scaled, recompressed or saved again.
 
@@ -51,7 +51,7 @@ def perceptual_hash(images: Real[Tensor, "B 3 H W"]) -> Int[Tensor, " B"]:
     return (bits * weights).sum(1)
 
 
-@takes(images=tensor("B 3 H W", "real"))
+@takes(images=tensor("B>=0 3 H W", "real"))
 def copy_descriptors(images: Real[Tensor, "B 3 H W"]) -> Float[Tensor, "B 768"]:
     """An image reduced to 16 x 16 px, each colour channel with mean 0 and variance 1, flattened.
 

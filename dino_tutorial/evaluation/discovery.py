@@ -215,7 +215,7 @@ def box_iou(first: Real[Tensor, "*m 4"], second: Real[Tensor, "*n 4"]) -> Float[
     return overlap / (areas[0] + areas[1] - overlap).clamp_min(1e-12)
 
 
-@takes()
+@takes(masks=tensor("B>=0 H W", "bool"))
 def mask_boxes(masks: Bool[Tensor, "B H W"]) -> Int[Tensor, "B 4"]:
     """The smallest boxes around masks: (B, H, W) -> int64 (B, 4), (x0, y0, x1, y1).
 

@@ -7,11 +7,11 @@ from torch.nn.functional import cross_entropy, normalize
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.losses.precision import at_least_float32
-from dino_tutorial.options import number, takes
+from dino_tutorial.options import number, takes, tensor
 from dino_tutorial.parallel import gather_over_processes, rank_and_world
 
 
-@takes(temperature=number(0, 1e6, above=True))
+@takes(negatives=tensor("K>=0 D", "float", none=True), temperature=number(0, 1e6, above=True))
 def info_nce(
     query: Float[Tensor, "B D"],
     key: Float[Tensor, "B D"],

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dino_tutorial.options import takes
+from dino_tutorial.options import takes, tensor
 
 DUPLICATE = 1e-4  # a distance far below any between different images, far above rounding
 
@@ -21,7 +21,7 @@ class KoLeoLoss(nn.Module):
     Source: Sablayrolles et al. 2019, equation 2; Oquab et al. 2024, section 4.
     """
 
-    @takes()
+    @takes(features=tensor("B>=0 D", "float"))
     def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """Return the scalar loss, computed in float32.
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -189,7 +190,9 @@ def an_encoder(name: str, value: object) -> None:
     Raises:
         UserError: it is no module, or does not say how wide its features are.
     """
-    if not isinstance(value, nn.Module) or not isinstance(getattr(value, "embed_dim", None), int):
+    if not isinstance(value, nn.Module) or not isinstance(
+        getattr(value, "embed_dim", None), Integral
+    ):
         raise UserError(
             f"{name} wants an encoder that has the width of its features as embed_dim, such as "
             f"vit_tiny(), not {shown(value)}"

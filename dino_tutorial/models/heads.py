@@ -1,7 +1,5 @@
 """Projection heads: what sits between the encoder and the loss, and is thrown away after."""
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -33,7 +31,9 @@ def check_features(x: Tensor, layer: nn.Module, one_row_each: bool = False) -> N
             another precision.
     """
     (_ROWS if one_row_each else _FEATURES)("features", x)
-    weight = cast(Tensor, layer.weight)
+    weight = layer.weight
+    if not isinstance(weight, Tensor):
+        return  # a layer that stands for the linear one, such as a quantised one
     if x.shape[-1] != weight.shape[1]:
         raise UserError(
             f"the features have {x.shape[-1]} dimensions, and the head wants {weight.shape[1]}: "

@@ -11,7 +11,7 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -36,6 +36,7 @@ def check_whole(name: str, value: Any, low: int, high: int, unit: str = "") -> N
         UserError: naming the argument, its value and the bounds.
     """
     unit = f" {unit}" if unit else ""
+    value = _held(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         bounds = "" if (low, high) == (-WHOLE, WHOLE) else f" of {low} to {high}{unit}"
         raise UserError(f"{name} wants a whole number{bounds}, not {shown(value)}")
@@ -55,6 +56,14 @@ def check_number(name: str, value: Any, low: float, high: float, above: bool = F
         raise UserError(f"{name} wants {wanted}, not {shown(value)}")
     if not low <= cast(float, value) <= high or (above and value == low):
         raise UserError(f"{name} is {told(value)}: use {wanted}")
+
+
+def _held(value: Any) -> Any:
+    """The number in a tensor or an array of one, where it can be read; anything else as it is."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        with contextlib.suppress(RuntimeError):
+            return value.item()
+    return value
 
 
 def told(value: Any) -> str:
@@ -167,18 +176,32 @@ def takes(finite: bool = False, **checks: Check) -> Callable[[Function], Functio
                 return function(*arguments, **named)
             if not every:  # at the first call, when all that annotations name is defined
                 every.update(_by_annotations(function, signature) | checks)
-            given = _bound(function, signature, arguments, named)
+            bound = _bound(function, signature, arguments, named)
+            given = bound.arguments
+            plain = True
             for name, check in every.items():
                 if name in given:
                     check(name, given[name])
+                    if (found := _unpacked(check, given[name])) is not None:
+                        given[name], plain = found, False
             _check_together(every, given)
             if finite:
                 _check_finite(every, given)
-            return function(*arguments, **named)
+            return function(*arguments, **named) if plain else function(*bound.args, **bound.kwargs)
 
         return cast(Function, checked)
 
     return decorate
+
+
+def _unpacked(check: Check, value: Any) -> Any:
+    """Plain whole numbers, or lists of numbers, of those in tensors; None where there are none."""
+    if isinstance(check, _Whole) and isinstance(value, Tensor | np.ndarray):
+        return value.item()
+    listed = isinstance(check, _Numbers) and value is not None
+    if listed and (isinstance(value, Tensor) or any(isinstance(item, Tensor) for item in value)):
+        return [_held(item) for item in value]
+    return None
 
 
 def _bound(
@@ -186,27 +209,44 @@ def _bound(
     signature: inspect.Signature,
     arguments: tuple[Any, ...],
     named: dict[str, Any],
-) -> dict[str, Any]:
+) -> inspect.BoundArguments:
     try:
-        return signature.bind(*arguments, **named).arguments
+        return signature.bind(*arguments, **named)
     except TypeError as error:
         raise TypeError(f"{function.__name__}(): {error}") from None
 
 
 def whole(low: int = 1, high: int = 2**31 - 1, none: bool = False) -> Check:
-    """An argument that is a whole number from ``low`` to ``high``, or may be None too."""
+    """An argument that is a whole number from ``low`` to ``high``, or may be None too.
 
-    def check(name: str, value: Any) -> None:
-        if not (none and value is None):
-            check_whole(name, value, low, high)
+    A tensor or an array of one number counts, such as ``labels.max() + 1``; :func:`takes` hands
+    it on as an int.
+    """
+    return _Whole(low, high, none)
 
-    return check
+
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    low: int
+    high: int
+    none: bool
+
+    def __call__(self, name: str, value: Any) -> None:
+        if not (self.none and value is None):
+            check_whole(name, value, self.low, self.high)
 
 
 def number(low: float, high: float, above: bool = False, none: bool = False) -> Check:
-    """An argument that is a finite number of these bounds, see :func:`check_number`."""
+    """An argument that is a finite number of these bounds, see :func:`check_number`.
+
+    A tensor of one number counts, and is handed on as it is: a temperature may be learned.
+    """
 
     def check(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            value = _held(value)
+            if isinstance(value, Tensor) and value.ndim == 0 and _kind_of(value) == "float":
+                return  # its value is not at hand, such as within torch.vmap
         if not (none and value is None):
             check_number(name, value, low, high, above)
 
@@ -221,22 +261,28 @@ def numbers(one: Check, length: int | None = None, none: bool = False) -> Check:
         length: how many there are; None is any number but none.
         none: whether it may be None.
     """
-    many = "a list of numbers" if length is None else f"{length} numbers"
+    return _Numbers(one, length, none)
 
-    def check(name: str, value: Any) -> None:
-        if none and value is None:
+
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+    one: Check
+    length: int | None
+    none: bool
+
+    def __call__(self, name: str, value: Any) -> None:
+        many = "a list of numbers" if self.length is None else f"{self.length} numbers"
+        if self.none and value is None:
             return
         listed = isinstance(value, Collection | np.ndarray) and not isinstance(
             value, str | bytes | Mapping | set | frozenset
         )
-        if not listed or isinstance(value, np.ndarray) and value.ndim != 1:
+        if not listed or isinstance(value, Tensor | np.ndarray) and value.ndim != 1:
             raise UserError(f"{name} wants {many}, such as a tuple, not {shown(value)}")
-        if len(value) == 0 or length not in (None, len(value)):
+        if len(value) == 0 or self.length not in (None, len(value)):
             raise UserError(f"{name} wants {many}, not {len(value)}")
         for place, item in enumerate(value):
-            one(f"{name}[{place}]", item)
-
-    return check
+            self.one(f"{name}[{place}]", item)
 
 
 def pair(low: int = 1, high: int = 2**20, none: bool = False) -> Check:
@@ -394,16 +440,21 @@ def _check_finite(every: Mapping[str, Check], given: Mapping[str, Any]) -> None:
     for name, _, value in _arrays(every, given):
         if isinstance(value, Tensor) and value.is_meta:
             raise UserError(NO_VALUES.format(name))
-        real = as_tensor(value)
-        if (
-            isinstance(real, Tensor)
-            and real.is_floating_point()
-            and not bool(real.isfinite().all())
-        ):
+        if not _is_finite(as_tensor(value)):
             raise UserError(
                 f"{name} holds NaN or infinity: leave these rows out, and look at what made them, "
                 "such as an encoder that has diverged"
             )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a tensor holds no NaN and no infinity, as far as its values are at hand."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return True
+    finite = value.isfinite().all()
+    with contextlib.suppress(RuntimeError):  # within torch.vmap, or of a FakeTensor
+        return bool(finite)
+    return True
 
 
 def _by_annotations(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Check]:
@@ -437,12 +488,14 @@ def _of_annotation(kind: Any) -> Check | None:
     if origin is type:
         return _class_of(inner[0])
     if origin is tuple and inner and set(inner) <= {int, float} and Ellipsis not in inner:
-        one = whole() if inner[0] is int else number(-LARGE, LARGE)
+        one = whole() if inner[0] is int else _finite
         return numbers(one, len(inner))
     if origin is tuple and inner and Ellipsis not in inner:
         return _tuple_of(inner)
     if origin in (Sequence, list, tuple):
         return _list_of(inner[0] if inner else Any)
+    if origin is Iterable:
+        return _many
     if origin in (Mapping, dict) or kind in (Mapping, dict):
         return _mapping_of(inner[1] if inner else Any)
     if origin is os.PathLike:
@@ -480,13 +533,18 @@ def _list_of(kind: Any) -> Check:
 
     def check(name: str, value: Any) -> None:
         listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        if not listed and not isinstance(value, np.ndarray):
+        if not (listed or isinstance(value, Tensor | np.ndarray) and value.ndim > 0):
             raise UserError(f"{name} wants a list, not {shown(value)}")
         if one is not None:
             for place, item in enumerate(value):
                 one(f"{name}[{place}]", item)
 
     return check
+
+
+def _many(name: str, value: Any) -> None:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | Tensor):
+        raise UserError(f"{name} wants a list, not {shown(value)}")
 
 
 def _tuple_of(kinds: Sequence[Any]) -> Check:
@@ -525,6 +583,10 @@ def _class_of(kind: type) -> Check:
 def _flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
         raise UserError(f"{name} wants True or False, not {shown(value)}")
+
+
+def _finite(name: str, value: Any) -> None:
+    check_number(name, value, -LARGE, LARGE)
 
 
 def _text(name: str, value: Any) -> None:
@@ -580,7 +642,7 @@ def _instance_of(kind: Any) -> Check | None:
 
 _SIMPLE: dict[Any, Check] = {
     int: whole(-WHOLE, WHOLE),
-    float: number(-LARGE, LARGE),
+    float: _finite,
     bool: _flag,
     str: _text,
     Path: _path,

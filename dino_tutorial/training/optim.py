@@ -1,6 +1,8 @@
 """What the optimizer is given, and what is done to gradients before it sees them."""
 
+import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.options import among, number, takes
+from dino_tutorial.options import among, number, takes, tensor
 from dino_tutorial.parallel import is_cut_up, own_part, sum_over_processes
 
 CLIP_RULES = ("parameter", "module", "global")
 LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # the power of batch / 256 in the learning rate
 OPTIMIZERS = ("adamw", "lars", "sgd")
+_TENSOR = tensor("...")
 
 
 @takes(
@@ -96,20 +99,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, weight_decay:
             group["weight_decay"] = weight_decay
 
 
-@takes(max_norm=number(0, 1e30), rule=among(("parameter", "global")))
+@takes(max_norm=number(0, math.inf), rule=among(("parameter", "global")))
 @torch.no_grad()
-def clip_gradients(parameters: list[Tensor], max_norm: float, rule: str) -> Float[Tensor, ""]:
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float, rule: str) -> Float[Tensor, ""]:
     """Scale gradients down to ``max_norm`` and return their global norm before that.
 
     ``"parameter"`` bounds each parameter's own norm (DINO's code); ``"global"`` bounds the norm
-    of all together (the usual rule); :func:`clip_modules` is between the two. ``max_norm=0``
-    only measures. Nothing waits for the device.
+    of all together (the usual rule); :func:`clip_modules` is between the two. ``max_norm`` of 0 or
+    infinity only measures. Nothing waits for the device.
 
     Returns:
         Scalar tensor on the parameters' device.
 
     Source: facebookresearch/dino ``utils.clip_gradients``.
     """
+    parameters = list(parameters)
+    for place, parameter in enumerate(parameters):
+        _TENSOR(f"parameters[{place}]", parameter)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros((), device=parameters[0].device if parameters else None)

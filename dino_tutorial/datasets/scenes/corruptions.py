@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.options import takes, whole
+from dino_tutorial.options import takes, tensor, whole
 
 #: How severe a corruption can be, from mild to hardly recognisable.
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -102,7 +102,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 }
 
 
-@takes(severity=whole(), seed=whole(0, 2**63 - 1))
+@takes(images=tensor("n>=0 3 S S", "uint8"), severity=whole(), seed=whole(0, 2**63 - 1))
 def corrupt(
     images: UInt8[Tensor, "n 3 S S"], kind: str, severity: int, seed: int = 0
 ) -> UInt8[Tensor, "n 3 S S"]:

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.options import takes, whole
+from dino_tutorial.options import takes, tensor, whole
 from dino_tutorial.seeds import splitmix64
 
 #: The ten kinds of object; a label is an index into them.
@@ -87,7 +87,7 @@ def _word(text: str) -> np.uint64:
     return np.uint64(zlib.crc32(text.encode()))
 
 
-@takes(seed=whole(0, 2**63 - 1))
+@takes(indices=tensor("n>=0", "int"), seed=whole(0, 2**63 - 1))
 def sample_factors(
     indices: Int[Tensor, " n"], split: str = "train", seed: int = 0
 ) -> dict[str, Int[Tensor, " n"]]:

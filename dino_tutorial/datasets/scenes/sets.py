@@ -18,10 +18,10 @@ from dino_tutorial.datasets.scenes.factors import (
     Factors,
     sample_factors,
 )
-from dino_tutorial.options import takes, whole
+from dino_tutorial.options import takes, tensor, whole
 
 
-@takes()
+@takes(masks=tensor("n>=0 H W", "bool"))
 def boxes_of(masks: Bool[Tensor, "n H W"]) -> Int[Tensor, "n 4"]:
     """The smallest boxes around masks: bool (n, H, W) -> int64 (n, 4), (x0, y0, x1, y1).
 
