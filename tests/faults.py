@@ -53,6 +53,10 @@ class Child:
         os.close(writing)
         self._pipe = reading
 
+    def has_ended(self) -> bool:
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, how) is not None
+
     def end(self) -> Ended:
         with os.fdopen(self._pipe, "rb") as pipe:
             said = pipe.read().decode("utf-8", "replace")

@@ -115,14 +115,12 @@ PATCH_LOSS = Exercise(
             "an image with nothing masked makes it nan, a mean over no patches; it counts 0",
             {"per_image": "nan"},
         ),
-        *(
-            Mistake(
-                "patches-together",
-                "the mean runs over the masked patches of all images together, so that an image "
-                "with more of them counts more; take the mean in each image first",
-                {"per_image": per_image},
-            )
-            for per_image in ("together", "together or 0")
+        Mistake(
+            "patches-together",
+            "the mean runs over the masked patches of all images together, so that an image with "
+            "more of them counts more; take the mean in each image first",
+            {"per_image": "together"},
+            {"per_image": "together or 0"},
         ),
         Mistake(
             "summed",
