@@ -17,6 +17,7 @@ from dino_tutorial.runs.build import load_method, trained_method
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.encoders import OpenedEncoder, open_encoder
 from dino_tutorial.runs.folder import find_folder
+from dino_tutorial.training.checkpoint import has_checkpoint
 
 SIZES = ("views.global_size", "views.local_size")
 
@@ -41,12 +42,18 @@ def start_from(method: Method, init: str | Path, n_classes: int = 0) -> None:
     if _is_backbone(init):
         _load_backbone(method, open_encoder(init))
         return
+    backbone = Path(init) / "backbone.safetensors"
+    if user_path(backbone).is_file() and not has_checkpoint(user_path(init)):
+        raise UserError(
+            f"train.init = {init} is a record, which holds no heads: name the folder that the run "
+            f"was trained in, or start with fresh heads from its backbone alone, {backbone}"
+        )
     before = trained_method(init, n_classes)
     if type(before) is not type(method):
         raise UserError(
             f"train.init = {init} is a run of {type(before).__name__}, not of "
             f"{type(method).__name__}: start from a run of the same method, or from its backbone "
-            f"alone, {Path(init) / 'backbone.safetensors'}"
+            f"alone, {backbone}"
         )
     state, modules = before.state_dict(), dict(method.named_modules())
     for name, module in before.named_modules():

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +104,16 @@ def test_runs_that_cannot_be_gone_on_from(low, tmp_path, capsys, changes, senten
     assert main(words) == 2
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_with_weights_offers_its_backbone(low, tmp_path):
+    kept = record(low, tmp_path / "kept", weights=True)
+    config = finish(tmp_path / "on", low, **{"train.init": str(kept)})
+    with pytest.raises(UserError, match="holds no heads") as refused:
+        start_from(build_method(config), kept)
+    backbone = str(refused.value).rsplit(" ", 1)[-1]
+    assert Path(backbone) == kept / "backbone.safetensors"
+    start_from(build_method(config), backbone)
 
 
 def test_an_unfinished_run_is_not_gone_on_from(low, tmp_path):
