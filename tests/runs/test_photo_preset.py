@@ -154,6 +154,21 @@ def test_the_gpu_preset_needs_its_18_gib_in_one_part_and_fits_a_card_of_16(metho
     assert parts == 2 and cost.bytes(512 // parts) / GIB <= 14
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "method", "n_images", "ceiling"),
+    [
+        ("photo", "dino", 128, 14),  # half of its batch on a card of 16 GB
+        ("photo", "dinov2", 112, 14),
+        ("paper", "dino", 64, 8),  # a GPU's share; 15.4 GB in Caron et al. 2021, table 8, 2 + 10
+    ],
+)
+def test_a_step_of_photographs_keeps_below_its_ceiling(preset, method, n_images, ceiling, a_gpu):
+    """Activations are in 16 bits: a part of the network that fell out of autocast would show."""
+    cost = adapt.simulated(configure(method, "FOLDER", preset), 0, a_gpu(15))
+    assert 0.85 * ceiling <= cost.bytes(n_images) / GIB <= ceiling
+
+
 def test_parts_are_the_fewest_that_fit():
     cost = StepCost(fixed=100, per_image=10, flops=1)
     assert [parts_that_fit(cost, 12, budget) for budget in (220, 219, 160, 0)] == [1, 2, 2, 6]
