@@ -170,14 +170,14 @@ def options(folder, device, **entry):
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
 def test_a_trial_on_the_cpu_makes_records_and_their_table(script, tmp_path, capsys):
-    words = options(tmp_path, "cpu", eval=["--linear"])
+    words = options(tmp_path, "cpu", eval=["--linear", "--k", "200"])
     assert script.main(words) == 0
     assert "1 of 1 records are there" in capsys.readouterr().out
     rows = (tmp_path / "gpu.md").read_text().splitlines()
     (one,) = (row for row in rows if row.startswith("| `one-s0` | a trial |"))
     summary = json.loads((tmp_path / "results" / "one-s0" / "summary.json").read_text())
     assert f"| 4 | {summary['train_seconds'] / 60:.1f} |" in one
-    assert one.count("%") == 2  # k-NN and the linear probe
+    assert one.count("%") == 3  # k-NN with 20 neighbours, with 200, and the linear probe
     assert script.main(words) == 0  # again: nothing to do, and the same table
     assert (tmp_path / "gpu.md").read_text().splitlines() == rows
 
