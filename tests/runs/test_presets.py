@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from dino_tutorial import configure, shipped
 from dino_tutorial.methods import METHODS
+from dino_tutorial.options import flatten
 from dino_tutorial.runs import config
-from dino_tutorial.runs.config import PRESETS
+from dino_tutorial.runs.config import PRESETS, read_config
 
+RESULTS = shipped("data/results")
 FOLDER = Path(config.__file__).parent / "presets"
 FILES = sorted(FOLDER.glob("*.yaml"))
 # A paper by its year, a file of a reference repository, or a choice of this package's own.
@@ -70,3 +73,14 @@ def test_each_value_carries_its_source(path):
 )
 def test_a_value_without_a_source_is_found(text, missing):
     assert unsourced(text) == missing
+
+
+@pytest.mark.parametrize("method", ["dino", "simclr"])
+def test_the_records_on_cifar10_have_the_preset_s_settings(method):
+    """They were trained on a folder of its images, in bf16, and so had to be told all of them."""
+    stored = flatten(read_config(RESULTS / f"{method}-cifar10-s0" / "config.yaml"))
+    ours = flatten(configure(method, "cifar10", "laptop"))
+    told = ("views.", "model.", "objective.", "optim.", "train.epochs", "train.batch_size")
+    compared = [key for key in ours if key.startswith(told)]
+    assert len(compared) > 30
+    assert {key: stored[key] for key in compared} == {key: ours[key] for key in compared}
