@@ -15,7 +15,7 @@ from docutils import nodes
 
 HEAD = re.compile(r"<svg\b[^>]*>")
 ITS_OWN_WORDS = re.compile(r"<(title|desc)\b.*?</\1>\s*", re.DOTALL)
-LABELLED = re.compile(r'\s+aria-labelledby="[^"]*"')
+LABELLED = re.compile(r'\s+aria-label(ledby)?="[^"]*"')
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -2,7 +2,8 @@
 
 Written when the pages are built, out of the checkpoint in ``data/checkpoints``: its weights as
 whole numbers of 16 bits (a tensor's largest value is 32767), the position embeddings of the two
-sizes at which it runs, features and thumbnails of training scenes, and test scenes to begin with.
+sizes at which it runs, features and thumbnails of training scenes, and test scenes and photographs
+to begin with.
 It is a script, because a page that was opened as a file may load nothing else; a page asks for it
 only when the reader does.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from dino_tutorial import load_run
@@ -29,6 +30,7 @@ FILE = Path("_static", "encoder-data.js")
 LARGE, SMALL = 96, 32  # pixels: for the maps, and for the nearest images, as it was trained
 BANK, COLUMNS = 600, 30  # training scenes, and how many of them stand side by side
 SAMPLES = 10  # test scenes, the first of each kind
+PHOTOGRAPHS = ("cat", "coffee", "dahlia", "pavilion", "astronaut")  # of data/photos
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -62,7 +64,7 @@ def stored(folder: Path) -> dict[str, Any]:
         "classes": list(CLASSES),
         "bank": packed({"mean": features.mean(0), "difference": features - features.mean(0)})
         | {"labels": bank.labels.tolist(), "columns": COLUMNS, "sheet": sheet(thumbnails)},
-        "samples": samples(),
+        "samples": samples() + photographs(folder.parents[1] / "photos"),
     }
 
 
@@ -101,9 +103,26 @@ def samples() -> list[dict[str, Any]]:
     first = [int((scenes.labels == kind).nonzero()[0]) for kind in range(SAMPLES)]
     images = scenes.images(torch.tensor(first)).permute(0, 2, 3, 1).numpy()
     return [
-        {"kind": CLASSES[kind], "image": address(image, lossless=True)}
+        {
+            "label": CLASSES[kind],
+            "words": f"A test scene of the kind “{CLASSES[kind]}”",
+            "image": address(image, lossless=True),
+        }
         for kind, image in enumerate(images)
     ]
+
+
+def photographs(folder: Path) -> list[dict[str, Any]]:
+    """The middle of each photograph, cut as the page cuts a reader's."""
+    samples = []
+    for name in PHOTOGRAPHS:
+        with Image.open(folder / f"{name}.jpg") as whole:
+            square = ImageOps.fit(whole.convert("RGB"), (LARGE, LARGE), Image.Resampling.LANCZOS)
+        image = address(np.asarray(square), quality=90)
+        samples.append(
+            {"label": f"photograph: {name}", "words": f"A photograph ({name})", "image": image}
+        )
+    return samples
 
 
 def address(pixels: np.ndarray, **options: Any) -> str:

@@ -21,8 +21,8 @@
     <div class="buttons"><button type="button" class="open">Load the encoder (1.8 MB)</button></div>
     <p class="status" role="status"></p>`;
   const markup = (data) => `
-    <div class="samples" role="group" aria-label="A test scene">${data.samples.map(({ kind, image }, i) =>
-      `<button type="button" data-sample="${i}" aria-pressed="false"><img src="${image}" alt="${kind}" width="48" height="48"></button>`).join("")}
+    <div class="samples" role="group" aria-label="A test scene or a photograph">${data.samples.map(({ label, image }, i) =>
+      `<button type="button" data-sample="${i}" aria-pressed="false"><img src="${image}" alt="${label}" width="48" height="48"></button>`).join("")}
     </div>
     <div class="buttons"><label class="pick"><input type="file" accept="image/*"><span>A picture of yours</span></label>
     <span class="hint">or drop one here</span></div>
@@ -184,8 +184,8 @@
         const button = target.closest("[data-sample]");
         if (!button) return;
         for (const other of root.querySelectorAll("[data-sample]")) other.setAttribute("aria-pressed", String(other === button));
-        const { image, kind } = data.samples[button.dataset.sample];
-        show(await createImageBitmap(await picture(image)), `A test scene of the kind “${kind}”`);
+        const { image, words } = data.samples[button.dataset.sample];
+        show(await createImageBitmap(await picture(image)), words);
       });
       find("[type=file]").onchange = ({ target }) => target.files[0] && take(target.files[0]);
       for (const input of root.querySelectorAll("[name=block]")) input.onchange = drawMaps;

@@ -8,6 +8,7 @@ refers to CSS variables, so the page that holds it decides which of the two is d
 
 import base64
 import functools
+import hashlib
 import html
 import io
 import math
@@ -107,13 +108,13 @@ class DescribedFigure(Figure):
     """A matplotlib figure that carries ``alt_text``: what it shows, written from its data.
 
     It belongs to no window and is not kept by pyplot, so nothing has to close it. A notebook
-    shows it as a picture, a terminal as its description.
+    shows it as a drawing in the colours of its theme, a terminal as its description.
     """
 
     alt_text: str = ""
 
-    def _repr_png_(self) -> bytes:
-        return to_png(self)
+    def _repr_svg_(self) -> str:
+        return to_themed_svg(self)
 
     def __repr__(self) -> str:
         return f"<Figure: {self.alt_text}>"
@@ -242,6 +243,31 @@ def to_svg(figure: DescribedFigure, prefix: str) -> str:
         f' viewBox="0 0 {width:g} {height:g}">'
     )
     return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1).strip()
+
+
+UNNAMED = "unnamed-plot"
+ALONE = 'width="100%" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+THEMED = """\
+<style>
+#{name} {{ {light}; --sans: system-ui, sans-serif; max-width: 40rem }}
+html[data-theme="dark"] #{name} {{ {dark} }}
+#{name}:root {{ font-family: system-ui, sans-serif }}
+@media (prefers-color-scheme: dark) {{ #{name}:root {{ {dark} }} }}
+</style>"""
+
+
+def to_themed_svg(figure: DescribedFigure) -> str:
+    """The figure as an SVG file of its own, which brings the colours of both themes.
+
+    As a picture it follows the system's theme; as an element of a page, the page's.
+    """
+    drawn = to_svg(figure, UNNAMED)
+    name = f"plot-{hashlib.sha256(drawn.encode()).hexdigest()[:12]}"
+    used = [key for key in COLOURS if f"var(--{key})" in drawn]
+    light, dark = ("; ".join(f"--{key}: {COLOURS[key][i]}" for key in used) for i in (0, 1))
+    style = THEMED.format(name=name, light=light, dark=dark)
+    opening, rest = drawn.replace(UNNAMED, name).split(">", 1)
+    return opening.replace("<svg", f'<svg id="{name}" {ALONE}', 1) + f">\n{style}{rest}"
 
 
 def _variable(names: dict[str, str], value: str) -> str:

@@ -155,9 +155,27 @@ def test_paths_are_stored_to_a_hundredth_of_a_point():
 
 
 def test_figure_shows_itself_in_a_notebook_and_a_terminal():
-    figure = plots.loss_curve(rows_of("loss", [6.0, 3.0]))
-    assert figure._repr_png_().startswith(b"\x89PNG")
-    assert repr(figure) == "<Figure: Loss falls from 6 to 3 in 10 steps.>"
+    figure = plots.loss_curve(rows_of("loss", [6.0, 3.0]), LN_K)
+    assert repr(figure).startswith("<Figure: Loss falls from 6 to 3 in 10 steps")
+    svg = figure._repr_svg_()
+    assert svg == figure._repr_svg_() != plots.loss_curve(rows_of("loss", [6, 2]))._repr_svg_()
+    root = ElementTree.fromstring(svg)  # a file of its own: all its names are declared
+    assert root.get("aria-label") == figure.alt_text
+
+
+def test_a_figure_brings_the_colours_of_both_themes():
+    svg = plots.loss_curve(rows_of("loss", [6.0, 3.0]), LN_K)._repr_svg_()
+    name = re.search(r'<svg id="([^"]+)"', svg)[1]
+    used = set(re.findall(r"var\(--([a-z-]+)\)", svg)) - {"sans"}
+    assert {"blue", "card", "muted"} <= used
+    for rule, shade in ((f"#{name} {{", 0), (f'html[data-theme="dark"] #{name} {{', 1)):
+        (given,) = re.findall(rf"^{re.escape(rule)} (.*) }}$", svg, flags=re.MULTILINE)
+        stored = dict(pair.split(": ") for pair in given.split("; "))
+        for key in used:
+            assert stored[f"--{key}"] == style.COLOURS[key][shade]
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg)) <= set(
+        re.findall(r' id="([^"]+)"', svg)
+    )
 
 
 # Curves

@@ -1,5 +1,7 @@
 """The encoder in the reader's browser is the package's, and works from a file by all means."""
 
+import base64
+import io
 import json
 import re
 import sys
@@ -9,10 +11,11 @@ import nbformat
 import pytest
 import torch
 from browser import open_browser, visits
+from PIL import Image
 from site_scripts import run_script
 
 from dino_tutorial import load_run
-from dino_tutorial.datasets.scenes import SceneDataset
+from dino_tutorial.datasets.scenes import CLASSES, SceneDataset
 from dino_tutorial.evaluation import component_colors, nearest_neighbours, normalize, patch_pca
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +82,17 @@ def test_all_that_the_page_shows_is_what_the_package_computes(made, data, tmp_pa
         components = patch_pca(expected.patches[i : i + 1], foreground=False)
         close(one["colours"], component_colors(components))
         assert one["nearest"][:10] == nearest[i].tolist()
+
+
+def test_it_begins_with_scenes_and_photographs(made, data):
+    text = data.read_text(encoding="utf-8").removeprefix("var bookEncoderData = ").rstrip(";\n")
+    samples = json.loads(text)["samples"]
+    kinds, named = list(CLASSES), [f"photograph: {name}" for name in made.PHOTOGRAPHS]
+    assert [sample["label"] for sample in samples] == kinds + named
+    for sample in samples:
+        kept = base64.b64decode(sample["image"].partition("base64,")[2])
+        assert Image.open(io.BytesIO(kept)).size == (made.LARGE, made.LARGE)
+        assert sample["label"].removeprefix("photograph: ") in sample["words"]
 
 
 def close(ours: list[float], theirs: torch.Tensor, tolerance: float = 1e-3) -> None:

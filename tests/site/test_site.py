@@ -95,6 +95,18 @@ def test_diagrams_are_set_into_the_page_and_have_words(pages):
     assert shown.keys() == drawn
 
 
+def test_figures_are_set_into_the_page_and_follow_its_theme(pages):
+    """None is a picture of a light card, which would shine in the dark."""
+    drawn = 0
+    for page, soup in pages.items():
+        assert not soup.select(".cell_output img[src$='.png']"), page.name
+        for svg in soup.select(".cell_output svg[id^=plot-]"):
+            assert svg["role"] == "img" and len(svg["aria-label"].split()) > 5, page.name
+            assert f'[data-theme="dark"] #{svg["id"]} {{' in svg.style.string, page.name
+            drawn += 1
+    assert drawn > 60
+
+
 def test_images_have_their_size_and_load_when_they_are_near(pages):
     raster = [
         (page.name, image)
