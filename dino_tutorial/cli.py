@@ -214,8 +214,8 @@ def build_parser() -> argparse.ArgumentParser:
     assignment.set_defaults(run=_assignment)
 
     curate = commands.add_parser("curate", help="choose images of a pool: no copies, balanced")
-    curate.add_argument("--pool", required=True, help="scenes, a folder of images, or a data set")
-    curate.add_argument("--seeds", help="curated images to retrieve around: scenes, folder, set")
+    curate.add_argument("--pool", required=True, help="patterns, scenes, a folder, or a data set")
+    curate.add_argument("--seeds", help="curated images to retrieve around, named as a pool is")
     curate.add_argument("--evaluation", help="images to keep out: a folder or a set's test split")
     curate.add_argument(
         "--weights",

@@ -21,6 +21,7 @@ from dino_tutorial.curation.pipeline import (
 )
 from dino_tutorial.datasets import (
     LARGEST_LIMIT,
+    LOOKS,
     ArrayDataset,
     ImageDataset,
     open_dataset,
@@ -59,8 +60,8 @@ def curate_pool(
     """Curate a pool of images and write what was chosen, and why, to a folder.
 
     Args:
-        pool: "scenes" (20,000 with planted duplicates and junk), a folder of images, or the name
-            of a data set, of which the training split is taken.
+        pool: "patterns" or "scenes" (20,000 with planted duplicates and junk), a folder of images,
+            or the name of a data set, of which the training split is taken.
         out: gets ``selected.txt``, ``summary.json``, ``report.html`` and the descriptions; when
             these are there from an earlier call, it goes on from them. Where images cannot be read,
             of the pool, the seeds or the evaluation, ``left_out.txt`` names them all.
@@ -175,10 +176,12 @@ def open_pool(
     name: str, size: int | None, limit: int | None
 ) -> tuple[ImageDataset, np.ndarray | None]:
     """The images, and for the scenes the true group of copies that each belongs to."""
-    if name == "scenes":
-        images, labels, source = uncurated_pool(limit or SCENE_POOL, size or SCENE_SIZE)
+    if name in LOOKS:
+        images, labels, source = uncurated_pool(
+            limit or SCENE_POOL, size or SCENE_SIZE, look=LOOKS[name]
+        )
         groups = torch.where(source < 0, torch.arange(len(source)), source).numpy()
-        return ArrayDataset(images, labels, CLASSES, "scenes"), groups
+        return ArrayDataset(images, labels, CLASSES, name), groups
     if _is_image_folder(name):
         return ImageFiles(name, size or PHOTO_SIZE, limit), None
     return open_dataset(name, "train", image_size=size or PHOTO_SIZE, limit=limit), None
@@ -186,8 +189,8 @@ def open_pool(
 
 def open_seeds(name: str, size: int) -> ImageDataset:
     """The curated images, on the pool's canvas."""
-    if name == "scenes":
-        return ArrayDataset(*curated_seeds(size=size), CLASSES, "scenes")
+    if name in LOOKS:
+        return ArrayDataset(*curated_seeds(size=size, look=LOOKS[name]), CLASSES, name)
     return open_pool(name, size, None)[0]
 
 

@@ -13,6 +13,7 @@ from two_processes import in_two_processes
 
 from dino_tutorial import configure, train
 from dino_tutorial.cli import main
+from dino_tutorial.curation.command import open_pool
 from dino_tutorial.datasets import ArrayDataset, open_dataset, write_shards
 from dino_tutorial.datasets.files import ImageFiles
 from dino_tutorial.datasets.scenes import CLASSES, SceneDataset
@@ -154,6 +155,19 @@ def test_scenes_are_measured_against_the_truth(curated):
     assert min(summary["pair_precision"], summary["pair_recall"]) >= 0.95
     assert 0 <= summary["purity_nearest"] <= 1 and summary["copies"] > 40
     assert summary["copies_by_hash"] < summary["copies"]
+
+
+def test_patterned_scenes_are_a_pool_too(tmp_path, capsys):
+    """Pool and seeds of the same kinds as the coloured ones', image by image."""
+    words = ["curate", "--pool", "patterns", "--seeds", "patterns", "--evaluation", "patterns"]
+    assert main([*words, "--limit", "300", "--out", str(tmp_path), "--set", "size=40"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["pool"], summary["selected"]) == ("patterns", 40)
+    assert min(summary["pair_precision"], summary["pair_recall"]) >= 0.9
+    images, groups = open_pool("patterns", 32, 300)
+    coloured, same_groups = open_pool("scenes", 32, 300)
+    assert torch.equal(images.labels, coloured.labels) and np.array_equal(groups, same_groups)
+    assert not torch.equal(images.images(), coloured.images())
 
 
 def test_the_report_is_one_accessible_file(curated):
