@@ -1,6 +1,7 @@
 """The preset for a folder of photographs: lengths in steps, a batch that fits, on any machine."""
 
 import gc
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from dino_tutorial.cli import main
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.options import parse_assignments
-from dino_tutorial.runs import adapt, build_method, doctor, read_config
+from dino_tutorial.runs import Run, adapt, build_method, doctor, read_config
 from dino_tutorial.runs.adapt import adapted, parts_that_fit
 from dino_tutorial.runs.checks import check_lengths
 from dino_tutorial.runs.cost import LiveBytes, StepCost, step_cost
@@ -75,6 +76,32 @@ def test_a_folder_of_photographs_trains_with_one_command(photographs, tmp_path, 
     assert "warmup_epochs = 10.0" in said and "the run of train.steps = 3, and are cut" in said
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2  # the first and the last
     assert (run / "report.html").is_file()
+
+
+# Portrait, landscape, square, narrow; smaller than a view and larger than the canvas: (W, H).
+SHAPES = ((480, 640), (640, 480), (512, 512), (900, 300), (120, 90), (1600, 1067))
+
+
+@pytest.mark.slow
+def test_the_preset_as_it_is_takes_three_steps_on_a_cpu(tmp_path, capsys):
+    """ViT-S/16 and ten views of 224 and 96 pixels; two thirds of the time are the three steps."""
+    place, run = tmp_path / "photographs", tmp_path / "runs" / "own"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        width, height = SHAPES[number % len(SHAPES)]
+        coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), np.uint8)
+        Image.fromarray(coarse).resize((width, height)).save(place / f"{number}.jpg")
+    command = ["train", "dino", "--data", str(place), "--preset", "photo", "--name", "own"]
+    own = ["--device=cpu", f"--folder={run.parent}", "--set=train.steps=3"]
+    assert main([*command, *own]) == 0
+    assert "a batch of 8 images, run in 1 part" in capsys.readouterr().err
+    stored, rows = read_config(run / "config.yaml"), Run(run).metrics
+    assert (stored.model.arch, stored.views.local_crops) == ("vit_small", 8)
+    assert stored.train.batch_size == 8 and not stored.train.adapt
+    assert [row["step"] for row in rows] == [0, 2]
+    assert all(abs(row["loss"] - row["ln_k"]) < 1 for row in rows)  # still at its beginning
+    assert {"checkpoint.pt", "backbone.safetensors", "report.html"} < set(os.listdir(run))
 
 
 @pytest.mark.parametrize("method", METHODS)
