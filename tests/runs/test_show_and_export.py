@@ -257,6 +257,26 @@ def test_what_goes_to_transformers_comes_back_the_same_function(form, tmp_path):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_transformers_loads_the_folder_by_itself(form, capsys, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    run, folder = run_of(tmp_path, **FORMS[form]), tmp_path / "for-hf"
+    assert say(capsys, "export", tmp_path, "--to", "hf", "--out", folder)[0] == 0
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    encoder = run.encoder()
+    registers = encoder.num_register_tokens
+    assert type(model).__name__ == ("Dinov2WithRegistersModel" if registers else "Dinov2Model")
+    side = run.config.views.global_size
+    sizes = [(side, side), (2 * side, side)] if registers else [(side, side)]
+    for height, width in sizes:
+        images = drawn(2, height, width)
+        with torch.no_grad():
+            tokens = model(pixel_values=images).last_hidden_state
+            ours = encoder.forward_features(images)
+        torch.testing.assert_close(tokens[:, 0], ours.cls, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(tokens[:, 1 + registers :], ours.patches, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("own", [(16, 16), (37, 16), (4, 7), (14, 5)])
 def test_positions_for_onnx_are_those_of_the_model(own):
     out, grid = own[1], torch.randn(own[0], 5, generator=torch.Generator().manual_seed(0))
