@@ -60,13 +60,14 @@ def nearest_images(
 ) -> tuple[Tensor, Tensor]:
     """The k images of the bank that lie nearest to each query in feature space.
 
+    The encoder describes them where it is: of photographs, on a GPU if there is one.
+
     Returns:
         images (q, k, 3, H, W), nearest first, and their labels (q, k); of a bank of fewer than
         k images, all.
     """
-    device = torch.device("cpu")
-    bank_features, bank_labels = extract_features(encoder, bank, device=device)
-    features, _ = extract_features(encoder, queries, device=device)
+    bank_features, bank_labels = extract_features(encoder, bank)
+    features, _ = extract_features(encoder, queries)
     nearest = nearest_neighbours(bank_features, features, min(k, len(bank)))  # (q, k)
     return bank.images(nearest.flatten()).unflatten(0, nearest.shape), bank_labels[nearest]
 

@@ -272,4 +272,5 @@ def _finish(
     elif len(images.bank.classes) > 1:  # nobody expects a score of images without classes
         trainer.warn(f"{images.test.name}: {missing}, so k-NN accuracy is not measured.")
     write_json(folder / "summary.json", summary)
-    report_on(Run(folder), encoder.cpu(), trainer.augment, images.train, images.bank, images.test)
+    encoder.to(trainer.device)
+    report_on(Run(folder), encoder, trainer.augment, images.train, images.bank, images.test)

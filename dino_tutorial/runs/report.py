@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from dino_tutorial.datasets import ImageDataset, open_dataset
@@ -37,7 +36,6 @@ def report_again(run: Run) -> Path:
     return report_on(run, run.encoder(), augment, seen, bank, test)
 
 
-@torch.inference_mode()
 def report_on(
     run: Run,
     encoder: nn.Module,
@@ -46,9 +44,10 @@ def report_on(
     bank: ImageDataset,
     test: ImageDataset,
 ) -> Path:
-    """Draw the figures of one encoder on the CPU and write ``report.html``.
+    """Draw the figures of one encoder and write ``report.html``.
 
     Args:
+        encoder: describes the bank where it is, and comes to the CPU for the figures.
         seen: what was trained on, for the crops.
         bank, test: splits at evaluation size; neighbours of test images come from the bank.
     """
@@ -64,9 +63,9 @@ def report_on(
     seed = run.config.seed
     _add_crops(data, augment, seen, seed)
     pixels = random_subset(queries, 8, mix(seed, Stream.SHOWN)).images()
-    if isinstance(encoder, VisionTransformer):
-        _add_attention_and_components(data, encoder, pixels)
     _add_neighbours(data, encoder, bank, queries, seed)
+    if isinstance(encoder, VisionTransformer):
+        _add_attention_and_components(data, encoder.cpu(), pixels)
     return write_report(run.report, data)
 
 

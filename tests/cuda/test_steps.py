@@ -1,10 +1,13 @@
 """Every method trains on a CUDA device as on the CPU, and waits for it only to log."""
 
 import pytest
+import torch
 from simulated_device import DeviceTensor, Ledger, simulated_cuda
-from tiny_training import trainer
+from tiny_training import pictures, trainer
 
+from dino_tutorial import configure
 from dino_tutorial.methods import METHODS
+from dino_tutorial.runs import Run, report
 
 STEPS = 3  # the first and the last are logged, the one between is not
 LENGTHS = {"train__epochs": STEPS / 8, "train__batch_size": 8, "train__log_every": 2}
@@ -56,3 +59,26 @@ def test_a_method_trains_as_on_the_cpu_and_waits_only_to_log(name, tmp_path):
     assert steps[1].copies <= 1 + 3 * there.train.accumulate  # which images; views of a size; masks
     for a, b in zip(on_cpu.rows, there.rows, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-6)
+
+
+def test_the_neighbours_of_a_report_are_found_on_the_device(tmp_path, monkeypatch):
+    """Of photographs that takes minutes on two cores; the figures need a few images alone."""
+    (tmp_path / "config.yaml").write_text(configure("dino", preset="smoke").dump())
+    for name in ("summary.json", "environment.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr(report, "write_report", lambda path, data: data)
+    images, found = pictures(), []
+    with simulated_cuda() as ledger:
+        for device in ("cpu", "cuda:0"):
+            run = trainer("dino", tmp_path / device, device=device)
+            encoder = run.method.encoder.eval()
+            ledger.take()
+            found.append(
+                report.report_on(Run(tmp_path), encoder, run.augment, images, images, images)
+            )
+            assert bool(ledger.take().kernels) == (device != "cpu")
+    for name, ours in vars(found[0]).items():
+        if isinstance(ours, torch.Tensor):
+            theirs = getattr(found[1], name)
+            assert type(theirs) is torch.Tensor, name
+            torch.testing.assert_close(theirs, ours, equal_nan=True, rtol=1e-4, atol=1e-4)
