@@ -62,7 +62,11 @@ def test_a_checkpoint_is_small_has_a_card_and_loads(folder):
     assert sum(path.stat().st_size for path in folder.iterdir()) <= LARGEST
     card = (folder / "card.md").read_text()
     run = load_run(folder)
-    assert f"{run.summary['knn_top1']:.1%}" in card
+    score = run.summary["knn_top1"]
+    if score is None:  # of images without classes; the card quotes the record of the videos
+        videos = json.loads((DATA / "results" / "davis16-val" / "summary.json").read_text())
+        score = videos["scores"][folder.name]["J&F"]
+    assert f"{score:.1%}" in card
     assert sum(p.numel() for p in run.encoder().parameters()) == run.summary["parameters"]
 
 
