@@ -393,7 +393,9 @@ COMMANDS = {
     "embed missing": (["embed", "no/such", "--data", "few", "--out", "a.npz"], "not a run's"),
     "embed name": (["embed", "dino_vits17", "--data", "few", "--out", "a.npz"], "did you mean"),
     "embed dinov3": (
-        ["embed", "vit_small_patch16_dinov3", "--data", "few", "--out", "a.npz"], "rotary"),
+        ["embed", "vit_small_patch16_dinov3", "--data", "few", "--out", "a.npz"],
+        "of DINOv3's there are dinov3_vits16,",
+    ),
     "embed text": (embedding_by("file"), "is a text and no file of weights"),
     "embed pipe": (["embed", "pipe", "--data", "few", "--out", "a.npz"], "cannot be read"),
     "embed no run": (["embed", "empty", "--data", "few", "--out", "a.npz"], "has no config.yaml"),

@@ -135,14 +135,9 @@ def pretrained(name: str) -> VisionTransformer:
     Raises:
         UserError: the name is unknown, or the weights are neither cached nor within reach.
     """
-    import timm
-
     if name not in RELEASED and name not in RELEASED.values():
         raise UserError(f"no released weights are called {name!r}: choose one of {_names()}")
-    timm_name = RELEASED.get(name, name)
-    file = _download(f"timm/{timm_name}", "model.safetensors")
-    overlay = {"file": str(file)}
-    donor = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay)
+    donor = downloaded(RELEASED.get(name, name))
     model = load_weights(_like(donor), donor.state_dict(), "timm")
     if name in RELEASED and not model.num_register_tokens:
         model.pos_embed_mode = "offset"
@@ -452,6 +447,14 @@ def _download(repository: str, filename: str) -> Path:
             f"{path} is damaged: its SHA-256 is {found}, not {published}; delete it and try again"
         )
     return path
+
+
+def downloaded(timm_name: str) -> nn.Module:
+    """timm's model of a name, with its released weights; see :func:`pretrained`."""
+    import timm
+
+    overlay = {"file": str(_download(f"timm/{timm_name}", "model.safetensors"))}
+    return timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 def _like(donor: "timm.models.VisionTransformer") -> VisionTransformer:

@@ -107,7 +107,8 @@ def _check_is_known(state: dict[str, Tensor], path: Path) -> None:
     if any("rope" in name for name in state) or ("cls_token" in state and "pos_embed" not in state):
         raise UserError(
             f"{path} has no learned position embeddings: encoders with rotary ones, such as "
-            f"DINOv3's, are not built here; name weights of DINO or DINOv2"
+            f"DINOv3's, are not read from files; name weights of DINO or DINOv2, or DINOv3's by "
+            f"their released name, such as dinov3_vits16"
         )
     stem = "convs.0" if "patch_embed.convs.0.weight" in state else "proj"
     second = "w3" if "blocks.0.mlp.w3.weight" in state else "fc2"

@@ -8,6 +8,7 @@ from torch import nn
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, user_path
 from dino_tutorial.models import VisionTransformer, load_weights, pretrained
+from dino_tutorial.models.dinov3 import DINOV3, is_dinov3, pretrained_dinov3
 from dino_tutorial.models.notes import digest
 from dino_tutorial.models.released import RELEASED, suggest
 from dino_tutorial.models.weights_file import read_encoder
@@ -43,7 +44,7 @@ def open_encoder(name: str | PathLike[str]) -> OpenedEncoder:
     Args:
         name: the folder of a finished run; a file of weights, see
             :func:`~dino_tutorial.models.weights_file.read_encoder`; or the name of a released
-            model, see :func:`dino_tutorial.models.pretrained`.
+            model, see :func:`dino_tutorial.models.pretrained`, DINOv3's among them.
 
     Raises:
         UserError: it is none of them, or cannot be opened.
@@ -61,7 +62,8 @@ def open_encoder(name: str | PathLike[str]) -> OpenedEncoder:
         encoder = read_encoder(path)
         size = _usual_size(encoder)
     elif is_released(fspath(name)):
-        encoder, size = pretrained(fspath(name)), RELEASED_SIZE
+        own = pretrained_dinov3 if is_dinov3(fspath(name)) else pretrained
+        encoder, size = own(fspath(name)), RELEASED_SIZE
     else:
         raise UserError(
             f"{name} is not a run's folder, a file of weights or the name of a released model: "
@@ -73,15 +75,12 @@ def open_encoder(name: str | PathLike[str]) -> OpenedEncoder:
 
 def is_released(name: str) -> bool:
     """Whether it is the name of a released model, torch.hub's or timm's."""
-    return name in RELEASED or name in RELEASED.values()
+    return name in RELEASED or name in RELEASED.values() or is_dinov3(name)
 
 
 def _hint(name: str) -> str:
     if "dinov3" in name.lower():
-        return (
-            "; DINOv3's encoders have rotary position embeddings, which are not built here: use "
-            "DINOv2's"
-        )
+        return f"; of DINOv3's there are {', '.join(DINOV3)}"
     return suggest(name)
 
 

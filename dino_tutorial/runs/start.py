@@ -10,6 +10,7 @@ from dino_tutorial.files import kind_of, user_path
 from dino_tutorial.methods import Method
 from dino_tutorial.models import Encoder, VisionTransformer
 from dino_tutorial.models.block import SwiGLU
+from dino_tutorial.models.dinov3 import is_dinov3
 from dino_tutorial.models.misfit import misfit
 from dino_tutorial.models.vit import SHAPES
 from dino_tutorial.options import flatten
@@ -104,6 +105,12 @@ def with_architecture(config: Config) -> tuple[Config, str | None]:
     init = config.train.init
     if init is None or not _is_backbone(init):
         return config, None
+    if is_dinov3(init):
+        raise UserError(
+            f"train.init = {init} has rotary position embeddings, which the transformers that are "
+            f"trained here have not: begin with one of DINOv2's, or use it as it is, with embed "
+            f"and classify"
+        )
     trained = open_encoder(init).encoder
     if not isinstance(trained, VisionTransformer):
         return config, None

@@ -80,7 +80,7 @@ def broken(**changes) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [
-        (broken(pos_embed=None), "DINOv3's, are not built here"),
+        (broken(pos_embed=None), "DINOv3's, are not read from files"),
         (broken(cls_token=None), "there is no cls_token"),
         (broken(cls_token=torch.zeros(64)), "there is no cls_token of 3 dimensions"),
         (broken(**{"blocks.0.mlp.fc1.weight": None}), "there is no blocks.0.mlp.fc1.weight"),
