@@ -3,7 +3,7 @@
 Each builds the same vision transformer (same width, depth, patch), the same head and the same
 crops, and offers ``augment()`` and ``step(views)``. The reference's classes and functions are
 imported from the clone that the user names; its loop is repeated here call by call, because it
-asks for CUDA by name.
+asks for CUDA by name and is timed on the CPU too.
 """
 
 import contextlib
@@ -36,6 +36,8 @@ class Setting:
     batch: int = 64
     out_dim: int = 1024
     bf16: bool = False
+    device: str = "cpu"
+    compiled: bool = False  # ours alone
 
     def images(self) -> Tensor:
         """uint8 (B, 3, S, S) noise with structure at every scale."""
@@ -47,7 +49,12 @@ class Setting:
         return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in self.images()]
 
     def autocast(self):
-        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+    def placed(self, views: list[Tensor]) -> list[Tensor]:
+        return [view.to(self.device, non_blocking=True) for view in views]
 
 
 class Ours:
@@ -63,14 +70,18 @@ class Ours:
         s = self.setting = setting
         torch.manual_seed(0)
         encoder = VisionTransformer(s.global_size, s.patch, s.width, s.depth, s.heads)
-        self.method = DINO(encoder, DINOSettings(out_dim=s.out_dim)).train()
+        self.method = DINO(encoder, DINOSettings(out_dim=s.out_dim)).train().to(s.device)
         self.augmentation = Augment(dino_views(s.global_size, s.local_size, s.n_local))
+        if s.compiled:
+            self.augmentation.compile()
+            for network in self.method.networks:
+                network.compile()
         groups = param_groups(self.method, WEIGHT_DECAY)
         self.optimizer = build_optimizer("adamw", groups, LR)
         self.parameters = [p for group in groups for p in group["params"]]
         self.clip = clip_gradients
         self.values = {"momentum": MOMENTUM, "teacher_temp": 0.04}
-        self.source = s.images()
+        self.source = s.images().to(s.device)
         self.generator = torch.Generator().manual_seed(0)
 
     def augment(self) -> list[Tensor]:
@@ -111,13 +122,13 @@ class Reference:
                 qkv_bias=True,
                 norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
             )
-            return utils.MultiCropWrapper(vit, vits.DINOHead(s.width, s.out_dim))
+            return utils.MultiCropWrapper(vit, vits.DINOHead(s.width, s.out_dim)).to(s.device)
 
         self.utils = utils
         self.student, self.teacher = network(), network()
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
-        self.loss = main_dino.DINOLoss(s.out_dim, 2 + s.n_local, 0.04, 0.04, 0, 100)
+        self.loss = main_dino.DINOLoss(s.out_dim, 2 + s.n_local, 0.04, 0.04, 0, 100).to(s.device)
         self.optimizer = torch.optim.AdamW(utils.get_params_groups(self.student), lr=LR)
         self.transform = main_dino.DataAugmentationDINO((0.4, 1.0), (0.05, 0.4), s.n_local)
         self._resize_crops()
@@ -138,6 +149,7 @@ class Reference:
         return [torch.stack(views) for views in zip(*crops, strict=True)]
 
     def step(self, views: list[Tensor]) -> None:
+        views = self.setting.placed(views)
         with self.setting.autocast():
             teacher_output = self.teacher(views[:2])
             student_output = self.student(views)
@@ -183,12 +195,12 @@ class Lightly:
                 dynamic_img_size=True,
             )
             head = DINOProjectionHead(s.width, 2048, 256, s.out_dim, freeze_last_layer=1)
-            return nn.Sequential(vit, head)
+            return nn.Sequential(vit, head).to(s.device)
 
         self.student, self.teacher = network(), network()
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
-        self.loss = DINOLoss(s.out_dim)
+        self.loss = DINOLoss(s.out_dim).to(s.device)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=LR, weight_decay=WEIGHT_DECAY
         )
@@ -206,6 +218,7 @@ class Lightly:
         return [torch.stack(views) for views in zip(*crops, strict=True)]
 
     def step(self, views: list[Tensor]) -> None:
+        views = self.setting.placed(views)
         self.update_momentum(self.student, self.teacher, m=MOMENTUM)
         with self.setting.autocast():
             with torch.no_grad():

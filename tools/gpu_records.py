@@ -5,9 +5,11 @@
     make gpu-records SIZE=smoke DEVICE=cpu    # all of them at smoke size, for a trial
 
 tools/gpu_records.yaml names the runs. Each is trained, measured and recorded, unless its record is
-there; what does not fit in the device's memory is left out. A slice that ends stops the training
-at its next checkpoint, from which the next slice goes on. At last data/cards/gpu.md is written
-again, the table of what has been recorded. The trial works and records in _build/gpu-records.
+there; what does not fit in the device's memory is left out. Scripts stand in the list too: some
+make images that runs are trained on, some measure without a run. A slice that ends stops the
+training at its next checkpoint, from which the next slice goes on; a script begins anew. At last
+data/cards/gpu.md is written again, the table of what has been recorded. The trial works and records
+in _build/gpu-records.
 
 It says how many records are there, and ends with 1 if a run failed or does not fit.
 """
@@ -17,6 +19,7 @@ import contextlib
 import json
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +31,7 @@ import yaml
 
 from dino_tutorial import cli
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import write_text
 from dino_tutorial.runs import configure, load_run
 from dino_tutorial.runs.adapt import simulated, usable_memory
 from dino_tutorial.runs.environment import choose_device
@@ -42,6 +46,7 @@ STOPPED = 130  # the command line's exit code after Ctrl-C
 AT_SMOKE = ("objective.", "train.init")
 NOT_AT_SMOKE = ("_dim", "_epochs")
 SMOKE = {"train.steps": 4, "train.eval_every": 1000, "data.limit": 200}
+MADE = "made.txt"  # in a script's folder, once it has come to its end
 BEGIN, END = "<!-- records begin -->", "<!-- records end -->"
 CARD = f"""\
 # Records made on a GPU
@@ -49,7 +54,7 @@ CARD = f"""\
 `make gpu-records` makes them, in slices of at most ten minutes, and writes this table out of
 `data/results`. Its list is `tools/gpu_records.yaml`. k-NN (with 20 neighbours, and with 200) and
 linear probe are accuracies on the test images; minutes, images a second and memory are the
-training's.
+training's. What scripts measure stands in their `summary.json`.
 
 {BEGIN}
 {END}
@@ -58,17 +63,24 @@ training's.
 
 @dataclass(frozen=True)
 class Wanted:
-    """One run of the list, for one seed."""
+    """One run of the list, for one seed; or a script, which has ``words`` and no method.
+
+    Attributes:
+        words: of a script, what Python is called with.
+        makes_images: the script makes a folder to train on and no record.
+    """
 
     name: str
     shows: str
-    method: str
-    seed: int
+    method: str = ""
+    seed: int = 0
     data: str = "scenes"
     preset: str = "gpu"
     changes: dict[str, Any] = field(default_factory=dict)
     eval: tuple[str, ...] | None = None
     weights: bool = False
+    words: tuple[str, ...] = ()
+    makes_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,13 @@ class Places:
     device: str
 
     def is_recorded(self, wanted: Wanted) -> bool:
-        return (self.results / wanted.name / "summary.json").exists()
+        return self.mark(wanted).exists()
+
+    def mark(self, wanted: Wanted) -> Path:
+        """What is there once nothing is left to be done."""
+        if wanted.makes_images:
+            return self.runs / wanted.name / MADE
+        return self.results / wanted.name / (MADE if wanted.words else "summary.json")
 
 
 def read_list(path: Path, places: Places, smoke: bool, data: dict[str, str]) -> list[Wanted]:
@@ -95,11 +113,14 @@ def read_list(path: Path, places: Places, smoke: bool, data: dict[str, str]) -> 
     """
     wanted = []
     for entry in yaml.safe_load(path.read_text()):
+        if "script" in entry:
+            wanted += _script(entry, places, smoke, data)
+            continue
         for seed in entry.get("seeds", [0]):
             changes = {
                 key: _place(value, seed, places) for key, value in entry.get("set", {}).items()
             }
-            name = entry.get("data", "scenes")
+            name = _place(entry.get("data", "scenes"), seed, places)
             run = Wanted(
                 name=f"{entry['name']}-s{seed}",
                 shows=entry["shows"],
@@ -111,29 +132,56 @@ def read_list(path: Path, places: Places, smoke: bool, data: dict[str, str]) -> 
                 eval=tuple(entry["eval"]) if "eval" in entry else None,
                 weights=entry.get("weights", False),
             )
-            wanted.append(_at_smoke_size(run) if smoke else run)
+            is_made = entry.get("data", "").startswith("made:")
+            wanted.append(_at_smoke_size(run, is_made) if smoke else run)
     return wanted
 
 
 def _place(value: Any, seed: int, places: Places) -> Any:
     if isinstance(value, str) and value.startswith("run:"):
         return str(places.runs / f"{value.removeprefix('run:')}-s{seed}")
+    if isinstance(value, str) and value.startswith("made:"):
+        return str(places.runs / value.removeprefix("made:"))
     return value
 
 
-def _at_smoke_size(run: Wanted) -> Wanted:
+def _script(
+    entry: dict[str, Any], places: Places, smoke: bool, data: dict[str, str]
+) -> list[Wanted]:
+    """A script of the list; none if it is of images that nobody has named."""
+    images = entry.get("images")
+    if images is not None and images not in data:
+        print(f"{entry['name']}: left out, for it wants --data {images}=FOLDER", file=sys.stderr)
+        return []
+    makes_images = entry.get("makes_images", False)
+    own = {
+        "OUT": str((places.runs if makes_images else places.results) / entry["name"]),
+        "DEVICE": places.device,
+        "IMAGES": data.get(images, ""),
+    }
+    words = [*entry["script"], *(entry.get("at_smoke", []) if smoke else [])]
+    words = [own.get(word, _place(word, 0, places)) for word in words]
+    made = {"words": tuple(words), "makes_images": makes_images}
+    return [Wanted(entry["name"], entry["shows"], data="", **made)]
+
+
+def _at_smoke_size(run: Wanted, is_made: bool) -> Wanted:
     kept = {
         key: value
         for key, value in run.changes.items()
         if key.startswith(AT_SMOKE) and not key.endswith(NOT_AT_SMOKE)
     }
     own = {"name": run.name, "shows": run.shows, "method": run.method, "seed": run.seed}
-    return Wanted(**own, preset="smoke", changes=kept | SMOKE, eval=run.eval, weights=run.weights)
+    own |= {"data": run.data} if is_made else {}
+    few = (*run.eval, "--limit", "200") if run.eval and "--data" in run.eval else run.eval
+    return Wanted(**own, preset="smoke", changes=kept | SMOKE, eval=few, weights=run.weights)
 
 
 def lacks_memory(run: Wanted, device: str) -> str | None:
     """Why a run does not fit on a device, two images at a time; None if it does."""
     there = choose_device(device)
+    if run.words:
+        return None
     config = configure(run.method, run.data, run.preset, run.changes | {"seed": run.seed})
     needed, usable = simulated(config, 1000, there).bytes(2), usable_memory(there)
     if needed <= usable:
@@ -142,8 +190,12 @@ def lacks_memory(run: Wanted, device: str) -> str | None:
 
 
 def commands(run: Wanted, places: Places) -> Iterator[list[str]]:
-    """What is still to be done for a run, as words for the command line."""
+    """What is still to be done for a run, as words for the command line or for Python."""
     folder = places.runs / run.name
+    if run.words:
+        yield ["python", *run.words]
+        write_text(places.mark(run), f"python {' '.join(run.words)}\n")
+        return
     if not (folder / "summary.json").exists():
         sets = run.changes | {"train.adapt": True, "train.batch_size": _batch(run)}
         yield [
@@ -158,6 +210,13 @@ def commands(run: Wanted, places: Places) -> Iterator[list[str]]:
         *("record", str(folder), "--into", str(places.results)),
         *(("--weights",) if run.weights else ()),
     ]
+
+
+def execute(words: list[str]) -> int:
+    """Run the command line, or a script, which a slice that ends takes along; its exit code."""
+    if words[0] != "python":
+        return cli.main(words)
+    return subprocess.run([sys.executable, *words[1:]], cwd=ROOT).returncode
 
 
 def _batch(run: Wanted) -> int:
@@ -206,7 +265,7 @@ def one_slice(
     places: Places,
     seconds: float,
     failed: dict[str, str],
-    command: Callable[..., int] = cli.main,
+    command: Callable[..., int] = execute,
 ) -> bool:
     """Go on with the list for so many seconds; whether anything is left for another slice.
 
@@ -262,7 +321,8 @@ def _whole_slice_for_nothing(
 def write_card(wanted: list[Wanted], places: Places) -> None:
     """The table of what has been recorded, in place of the one that the card has."""
     columns = "record | shows | device | steps | minutes | images/s | GiB | k-NN | k = 200 | linear"
-    rows = [_row(run, places.results / run.name) for run in wanted if places.is_recorded(run)]
+    there = [run for run in wanted if places.is_recorded(run) and not run.makes_images]
+    rows = [_row(run, places.results / run.name) for run in there]
     table = "\n".join([f"| {columns} |", "|---" * 10 + "|", *rows])
     if not rows:
         table = "No GPU has run the list yet."
@@ -273,12 +333,16 @@ def write_card(wanted: list[Wanted], places: Places) -> None:
 
 
 def _row(run: Wanted, folder: Path) -> str:
+    if run.words:  # what it has measured stands in its summary.json
+        device = json.loads((folder / "environment.json").read_text())["device"]
+        return f"| `{run.name}` | {run.shows} | {device} |{' – |' * 7}"
     record = load_run(folder)
     timings = record.timings[1:] or record.timings  # the first has what is done once in it
     rates = [row["images_per_second"] for row in timings]
     memory = max((row.get("memory_mib", 0) for row in timings), default=0)
     evaluations = record.evaluations.values()
     linear = [e["linear_top1"] for e in evaluations if "linear_top1" in e]
+    own = [e["knn_top1"] for e in evaluations if e.get("k") == 20]
     wider = [e["knn_top1"] for e in evaluations if e.get("k") == 200]
     cells = [
         f"`{run.name}`",
@@ -288,7 +352,7 @@ def _row(run: Wanted, folder: Path) -> str:
         f"{record.summary['train_seconds'] / 60:.1f}",
         f"{statistics.median(rates):,.0f}" if rates else "–",
         f"{memory / 1024:.1f}" if memory else "–",
-        _percent(record.summary.get("knn_top1")),
+        _percent(own[0] if own else record.summary.get("knn_top1")),
         _percent(wider[0] if wider else None),
         _percent(linear[0] if linear else None),
     ]

@@ -144,10 +144,16 @@ def test_the_memory_is_asked_before_anything_runs(script, monkeypatch):
 def test_the_list_can_be_run(script, tmp_path):
     """Every entry is a configuration, at full and at smoke size; what it refers to stands above."""
     places = script.Places(tmp_path / "runs", tmp_path / "results", tmp_path / "gpu.md", "cuda")
-    full = script.read_list(script.LIST, places, smoke=False, data={"cifar10": "photos"})
-    small = script.read_list(script.LIST, places, smoke=True, data={})
+    data = {"cifar10": "photos", "davis": "films"}
+    full = script.read_list(script.LIST, places, smoke=False, data=data)
+    small = script.read_list(script.LIST, places, smoke=True, data=data)
+    scripts = [run for run in full if run.words]
+    made = {str(places.runs / run.name) for run in scripts if run.makes_images}
+    full, small = ([run for run in runs if not run.words] for runs in (full, small))
     assert {run.method for run in full} == set(METHODS)
-    assert "photos" in {run.data for run in full} and {run.data for run in small} == {"scenes"}
+    assert "photos" in {run.data for run in full}
+    used = {run.data.removesuffix("/curated") for run in small}
+    assert used == {"scenes", *made} and len(made) == 2
     seen = set()
     for run in full:
         config = configure(run.method, run.data, run.preset, run.changes)
@@ -156,8 +162,34 @@ def test_the_list_can_be_run(script, tmp_path):
         seen.add(run.name)
         assert config.train.batch_size == script._batch(run)
     assert len(seen) == len(full) == len(small)
+    for run in scripts:
+        first, rest = run.words[0], run.words[1]
+        assert (ROOT / first).exists() if first != "-m" else importlib.util.find_spec(rest)
+        runs = {Path(word).name for word in run.words if word.startswith(str(places.runs))}
+        assert runs <= seen | {run.name}
     for run in small:
         assert configure(run.method, run.data, run.preset, run.changes).train.steps == 4
+
+
+def test_a_script_wants_its_images_and_is_called_once(script, tmp_path, capsys):
+    places = script.Places(tmp_path / "runs", tmp_path / "results", tmp_path / "gpu.md", "cpu")
+    code = "import sys, pathlib; pathlib.Path(sys.argv[1]).mkdir(parents=True); print(sys.argv[2:])"
+    entries = [
+        {"name": "films", "shows": "", "images": "davis", "script": ["-c", code, "OUT", "IMAGES"]},
+        {"name": "made", "shows": "", "makes_images": True, "script": ["-c", code, "OUT"]},
+        {"name": "wrong", "shows": "", "script": ["-c", "raise SystemExit(3)"]},
+    ]
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump(entries))
+    without = script.read_list(tmp_path / "list.yaml", places, smoke=False, data={})
+    assert [run.name for run in without] == ["made", "wrong"]
+    assert "films: left out, for it wants --data davis=FOLDER" in capsys.readouterr().err
+    wanted = script.read_list(tmp_path / "list.yaml", places, smoke=False, data={"davis": "here"})
+    assert wanted[0].words[2:] == (str(places.results / "films"), "here")
+    for _ in range(2):  # a folder that is there would be an error
+        failed = {}
+        assert not script.one_slice(wanted, places, 500, failed)
+        assert list(failed) == ["wrong"]
+    assert (places.results / "films").is_dir() and (places.runs / "made").is_dir()
 
 
 def options(folder, device, **entry):
@@ -193,3 +225,39 @@ def test_a_trial_on_the_simulated_device(script, tmp_path, monkeypatch):
     summary = json.loads((tmp_path / "results" / "one-s0" / "summary.json").read_text())
     assert summary["device"] == "cuda"
     assert "a simulated device" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
+def test_a_trial_trains_on_the_pool_and_on_what_curation_chose_of_it(script, tmp_path):
+    whole = yaml.safe_load(script.LIST.read_text())
+    few = [entry for entry in whole if "curated" in entry["name"]]
+    assert [entry["name"] for entry in few] == [
+        *("gpu-uncurated", "gpu-curated", "gpu-curated-pool", "gpu-uncurated-pool"),
+    ]
+    for entry in few[2:]:
+        entry["seeds"] = [0]
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump(few))
+    words = ["--size=smoke", "--device=cpu", f"--into={tmp_path}", f"--list={tmp_path}/list.yaml"]
+    assert script.main(words) == 0
+    rows = (tmp_path / "gpu.md").read_text().splitlines()
+    sources = {"gpu-curated-pool-s0": "curated", "gpu-uncurated-pool-s0": "gpu-uncurated"}
+    for name, source in sources.items():
+        (row,) = (row for row in rows if row.startswith(f"| `{name}` "))
+        assert row.count("%") == 1  # k-NN on patterned scenes, not on the pool
+        assert f"source: {source}\n" in (tmp_path / "results" / name / "config.yaml").read_text()
+    assert not any(row.startswith("| `gpu-curated`") for row in rows)
+
+
+@pytest.mark.slow
+def test_a_step_is_timed_beside_others(script, tmp_path):
+    places = script.Places(tmp_path / "runs", tmp_path / "results", tmp_path / "gpu.md", "cpu")
+    wanted = script.read_list(script.LIST, places, smoke=True, data={})
+    (step,) = (run for run in wanted if run.name == "gpu-step")
+    assert not script.one_slice([step], places, 500, {})
+    summary = json.loads((places.results / "gpu-step" / "summary.json").read_text())
+    assert {"ours", "lightly"} <= set(summary["steps"])
+    assert all(row["best"]["images_per_second"] > 0 for row in summary["steps"].values())
+    assert set(summary["views"]) == {"ours, on the device", "PIL"}
+    script.write_card([step], places)
+    assert "| `gpu-step` | step and views beside lightly's" in places.card.read_text()
