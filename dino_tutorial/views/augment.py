@@ -63,9 +63,16 @@ class Augment:
         """Compile the colour jitter: on a GPU, more than half of the kernels that views take.
 
         How many samples have their hue at which place changes from step to step, so it is compiled
-        for any number of them.
+        for any number of them: four times, once for each place. A sample that is alone would have
+        the compiler begin four times more, and beyond eight it gives a function up.
         """
-        self._jitter = torch.compile(color_jitter_, dynamic=True)
+        compiled = torch.compile(color_jitter_, dynamic=True)
+
+        def jitter(images: Tensor, factors: Tensor, order: Tensor, hue_step: int) -> Tensor:
+            function = compiled if len(images) > 1 else color_jitter_
+            return function(images, factors, order, hue_step)
+
+        self._jitter = jitter
 
     def sample(
         self,

@@ -1,6 +1,9 @@
 """Few and large kernels: what a GPU is sent for a step, counted without one."""
 
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -14,6 +17,7 @@ from dino_tutorial.losses import dino_loss
 from dino_tutorial.losses.fused import fused_dino_loss
 from dino_tutorial.views.color import color_jitter_
 
+ROOT = Path(__file__).resolve().parents[2]
 CUDA = torch.device("cuda", 0)
 
 
@@ -37,12 +41,42 @@ def test_a_gpu_compares_all_views_at_once(views):
 
 
 def test_compiled_training_compiles_its_jitter(tmp_path):
+    compiled = []
     with (
-        mock.patch.object(torch, "compile", lambda function, dynamic: (function, dynamic)),
+        mock.patch.object(torch, "compile", lambda *asked, **how: compiled.append((asked, how))),
         mock.patch.object(torch.nn.Module, "compile", lambda module: None),
     ):
-        run = begun("dino", tmp_path, train__compile=True)
-    assert run.augment._jitter == (color_jitter_, True)
+        begun("dino", tmp_path, train__compile=True)
+    assert compiled == [((color_jitter_,), {"dynamic": True})]
+
+
+# In a process of its own, where no function is wrapped to check shapes; the compiler sees those.
+COUNT_GRAPHS = """
+import torch
+from functools import partial
+from dino_tutorial.views import Augment, dino_views
+
+def counted(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+graphs, draw = [], torch.Generator().manual_seed(0)
+torch.compile = partial(torch.compile, backend=counted)
+augment = Augment(dino_views(16, 8, 2))
+augment.compile()
+images = torch.rand(3, 3, 16, 16)
+for _ in range(25):
+    augment.apply(images, augment.sample(3, 16, 16, draw))
+print(len(graphs))
+"""
+
+
+@pytest.mark.slow
+def test_a_jitter_is_compiled_once_for_each_place_of_hue():
+    """However many samples have it there; of a small batch it is sometimes one alone."""
+    asked = [sys.executable, "-c", COUNT_GRAPHS]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "4" and "recompile_limit" not in done.stderr
 
 
 @pytest.mark.slow
