@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,6 +13,8 @@ import torch
 from dino_tutorial.errors import UserError
 
 PACKAGES = ("dino-tutorial", "torch", "torchvision", "timm", "numpy", "matplotlib")
+
+COMPILED_STEPS = 5000  # of a run that wins back on a GPU what compiling costs at its start
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -42,6 +46,19 @@ def choose_precision(name: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if native_bf16(device) else "fp16"
+
+
+def choose_compile(wanted: bool | None, device: torch.device, steps: int) -> bool:
+    """``None``: on CUDA, in a run that is long enough, where what compiles for it is installed.
+
+    Compiling takes a minute or two for each network, which short runs do not win back. It needs
+    Triton, a C compiler for what calls its kernels, and a GPU that it knows.
+    """
+    if wanted is not None or device.type != "cuda" or steps < COMPILED_STEPS:
+        return bool(wanted)
+    c_compiler = os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang")))
+    known = torch.cuda.get_device_capability(device) >= (7, 0)
+    return bool(known and c_compiler and find_spec("triton"))
 
 
 def device_memory(device: torch.device) -> int:

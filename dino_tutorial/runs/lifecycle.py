@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,12 @@ from dino_tutorial.runs.checks import (
     check_run,
 )
 from dino_tutorial.runs.config import Config, read_config
-from dino_tutorial.runs.environment import choose_device, choose_precision, describe_environment
+from dino_tutorial.runs.environment import (
+    choose_compile,
+    choose_device,
+    choose_precision,
+    describe_environment,
+)
 from dino_tutorial.runs.folder import Run, load_run, new_encoder, run_folder, save_backbone
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
@@ -50,6 +55,12 @@ from dino_tutorial.views import Augment
 NO_BF16 = (
     "this GPU has no bf16 in hardware, so products are in fp16 and the loss is scaled "
     "(train.precision=fp32 is slower and more exact)"
+)
+
+
+COMPILED = (
+    "the networks are compiled, which takes minutes at the start and makes steps faster "
+    "(train.compile=false starts at once)"
 )
 
 
@@ -121,12 +132,15 @@ def _train(
     method.to(device)
     augment = Augment(method.view_specs(config.views))
     precision = choose_precision(config.train.precision, device)
+    steps = config.train.total_steps(len(learned))
+    compiled = choose_compile(config.train.compile, device, steps)
+    by_itself = compiled and config.train.compile is None
     trainer = Trainer(
         method=method,
         augment=augment,
         dataset=learned,
         optim=config.optim,
-        train=replace_options(config.train, {"precision": precision}),
+        train=replace_options(config.train, {"precision": precision, "compile": compiled}),
         seed=config.seed,
         device=device,
         folder=folder,
@@ -137,6 +151,8 @@ def _train(
         _prepare(folder, config, device, resume)
         if precision == "fp16" and config.train.precision == "auto":
             notes.append(NO_BF16)
+        if by_itself:
+            notes.append(COMPILED)
         for note in filter(None, notes):
             print(f"note: {note}", file=sys.stderr)
         if resume and not resumes:
@@ -145,10 +161,20 @@ def _train(
         read = partial(load_checkpoint, folder, warn=trainer.warn)
         trainer.restore(state_from_main(read, device))
     if trainer.step < trainer.total_steps:
-        trainer.fit()
+        with eager_where_it_fails() if by_itself else nullcontext():
+            trainer.fit()
     weights = gathered(trainer.method.encoder.state_dict(), keep=processes.is_main)
     if processes.is_main:
         _finish(folder, config, trainer, images, weights)
+
+
+@contextmanager
+def eager_where_it_fails() -> Iterator[None]:
+    """What nobody asked to compile and cannot be compiled runs as it is, after a warning."""
+    import torch._dynamo
+
+    with torch._dynamo.config.patch(suppress_errors=True):
+        yield
 
 
 @contextmanager
@@ -240,6 +266,7 @@ def _finish(
         "preset": config.preset,
         "device": trainer.device.type,
         "precision": trainer.train.precision,
+        "compiled": bool(trainer.train.compile),
         "seed": config.seed,
         "steps": trainer.total_steps,
         "parameters": sum(p.numel() for p in encoder.parameters()),

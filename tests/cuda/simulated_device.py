@@ -311,6 +311,7 @@ def simulated_cuda(native_bf16: bool = True) -> Iterator[Ledger]:
         (torch.cuda, "current_device"): lambda: 0,
         (torch.cuda, "get_device_name"): lambda *_: "a simulated device",
         (torch.cuda, "get_device_properties"): lambda *_: SimpleNamespace(total_memory=16 * 2**30),
+        (torch.cuda, "get_device_capability"): lambda *_: (7, 5) if not native_bf16 else (8, 0),
         (torch.cuda, "max_memory_allocated"): lambda *_: 0,
         (torch.cuda, "manual_seed_all"): lambda seed: None,
         (torch.cuda, "_lazy_init"): lambda: None,
