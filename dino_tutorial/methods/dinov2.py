@@ -18,7 +18,8 @@ from dino_tutorial.methods.dino import DINO, DINOSettings, PrototypeNetwork, mea
 from dino_tutorial.methods.teacher import Frozen, Teacher
 from dino_tutorial.models import DINOHead, Encoder, VisionTransformer
 from dino_tutorial.options import option, takes
-from dino_tutorial.views import DrawnMasks, PatchMasks, block_masks
+from dino_tutorial.views import DrawnMasks, PatchMasks
+from dino_tutorial.views.masks import DrawnBlocks, draw_blocks
 
 CENTERINGS = ("softmax", "sinkhorn")
 
@@ -190,8 +191,8 @@ class DINOv2(DINO):
         if not isinstance(self.student, PatchNetwork):
             return None
         o, (rows, columns) = self.settings, self.student.backbone.grid_size
-        masks = block_masks(2 * batch_size, (rows, columns), generator, o.mask_ratio, o.mask_share)
-        return DrawnMasks(masks.unflatten(0, (2, batch_size)))
+        draw = draw_blocks(2 * batch_size, (rows, columns), generator, o.mask_ratio, o.mask_share)
+        return DrawnBlocks(draw, torch.arange(2 * batch_size).view(2, batch_size))
 
     def lacks_images(self, n_images: int, world: int) -> str | None:
         """KoLeo looks for neighbours among the images of one process."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,66 @@ class DrawnMasks:
         return PatchMasks(*all_to_device((masks, indices, weights), device))
 
 
+class BlockDraw(NamedTuple):
+    """The random numbers behind the masks of B images, whose blocks are not placed yet.
+
+    Attributes:
+        counts: (B,) int64, patches to mask in each image.
+        blocks: (tries, 4, B) uniform numbers for area, aspect, top and left of blocks.
+        filling: (B, N) uniform numbers, in whose order single patches are masked.
+        grid: rows and columns of patches.
+    """
+
+    counts: Int[Tensor, " B"]
+    blocks: Float[Tensor, "tries 4 B"]
+    filling: Float[Tensor, "B N"]
+    grid: tuple[int, int]
+
+    def of(self, images: Int[Tensor, " n"]) -> "BlockDraw":
+        """The numbers of some of the images."""
+        return BlockDraw(
+            self.counts[images], self.blocks[..., images], self.filling[images], self.grid
+        )
+
+    def placed(self) -> Bool[Tensor, "B N"]:
+        """The masks, see :func:`block_masks`."""
+        masks = torch.zeros(
+            len(self.counts), *self.grid, dtype=torch.bool, device=self.counts.device
+        )
+        for draw in self.blocks:
+            _place_blocks(masks, self.counts, draw)
+        return _fill_up(masks.flatten(1), self.counts, self.filling)
+
+
+class DrawnBlocks(DrawnMasks):
+    """Masks of blocks, which are placed once it is known of which images they are wanted.
+
+    To place those of 3,072 images takes a fifth of a second; of the 96 that one of 32 processes
+    has, the hundredth part of one.
+
+    Args:
+        draw: the numbers of all images.
+        places: (V, B) int64, those of them that are wanted.
+    """
+
+    draw: BlockDraw
+    places: Int[Tensor, "V B"]
+
+    def __init__(self, draw: BlockDraw, places: Int[Tensor, "V B"]) -> None:
+        object.__setattr__(self, "draw", draw)
+        object.__setattr__(self, "places", places)
+
+    @cached_property
+    def masks(self) -> Bool[Tensor, "V B N"]:
+        wanted = self.places.flatten()
+        every = torch.equal(wanted, torch.arange(len(self.draw.counts)))
+        draw = self.draw if every else self.draw.of(wanted)
+        return draw.placed().unflatten(0, self.places.shape)
+
+    def __getitem__(self, index: slice | list[int] | Tensor) -> "DrawnBlocks":
+        return DrawnBlocks(self.draw, self.places[:, index])
+
+
 @takes(n_images=whole(), grid=pair(), ratio=ordered(0, 1), share=number(0, 1))
 def block_masks(
     n_images: int,
@@ -87,15 +148,24 @@ def block_masks(
     Source: Bao et al. 2022 (BEiT), algorithm 1; Zhou et al. 2022 (iBOT); facebookresearch/dinov2
     ``collate.py`` (share, strata) and ``masking.py`` (blocks). Filling up is DINOv3's.
     """
+    return draw_blocks(n_images, grid, generator, ratio, share).placed()
+
+
+def draw_blocks(
+    n_images: int,
+    grid: tuple[int, int],
+    generator: torch.Generator,
+    ratio: tuple[float, float],
+    share: float,
+) -> BlockDraw:
+    """All random numbers of :func:`block_masks`, and no masks yet."""
     counts = _counts(n_images, grid[0] * grid[1], ratio, share, generator)
-    uniform = torch.rand(
-        N_BLOCKS, 4, n_images, dtype=torch.float64, device=generator.device, generator=generator
+    device = generator.device
+    blocks = torch.rand(
+        N_BLOCKS, 4, n_images, dtype=torch.float64, device=device, generator=generator
     )
-    filling = torch.rand(n_images, grid[0] * grid[1], device=generator.device, generator=generator)
-    masks = torch.zeros(n_images, *grid, dtype=torch.bool, device=generator.device)
-    for draw in uniform:
-        _place_blocks(masks, counts, draw)
-    return _fill_up(masks.flatten(1), counts, filling)
+    filling = torch.rand(n_images, grid[0] * grid[1], device=device, generator=generator)
+    return BlockDraw(counts, blocks, filling, grid)
 
 
 def _counts(

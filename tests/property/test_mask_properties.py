@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.views import DrawnMasks, block_masks
+from dino_tutorial.views import DrawnMasks, block_masks, masks
+from dino_tutorial.views.masks import DrawnBlocks, draw_blocks
 
 GRIDS = st.tuples(st.integers(2, 12), st.integers(2, 12))
 
@@ -48,6 +49,36 @@ def test_same_generator_same_masks_and_the_same_number_of_draws(n, grid, seed):
         states.append((block_masks(n, grid, g, ratio), g.get_state()))
     assert torch.equal(states[0][0], states[1][0])
     assert torch.equal(states[0][1], states[2][1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, 12), grid=GRIDS, seed=st.integers(0, 1000), parts=st.integers(1, 3))
+def test_blocks_of_a_part_are_those_of_the_whole_bit_for_bit(n, grid, seed, parts):
+    whole = block_masks(2 * n, grid, generator(seed)).view(2, n, -1)
+    draw = draw_blocks(2 * n, grid, generator(seed), (0.1, 0.5), 0.5)
+    drawn = DrawnBlocks(draw, torch.arange(2 * n).view(2, n))
+    assert torch.equal(drawn.masks, whole)
+    for part in torch.arange(n).tensor_split(parts):
+        for ours, theirs in zip(
+            drawn[part].to("cpu"), DrawnMasks(whole)[part].to("cpu"), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+    first = slice(n // 2, n)
+    assert torch.equal(drawn[first][:1].masks, whole[:, first][:, :1])  # a rank's, then a part
+    turned = torch.arange(n).flip(0)
+    assert torch.equal(drawn[turned].masks, whole[:, turned])
+
+
+def test_blocks_are_placed_of_the_images_alone_that_are_wanted(monkeypatch):
+    """Of a batch of many processes, each places its own."""
+    placed = []
+    place = masks._place_blocks
+    monkeypatch.setattr(
+        masks, "_place_blocks", lambda m, *rest: (placed.append(len(m)), place(m, *rest))
+    )
+    draw = draw_blocks(200, (4, 4), generator(), (0.1, 0.5), 0.5)
+    drawn = DrawnBlocks(draw, torch.arange(200).view(2, 100))
+    assert drawn[:10].to("cpu").masks.shape == (20, 16) and set(placed) == {20}
 
 
 @settings(max_examples=20, deadline=None)
