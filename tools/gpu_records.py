@@ -194,7 +194,7 @@ def commands(run: Wanted, places: Places) -> Iterator[list[str]]:
     folder = places.runs / run.name
     if run.words:
         yield ["python", *run.words]
-        write_text(places.mark(run), f"python {' '.join(run.words)}\n")
+        write_text(places.mark(run), "The script has come to its end.\n")
         return
     if not (folder / "summary.json").exists():
         sets = run.changes | {"train.adapt": True, "train.batch_size": _batch(run)}

@@ -9,6 +9,7 @@ left where it was. Writes summary.json, environment.json and command.txt.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -95,7 +96,7 @@ def main() -> None:
     (patch_size,) = {encoder.patch_size for encoder in encoders.values()}
     films = Davis(options.folder, options.split, options.short_side, multiple=patch_size)
     reach = round(REACH * (options.short_side // patch_size))
-    shown = " ".join(str(folder) for folder in options.runs)
+    shown = " ".join(os.path.relpath(folder) for folder in options.runs)
     command = f"python tools/measure_davis.py FOLDER {shown} --short-side {options.short_side}"
     make_folder(options.into)
     write_text(options.into / "command.txt", command + "\n")

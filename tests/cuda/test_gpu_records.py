@@ -189,7 +189,9 @@ def test_a_script_wants_its_images_and_is_called_once(script, tmp_path, capsys):
         failed = {}
         assert not script.one_slice(wanted, places, 500, failed)
         assert list(failed) == ["wrong"]
-    assert (places.results / "films").is_dir() and (places.runs / "made").is_dir()
+    kept = places.results / "films"
+    assert not any(str(tmp_path) in file.read_text() for file in kept.iterdir())  # it is public
+    assert kept.is_dir() and (places.runs / "made").is_dir()
 
 
 def options(folder, device, **entry):
