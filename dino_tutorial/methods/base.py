@@ -15,6 +15,7 @@ from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import Encoder
 from dino_tutorial.options.arguments import shown
 from dino_tutorial.views import DrawnMasks, ViewSpec
+from dino_tutorial.views.masks import DrawnBlocks
 from dino_tutorial.views.settings import ViewSettings
 
 
@@ -108,7 +109,9 @@ class Method(nn.Module, ABC):
             (against ``ln_k``), ``accuracy`` in [0, 1], ``ln_k`` where it depends on the batch.
         """
 
-    def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
+    def draw_masks(
+        self, batch_size: int, generator: torch.Generator
+    ) -> DrawnMasks | DrawnBlocks | None:
         """The patches to mask in the two global views of a whole (global) batch, or None."""
         return None
 

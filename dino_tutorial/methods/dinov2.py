@@ -186,7 +186,9 @@ class DINOv2(DINO):
             self._head(width, o.patch_out_dim, o.patch_bottleneck_dim),
         )
 
-    def draw_masks(self, batch_size: int, generator: torch.Generator) -> DrawnMasks | None:
+    def draw_masks(
+        self, batch_size: int, generator: torch.Generator
+    ) -> DrawnMasks | DrawnBlocks | None:
         """Blocks of patches in half of the global crops."""
         if not isinstance(self.student, PatchNetwork):
             return None

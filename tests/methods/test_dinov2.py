@@ -18,6 +18,7 @@ from dino_tutorial.options import flatten
 from dino_tutorial.runs import build_method
 from dino_tutorial.training.checkpoint import load_checkpoint
 from dino_tutorial.training.optim import split_by_module
+from dino_tutorial.views import DrawnMasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]  # whole trainings
 
@@ -134,8 +135,7 @@ def test_all_that_learns_gets_a_gradient_and_the_teacher_none():
 def test_a_batch_without_any_hidden_patch_still_reaches_all_parameters():
     """A process may get such a share; distributed training waits for each gradient all the same."""
     method = make(centering="sinkhorn")
-    drawn = method.draw_masks(5, torch.Generator())
-    drawn.masks.zero_()
+    drawn = DrawnMasks(torch.zeros_like(method.draw_masks(5, torch.Generator()).masks))
     result = method(some_views(), VALUES, True, drawn.to("cpu"))
     result["loss"].backward()
     assert result["loss"].isfinite() and result["ibot_loss"] == 0
