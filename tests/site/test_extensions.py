@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from docutils import nodes
 from PIL import Image
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
@@ -33,3 +34,18 @@ def test_photographs_in_a_drawing_keep_their_pixels_in_fewer_bytes(extensions):
     assert len(kept) < len(address)
     with Image.open(io.BytesIO(base64.b64decode(kept))) as image:
         assert np.array_equal(np.asarray(image.convert("RGBA")), ramp)
+
+
+def test_a_percent_sign_stays_beside_its_number_and_short_names_in_tables_whole(extensions):
+    from unbroken import keep_together
+
+    head = nodes.thead("", nodes.entry("", nodes.paragraph("", "k-NN in %")))
+    cell = nodes.entry("", nodes.paragraph("", "k-NN 3 %"), nodes.literal("", "cls_token"))
+    long = nodes.entry("", nodes.literal("", "objective.teacher_temp"))
+    text = nodes.paragraph("", "k-NN 76 % ", nodes.literal("", "100 % of it"))
+    page = nodes.container("", head, cell, long, text)
+    keep_together(None, page, "page")
+    assert head.astext() == "k‑NN in %"
+    assert cell.astext() == "k-NN 3\xa0%\n\ncls_token"
+    assert [name["classes"] for name in page.findall(nodes.literal)] == [["short"], [], []]
+    assert text.astext() == "k-NN 76\xa0% 100 % of it"
