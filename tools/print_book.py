@@ -125,14 +125,15 @@ def join(front_matter: PdfReader, printed: list[Printed]) -> PdfWriter:
     """One file with an outline, whose links between pages stay inside."""
     writer = PdfWriter()
     writer.append(front_matter, import_outline=False)
-    writer.add_outline_item("Contents", 1)
+    writer.add_outline_item(title="Contents", page_number=1)
     starts = {}
     for one in printed:
         starts[one.file] = len(writer.pages)
         writer.append(one.pdf, import_outline=False)
-        chapter = writer.add_outline_item(one.title, starts[one.file])
+        chapter = writer.add_outline_item(title=one.title, page_number=starts[one.file])
         for title, sheet in sections(one.pdf):
-            writer.add_outline_item(title, starts[one.file] + sheet, parent=chapter)
+            page = starts[one.file] + sheet
+            writer.add_outline_item(title=title, page_number=page, parent=chapter)
     for sheet in writer.pages:
         for note in sheet.get("/Annots", ()):
             lead_inside(writer, note.get_object(), starts)

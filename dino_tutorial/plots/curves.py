@@ -328,18 +328,17 @@ def temperature_curve(
         else "no finite values."
     )
     marked = sorted((marks or {}).items(), key=lambda mark: mark[1]) if ok.any() else []
-    for index, (name, temperature) in enumerate(marked):
+    for name, temperature in marked:
         height = float(np.interp(temperature, x[ok], y[ok]))
         axes.plot([temperature], [height], "o", color=colour("vermillion"), markersize=6)
         axes.annotate(
             f"{name} {number(temperature)}",
             (temperature, height),
-            xytext=(0, 30 + 16 * (len(marked) - 1 - index)),
+            xytext=(10, -7),  # the curve rises, so that there is room beneath it
             textcoords="offset points",
             color=colour("vermillion-text"),
             fontsize=10,
-            ha="center",
-            arrowprops={"arrowstyle": "-", "color": colour("muted"), "lw": 0.6},
+            va="center",
         )
         figure.alt_text += f" At the {name}'s {number(temperature)} it is {number(height)}."
     return figure

@@ -21,6 +21,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatterMathtext
 
 from dino_tutorial.errors import UserError
 from dino_tutorial.files import kind_of, user_path, write_bytes
@@ -136,6 +137,7 @@ def styled(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
         # Names of classes and data are shown as they are, dollars included.
         with matplotlib.rc_context(STYLE | {"text.parse_math": False}):
             figure = draw(*args, **kwargs)
+            _write_powers(figure)
             engine = figure.get_layout_engine()
             if engine is not None:
                 engine.execute(figure)
@@ -143,6 +145,20 @@ def styled(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
             return figure
 
     return wrapper
+
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _write_powers(figure: Figure) -> None:
+    """10⁶ beside a logarithmic axis: matplotlib's formula would be shown as its source."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
+
+
+def _power_of_ten(value: float) -> str:
+    return "10" + str(round(math.log10(value))).translate(RAISED)
 
 
 @takes(dpi=whole(1, 10**4))

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from dino_tutorial.errors import UserError
 from dino_tutorial.options.arguments import shown
 
+SENTENCE = 30  # characters; what is longer is read, and not compared with what stands above it
 NUMBER = re.compile(r"[-+−]?\d[\d,]*\.?\d*")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of results under their headings; everything but the first column is set to the right.
+    """Rows of results under their headings.
+
+    Everything but the first column is set to the right, and in a notebook a column that holds
+    sentences to the left.
 
     Attributes:
         columns: the headings; the first stands above the names of the rows.
@@ -51,7 +55,8 @@ class Table:
     __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
-        rule = [":--", *["--:"] * (len(self.columns) - 1)]
+        others = range(1, len(self.columns))
+        rule = [":--", *("--:" if self._is_short(column) else ":--" for column in others)]
         rows = [list(row) for row in self.rows]
         for name, choose in self.best.items():
             place = list(self.columns).index(name)
@@ -61,6 +66,9 @@ class Table:
                 if number == first:
                     row[place] = f"**{row[place]}**"
         return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rule, *rows))
+
+    def _is_short(self, column: int) -> bool:
+        return all(len(row[column]) <= SENTENCE for row in self.rows)
 
 
 def _number(cell: str) -> float | None:

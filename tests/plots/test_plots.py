@@ -285,6 +285,17 @@ def test_throughput_tells_the_median():
     assert figure.alt_text == "Images per second: median 200, from 100 to 300."
 
 
+def test_powers_of_ten_are_written_out_and_not_as_a_formula():
+    @style.styled
+    def draw():
+        figure = style.new_figure(2)
+        figure.subplots().set(yscale="log", ylim=(1e-3, 1e3), xlabel="$5")
+        return figure
+
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", style.to_svg(draw(), "figure"))
+    assert {"10⁻³", "10¹", "10³", "$5"} <= set(words)
+
+
 def test_temperature_curve_sorts_and_marks():
     figure = plots.temperature_curve([1.0, 0.1, 0.5], [3.0, 1.0, 2.0], LN_K, {"teacher": 0.3})
     assert drawn(figure)[0].tolist() == [[0.1, 1.0], [0.5, 2.0], [1.0, 3.0]]

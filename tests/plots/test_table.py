@@ -16,6 +16,12 @@ def test_a_notebook_shows_a_table_with_numbers_to_the_right():
     ]
 
 
+def test_a_notebook_shows_sentences_to_the_left():
+    rows = [["none", "3", "every image gets the same prototype"], ["all", "12", "nothing found"]]
+    rule = Table(["run", "step", "diagnosis"], rows)._repr_markdown_().splitlines()[1]
+    assert rule == "| :-- | --: | :-- |"
+
+
 def test_print_writes_columns():
     assert str(TABLE).splitlines() == [
         "in %       mIoU  table",

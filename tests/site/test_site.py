@@ -120,6 +120,14 @@ def test_images_have_their_size_and_load_when_they_are_near(pages):
         assert int(image["width"]) > 1 and int(image["height"]) > 1, f"{page}: {image['src']}"
 
 
+def test_the_button_for_the_encoder_says_how_much_it_loads(site):
+    static = site / "_static"
+    script = (static / "encoder-play.js").read_text("utf-8")
+    button = re.search(r"Load the encoder \((.+?)\)", script)
+    size = sum((static / name).stat().st_size for name in ("encoder.js", "encoder-data.js"))
+    assert button[1] == f"{size / 1e6:.1f} MB"
+
+
 def test_no_two_parts_of_a_page_have_one_id(pages):
     for page, soup in pages.items():
         ids = [tag["id"] for tag in soup.select("article [id]")]
