@@ -18,7 +18,7 @@ STEPS = 100
 
 @cache
 def scenes():
-    return open_dataset("scenes", "train", image_size=16, limit=256).images()
+    return open_dataset("patterns", "train", image_size=16, limit=256).images()
 
 
 @cache
