@@ -4,8 +4,8 @@
 
 FOLDER is a copy of DAVIS (see `dino_tutorial.datasets.Davis`), which this repository does not
 hold; RUN is a folder of a run or of a checkpoint. Beside each run's patch features: those of the
-first run's encoder before training, the pixels of the patches, and the outline of the first frame
-left where it was. Writes summary.json, environment.json and command.txt.
+first run's encoder before training, the pixels of the patches, their mean colours, and the outline
+of the first frame left where it was. Writes summary.json, environment.json and command.txt.
 """
 
 import argparse
@@ -46,6 +46,11 @@ def described_by(encoder):
     return describe
 
 
+def mean_colours(frames: Tensor, patch_size: int) -> Tensor:
+    """Of each patch, (T, N, 3)."""
+    return patch_pixels(frames, patch_size).unflatten(-1, (3, -1)).mean(dim=-1)
+
+
 def followed(features: Tensor, masks: Tensor, grid: tuple[int, int], reach: int) -> Tensor:
     """The object's mask in every frame, bool (T, H, W), from its mask in the first."""
     labels = propagate_labels(features, masks[0], grid, neighbourhood=reach, **SETTINGS)
@@ -59,6 +64,7 @@ def measure(
     """The scores of one film, by the features that followed its object."""
     descriptions = {name: described_by(encoder) for name, encoder in encoders.items()}
     descriptions["pixels"] = lambda frames: patch_pixels(frames, patch_size)
+    descriptions["colours"] = lambda frames: mean_colours(frames, patch_size)
     grid = tuple(side // patch_size for side in film.frames.shape[-2:])
     scores = {
         name: video_scores(followed(describe(film.frames), film.masks, grid, reach), film.masks)

@@ -48,6 +48,7 @@ def test_a_tiny_copy_is_measured(tmp_path, monkeypatch):
         "dino-scenes-laptop-s0",
         "untrained",
         "pixels",
+        "colours",
         "outline left in place",
     }
     film = Davis(films, short_side=40, multiple=8)[1]
