@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dino_tutorial.evaluation import entropy
 from dino_tutorial.exercises import check
+from dino_tutorial.exercises.checking import EXERCISES, judge
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 MODULES = {"F": F, "math": math, "nn": nn, "np": np, "torch": torch, "entropy": entropy}
@@ -96,3 +97,11 @@ def functions_of(chapter: str) -> dict:
 def test_the_chapters_own_code(chapter, function, exercise, mistake):
     verdict = check(exercise, functions_of(chapter)[function])
     assert verdict.mistake == mistake, verdict
+
+
+@pytest.mark.parametrize("draw", [110, 125, 168])
+def test_the_rounding_of_a_large_gradient_is_no_mistake(draw):
+    """At τ = 0.01 a gradient of a thousandth is left of terms a thousand times as large."""
+    answer = functions_of("contrast-and-cluster")["stable_line_up"]
+    verdict = judge(EXERCISES["info_nce"], answer, draw)
+    assert verdict.passed, verdict
