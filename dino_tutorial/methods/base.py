@@ -14,7 +14,8 @@ from dino_tutorial.evaluation.collapse import feature_spread
 from dino_tutorial.methods.teacher import Teacher
 from dino_tutorial.models import Encoder
 from dino_tutorial.options.arguments import shown
-from dino_tutorial.views import DrawnBlocks, DrawnMasks, ViewSpec
+from dino_tutorial.views import DrawnMasks, ViewSpec
+from dino_tutorial.views.masks import DrawnBlocks
 from dino_tutorial.views.settings import ViewSettings
 
 

@@ -18,8 +18,8 @@ from dino_tutorial.methods.dino import DINO, DINOSettings, PrototypeNetwork, mea
 from dino_tutorial.methods.teacher import Frozen, Teacher
 from dino_tutorial.models import DINOHead, Encoder, VisionTransformer
 from dino_tutorial.options import option, takes
-from dino_tutorial.views import DrawnBlocks, DrawnMasks, PatchMasks
-from dino_tutorial.views.masks import draw_blocks
+from dino_tutorial.views import DrawnMasks, PatchMasks
+from dino_tutorial.views.masks import DrawnBlocks, draw_blocks
 
 CENTERINGS = ("softmax", "sinkhorn")
 

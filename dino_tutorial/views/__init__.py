@@ -6,7 +6,7 @@ masks patches for DINOv2's student.
 """
 
 from dino_tutorial.views.augment import Augment
-from dino_tutorial.views.masks import DrawnBlocks, DrawnMasks, PatchMasks, block_masks
+from dino_tutorial.views.masks import DrawnMasks, PatchMasks, block_masks
 from dino_tutorial.views.params import ViewParams, sample_params
 from dino_tutorial.views.pretext import permutation_set, rotations, shuffled_tiles
 from dino_tutorial.views.specs import (
@@ -20,7 +20,6 @@ from dino_tutorial.views.specs import (
 
 __all__ = [
     "Augment",
-    "DrawnBlocks",
     "DrawnMasks",
     "PatchMasks",
     "ViewParams",
