@@ -37,8 +37,7 @@ SIDEWAYS = """() => [...document.querySelectorAll(".bd-article *")]
   .filter((e) => e.checkVisibility({ visibilityProperty: true }) && e.clientWidth > 0
     && e.scrollWidth > e.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(e).overflowX))
   .map((e) => [e.tagName.toLowerCase(), e.textContent.trim().slice(0, 60)])"""
-# On a phone: code, what it prints, and tables and formulas that have no narrower form.
-MAY_SCROLL = {"pre", "table", "mjx-container"}
+MAY_SCROLL = {"pre"}  # on a phone: code
 # How a chapter reads: the share of code, without what it prints, in its visible characters, the
 # lines of its longest visible cell, and where its first figure begins, in screens of 800 pixels.
 READING = """async () => {
