@@ -101,7 +101,7 @@ def test_the_chapters_own_code(chapter, function, exercise, mistake):
 
 @pytest.mark.parametrize("draw", [110, 125, 168, 381])
 def test_the_rounding_of_a_large_gradient_is_no_mistake(draw):
-    """At τ = 0.01 a gradient of a thousandth is left of terms a thousand times as large."""
+    """At τ = 0.01 the rounding of a cosine moves a small part of a large gradient."""
     answer = functions_of("contrast-and-cluster")["stable_line_up"]
     verdict = judge(EXERCISES["info_nce"], answer, draw)
     assert verdict.passed, verdict
