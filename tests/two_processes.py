@@ -5,6 +5,7 @@ and two fresh interpreters. What torchrun itself does, starting a dead process a
 tests/runs/test_restarts.py.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -49,7 +50,8 @@ def call_in_two_processes(function: Callable[..., None], *arguments: object) -> 
             process.start()
         ends_together(pair)
         text = written.read_text()
-    assert [process.exitcode for process in pair] == [0, 0], text
+    codes = [process.exitcode for process in pair]
+    assert codes == [0, 0], f"exit codes {codes}\n{text}"
     return text
 
 
@@ -71,6 +73,7 @@ def _one(
     file = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
+    faulthandler.enable(file)  # says where, if a process dies of a signal
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ["MASTER_ADDR"] = "127.0.0.1"
