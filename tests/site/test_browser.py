@@ -1,6 +1,7 @@
 """Built pages in a real browser: accessibility, paper, search, and no error on the console."""
 
 import functools
+import gzip
 import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -77,6 +78,16 @@ def browser():
         yield browser
 
 
+@pytest.fixture(scope="module")
+def served(site):
+    """The address of a server of the site."""
+    handler = functools.partial(Quiet, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.fixture
 def visit(browser, site):
     """Opens a page of the site; none may log an error, or ask another machine for anything."""
@@ -90,7 +101,7 @@ def visit(browser, site):
             lambda said: errors.append(f"{name}: {said.text}") if said.type == "error" else None,
         )
         pages[-1].on("request", lambda asked: hosts.add(urlsplit(asked.url).hostname))
-        address = name if name.startswith("http") else (site / "book" / f"{name}.html").as_uri()
+        address = name if ":" in name else (site / "book" / f"{name}.html").as_uri()
         pages[-1].goto(address, timeout=PATIENCE)
         return pages[-1]
 
@@ -116,6 +127,31 @@ def test_a_page_can_be_read_by_everybody_on_every_screen_in_both_themes(visit, n
             assert page.evaluate(AXE, rules) == [], (width, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [part for part in page.evaluate(SIDEWAYS) if part[0] not in MAY_SCROLL] == []
+
+
+def test_the_index_fits_a_phone(visit, site):
+    page = visit((site / "genindex.html").as_uri(), width=390)
+    beyond = """() => [...document.querySelectorAll(".indextable *")]
+      .filter((e) => e.getBoundingClientRect().right > 391).map((e) => e.textContent.trim())"""
+    assert page.evaluate(beyond) == []
+    assert page.locator(".indextable li").count() > 100
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_first_visit_takes_a_megabyte_and_a_half_at_most(visit, site, served, name):
+    """As sent by a server that compresses texts."""
+    page = visit(f"{served}/book/{name}.html")
+    page.wait_for_load_state("networkidle")
+    loaded = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+    files = {site / urlsplit(address).path.lstrip("/") for address in (page.url, *loaded)}
+    assert {".html", ".css", ".js", ".ttf"} <= {file.suffix for file in files}
+    weights = {file.name: weight_sent(file) for file in files}
+    assert sum(weights.values()) <= 1.5e6, weights
+
+
+def weight_sent(file):
+    packed = file.suffix in {".woff", ".woff2", ".png", ".webp", ".jpg"}
+    return file.stat().st_size if packed else len(gzip.compress(file.read_bytes(), 6))
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -154,27 +190,22 @@ def test_paper_loses_no_line_of_code(visit):
     assert [line for line in lines if line not in printed] == []
 
 
-def test_search_finds_the_chapter_before_the_mention_and_quotes_prose(visit, site):
-    handler = functools.partial(Quiet, directory=site)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        root = f"http://127.0.0.1:{server.server_port}"
-        for asked, chapter in {
-            "centering": "centering-sharpening",
-            "multi-crop": "multi-crop",
-            "koleo": "dinov2-objective",
-        }.items():
-            page = visit(f"{root}/search.html?q={asked}")
-            found = page.locator("#search-results li")
-            found.first.wait_for(timeout=PATIENCE)
-            page.wait_for_timeout(1000)
-            hits = [hit.locator("a").first.get_attribute("href") for hit in found.all()[:3]]
-            # What the glossary says of the word may stand before it.
-            pages = [hit for hit in hits if "glossary" not in hit and "reference/" not in hit]
-            assert f"book/{chapter}.html" in pages[0], f"{asked}: {hits}"
-            quoted = found.filter(has=page.locator(f'a[href*="{chapter}"]')).first.inner_text()
-            assert len(quoted) > 100 and "import " not in quoted
-        server.shutdown()
+def test_search_finds_the_chapter_before_the_mention_and_quotes_prose(visit, served):
+    for asked, chapter in {
+        "centering": "centering-sharpening",
+        "multi-crop": "multi-crop",
+        "koleo": "dinov2-objective",
+    }.items():
+        page = visit(f"{served}/search.html?q={asked}")
+        found = page.locator("#search-results li")
+        found.first.wait_for(timeout=PATIENCE)
+        page.wait_for_timeout(1000)
+        hits = [hit.locator("a").first.get_attribute("href") for hit in found.all()[:3]]
+        # What the glossary says of the word may stand before it.
+        pages = [hit for hit in hits if "glossary" not in hit and "reference/" not in hit]
+        assert f"book/{chapter}.html" in pages[0], f"{asked}: {hits}"
+        quoted = found.filter(has=page.locator(f'a[href*="{chapter}"]')).first.inner_text()
+        assert len(quoted) > 100 and "import " not in quoted
 
 
 def test_focus_is_seen_on_the_buttons_of_the_theme(visit):

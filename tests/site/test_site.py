@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
 from test_chapters import CHAPTERS
 
 from dino_tutorial import __version__
@@ -145,6 +146,29 @@ def test_footer_icon_and_page_for_wrong_addresses(pages, site):
     missing = BeautifulSoup((site / "404.html").read_text("utf-8"), "html.parser")
     links = {link["data-to"] for link in missing.select("a[data-to]")}
     assert len(links) == 2 and all((site / link).is_file() for link in links)
+
+
+def test_icons_are_letters_of_a_small_font_that_has_all_that_are_shown(pages, site):
+    files = site / "_static" / "vendor" / "fontawesome" / "webfonts"
+    assert (files / "fa-solid-900.ttf").stat().st_size < 20_000
+    assert (site / "_static" / "scripts" / "fontawesome.js").stat().st_size < 100
+    letters = TTFont(files / "fa-solid-900.ttf").getBestCmap()
+    style = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")
+    assert "fa-solid-900.woff2" not in style
+    shown = {
+        name
+        for page in pages.values()
+        for icon in page.select(".fa-solid, .fas")
+        for name in icon["class"]
+        if name.startswith("fa-") and name not in {"fa-solid", "fa-lg"}
+    }
+    assert {"fa-bars", "fa-magnifying-glass", "fa-circle-half-stroke"} <= shown
+    for name in shown:
+        letter = re.search(rf'\.{name}:before(?:,[^{{}}]*)?{{content:"\\([0-9a-f]+)"', style)[1]
+        assert int(letter, 16) in letters, name
+    for name in ("info-circle", "lightbulb", "exclamation-triangle"):  # of admonitions
+        letter = re.search(rf'--pst-icon-{name}:"(.)"', style)[1]
+        assert ord(letter) in letters, name
 
 
 def test_every_page_has_one_title_and_a_description(pages):
