@@ -13,8 +13,8 @@ DUPLICATE = 1e-4  # a distance far below any between different images, far above
 class KoLeoLoss(nn.Module):
     """−mean log of the distance to the nearest neighbour on the unit sphere.
 
-    The Kozachenko-Leonenko estimate of the differential entropy, up to constants: the more evenly
-    the features fill the sphere, the lower. Distances are ``sqrt(d² + ε²)`` with ε = 10⁻⁴, so two
+    Minus the Kozachenko-Leonenko estimate of the differential entropy, up to constants: the more
+    evenly the features fill the sphere, the lower the loss. Distances are ``sqrt(d² + ε²)`` with ε = 10⁻⁴, so two
     equal features cost −log ε, which is finite, and have no gradient: there is no direction in
     which to part them. A batch of one has no neighbour and costs 0.
 
