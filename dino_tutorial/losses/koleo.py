@@ -14,9 +14,9 @@ class KoLeoLoss(nn.Module):
     """−mean log of the distance to the nearest neighbour on the unit sphere.
 
     Minus the Kozachenko-Leonenko estimate of the differential entropy, up to constants: the more
-    evenly the features fill the sphere, the lower the loss. Distances are ``sqrt(d² + ε²)`` with ε = 10⁻⁴, so two
-    equal features cost −log ε, which is finite, and have no gradient: there is no direction in
-    which to part them. A batch of one has no neighbour and costs 0.
+    evenly the features fill the sphere, the lower the loss. Distances are ``sqrt(d² + ε²)`` with
+    ε = 10⁻⁴, so two equal features cost −log ε, which is finite, and have no gradient: there is no
+    direction in which to part them. A batch of one has no neighbour and costs 0.
 
     Source: Sablayrolles et al. 2019, equation 2; Oquab et al. 2024, section 4.
     """
