@@ -8,17 +8,22 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dino_tutorial.errors import UserError, printable
 from dino_tutorial.files.streams import (
     Terminated,
     ended_by_sigterm,
     forget_stdout,
+    nobody_reads,
     of_the_machine,
     streams_that_hold,
 )
 
+if TYPE_CHECKING:
+    from dino_tutorial.runs import Config
+
+RUNS = "runs"
 GO_ON = "stopped; what is described stays. Continue with the same command."
 EMBED = """\
 Features of every image of a folder, a row each, with the image's name and class:
@@ -74,10 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(str(stop) or "stopped", 130)
     except Terminated:
         return _say("stopped", 143)
-    except BrokenPipeError:
-        forget_stdout()
-        return 141
     except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            forget_stdout()
+            return 141
         sentence = of_the_machine(error)
         if sentence is None:
             raise
@@ -262,7 +267,7 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
 def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--preset", help="smoke, laptop (default), gpu, photo or paper")
     command.add_argument("--name", help=f"the run's name (default: {name})")
-    command.add_argument("--folder", default="runs", help="where runs are kept (default: runs)")
+    command.add_argument("--folder", default=RUNS, help=f"where runs are kept (default: {RUNS})")
     command.add_argument("--seed", type=int, help="of all randomness (default: 0)")
     command.add_argument("--device", help="auto (default), cpu, cuda or mps")
     command.add_argument(
@@ -289,12 +294,18 @@ def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
 def _train(options: argparse.Namespace) -> int:
     from dino_tutorial.options import parse_assignments
     from dino_tutorial.runs import configure, train
-    from dino_tutorial.runs.resume import is_started, resumed_config
+    from dino_tutorial.runs.resume import is_started, is_unfinished, resumed_config
     from dino_tutorial.training.loop import Interrupted
 
     own = {key: getattr(options, key) for key in ("folder", "name", "seed", "device")}
     own = {key: value for key, value in own.items() if value is not None}
-    changes = own | parse_assignments(options.changes)
+    assigned = parse_assignments(options.changes)
+    for key in own.keys() & assigned.keys():
+        if own[key] != assigned[key] and (key, own[key]) != ("folder", RUNS):
+            raise UserError(
+                f"--{key} {own[key]} and --set {key}={assigned[key]} differ: give one of them"
+            )
+    changes = own | assigned
     data = "scenes" if options.data is None else options.data
     preset = "laptop" if options.preset is None else options.preset
     config = configure(options.method, data, preset, changes)
@@ -304,21 +315,12 @@ def _train(options: argparse.Namespace) -> int:
     try:
         run = train(config, resume=resume)
     except Interrupted as stop:
-        again = shlex.join(
-            [
-                "dino-tutorial",
-                "train",
-                options.method,
-                "--data",
-                data,
-                "--preset",
-                preset,
-                *_repeat(options),
-                "--resume",
-            ]
-        )
-        print(f"{stop}; everything is saved. Continue with:\n  {again}", file=sys.stderr)
-        return 130
+        return _continue_by(f"{stop}; everything is saved", config, options, 130)
+    except (KeyboardInterrupt, Terminated) as stop:  # before the first step, or after the last
+        if not is_unfinished(config):
+            raise
+        code = 130 if isinstance(stop, KeyboardInterrupt) else 143
+        return _continue_by("stopped", config, options, code)
     if _is_main_process():
         print(_table(run.summary))
         print(f"run     {run.folder}\nreport  {run.report}")
@@ -335,12 +337,21 @@ def _distill(options: argparse.Namespace) -> int:
     return _train(options)
 
 
+def _continue_by(what: str, config: "Config", options: argparse.Namespace, code: int) -> int:
+    """What happened, and the command that goes on from there; returns the exit code."""
+    words = ["train", config.method, "--data", config.source, "--preset", config.preset]
+    again = shlex.join(["dino-tutorial", *words, *_repeat(options), "--resume"])
+    if _is_main_process():
+        print(f"{what}. Continue with:\n  {again}", file=sys.stderr)
+    return code
+
+
 def _repeat(options: argparse.Namespace) -> list[str]:
     """The options of a train command that were not left at their defaults."""
     words = []
     for flag, value, default in (
         ("--name", options.name, None),
-        ("--folder", options.folder, "runs"),
+        ("--folder", options.folder, RUNS),
         ("--seed", options.seed, None),
         ("--device", options.device, None),
     ):

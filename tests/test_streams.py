@@ -8,6 +8,7 @@ import pytest
 from faults import run
 
 from dino_tutorial.cli import main
+from dino_tutorial.training.loop import Trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PRINTING = (["methods"], ["settings", "dino"], ["settings", "dino", "--explain"], ["--help"])
@@ -34,6 +35,18 @@ def test_nobody_reads_on(words):
     ended = printed_to(writing, words)
     os.close(writing)
     assert ended.code == 141 and ended.said == ""
+
+
+def test_a_connection_that_breaks_elsewhere_is_told(tmp_path, monkeypatch):
+    """Although the error is the one that a closed output gives."""
+
+    def broken(self, *_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(Trainer, "_step", broken)
+    ended = run(lambda: main(["train", "dino", "--preset", "smoke", "--folder", str(tmp_path)]))
+    assert ended.code == 2
+    assert "a connection to another process or machine broke (Broken pipe)" in ended.said
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -75,6 +76,18 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def nobody_reads() -> bool:
+    """Whether standard output is what broke, when something did; yes where nobody can tell."""
+    if not hasattr(select, "poll"):
+        return True
+    output = select.poll()
+    try:
+        output.register(sys.stdout, select.POLLOUT)
+    except (OSError, ValueError, AttributeError):
+        return True
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))
+
+
 def forget_stdout() -> None:
     """Have what is still to be printed go nowhere, so that the end of the program is quiet."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -90,6 +103,11 @@ def of_the_machine(error: BaseException) -> str | None:
             "there is not enough memory: use fewer or smaller images (--limit, --size, "
             "data.image_size), a smaller train.batch_size or model, more train.accumulate, or a "
             "larger machine"
+        )
+    if isinstance(error, ConnectionError):
+        return (
+            f"a connection to another process or machine broke ({describe_error(error)}): see "
+            f"what ended it, then give the same command again, with --resume for a training"
         )
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename!r}" if error.filename else "the output"

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,7 +116,12 @@ class Run:
         """The trained backbone that its method keeps, in evaluation mode, on the CPU."""
         path = self.folder / "backbone.safetensors"
         if not kind_of(path):
-            raise UserError(f"{self.folder} has no backbone yet: finish it with --resume")
+            raise UserError(
+                f"{self.folder} is a record, whose weights were not kept: train it again by its "
+                f"command.txt"
+                if self.complete
+                else f"{self.folder} has no backbone yet: finish it with --resume"
+            )
         state = _read_backbone(path)
         try:
             model = new_encoder(self.config)
@@ -224,6 +230,11 @@ def run_folder(config: Config, resume: bool, processes: Processes) -> Iterator[P
 def _resumed(config: Config) -> Iterator[Path]:
     folder = find_folder(config, resume=True)
     with locked(folder, "stop it or wait for its end before this run is resumed"):
+        if (folder / "summary.json").exists() and not has_checkpoint(folder):
+            raise UserError(
+                f"{folder} is finished and has no checkpoint, as a record: there is nothing to go "
+                f"on with; take another --name and no --resume"
+            )
         yield folder
 
 
@@ -238,8 +249,7 @@ def _made(config: Config) -> Iterator[Path]:
                 yield folder
             except BaseException:
                 if not _has_begun(folder):
-                    for name in _contents(folder):
-                        (folder / name).unlink()
+                    _empty(folder)
                 raise
     except BaseException:
         for path in made:
@@ -262,6 +272,16 @@ def _make_folder(config: Config) -> tuple[Path, list[Path]]:
                 raise unwritable(folder, error) from error
         except OSError as error:
             raise unwritable(folder, error) from error
+
+
+def _empty(folder: Path) -> None:
+    """As far as that goes: why a run could not begin is more than what is left of it."""
+    for path in (folder / name for name in _contents(folder)):
+        if path.is_dir():  # a tracker's
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _has_begun(folder: Path) -> bool:

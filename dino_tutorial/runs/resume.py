@@ -21,6 +21,11 @@ def is_started(config: Config) -> bool:
     return True
 
 
+def is_unfinished(config: Config) -> bool:
+    """Whether the newest run of this configuration lacks its last part, the report."""
+    return is_started(config) and not (find_folder(config, resume=True) / "report.html").exists()
+
+
 def resumed_config(
     asked: Config, data: str | None, preset: str | None, changes: dict[str, Any]
 ) -> Config:

@@ -277,10 +277,11 @@ class Trainer:
 
     def _set_mode(self) -> None:
         """Frozen backbones are in evaluation mode: their running statistics stay, too."""
-        frozen_steps = self.train.freeze_backbone_steps
-        if frozen_steps and self.step <= frozen_steps:
+        if self.step == self.train.freeze_backbone_steps:
+            self.method.train()
+        elif self.step < self.train.freeze_backbone_steps:
             for backbone in self.method.backbones:
-                backbone.train(self.step == frozen_steps)
+                backbone.eval()
 
     def _check_freeze(self) -> None:
         frozen = self.train.freeze_backbone_steps

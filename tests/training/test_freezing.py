@@ -53,6 +53,21 @@ def test_the_backbone_stays_and_then_learns(method, tmp_path, monkeypatch):
     assert not equal(head[0], head[1]) and not equal(head[1], head[2])
 
 
+def test_running_statistics_of_keys_stay_after_the_thaw_too(tmp_path):
+    """MoCo's keys are normalised by them, whether a run was resumed there or not."""
+    modes, t = [], trainer("moco", tmp_path, **SHORT, model__arch="resnet10",
+                           train__freeze_backbone_steps=FROZEN)  # fmt: skip
+    after_step = t.method.after_step
+
+    def kept(values):
+        modes.append([backbone.training for backbone in t.method.backbones])
+        after_step(values)
+
+    t.method.after_step = kept
+    t.fit()
+    assert modes == [[False, False]] * FROZEN + [[True, False]] * (4 - FROZEN)
+
+
 def test_what_is_never_thawed_is_refused(tmp_path):
     with pytest.raises(UserError, match="freeze it for fewer"):
         trainer("dino", tmp_path, **SHORT, train__freeze_backbone_steps=4)
