@@ -1,7 +1,8 @@
 """A curation from names to files: open pool, seeds and weights, curate, measure, report."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,18 @@ from dino_tutorial.datasets import (
     write_shards,
 )
 from dino_tutorial.datasets.decode import listing
+from dino_tutorial.datasets.every import is_image_folder
 from dino_tutorial.datasets.files import ImageFiles
 from dino_tutorial.datasets.scenes.factors import CLASSES
 from dino_tutorial.datasets.scenes.sets import curated_seeds, uncurated_pool
 from dino_tutorial.datasets.subset import Subset
+from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import normalize
 from dino_tutorial.evaluation.storage import StoredArray
-from dino_tutorial.files import kind_of, user_path, write_bytes, write_json
+from dino_tutorial.files import made_folder, unwritable, user_path, write_bytes, write_json
+from dino_tutorial.files.locks import locked
 from dino_tutorial.options import check_whole, flatten
-from dino_tutorial.parallel import process_group
+from dino_tutorial.parallel import asked_of_main, process_group
 from dino_tutorial.plots.curation import CurationReport, write_curation_report
 from dino_tutorial.runs.encoders import open_encoder
 from dino_tutorial.runs.environment import choose_device, describe_environment
@@ -63,8 +67,9 @@ def curate_pool(
         pool: "patterns" or "scenes" (20,000 with planted duplicates and junk), a folder of images,
             or the name of a data set, of which the training split is taken.
         out: gets ``selected.txt``, ``summary.json``, ``report.html`` and the descriptions; when
-            these are there from an earlier call, it goes on from them. Where images cannot be read,
-            of the pool, the seeds or the evaluation, ``left_out.txt`` names them all.
+            these are there from an earlier call, it goes on from them; a folder that holds anything
+            else is refused. Where images cannot be read, of the pool, the seeds or the evaluation,
+            ``left_out.txt`` names them all.
         seeds: curated images to retrieve around, named like the pool; None retrieves nothing.
         weights: what features retrieve and cluster: "pixels", a run's folder, a released model,
             such as "dinov2_vits14", or a file of weights.
@@ -88,53 +93,94 @@ def curate_pool(
     seeds = None if seeds is None else os.fspath(seeds)
     evaluation = None if evaluation is None else os.fspath(evaluation)
     torch_device = choose_device(device)
-    with process_group(torch_device.type) as processes:
-        torch_device = choose_device(device, processes.local_rank)
-        features, size, identity = open_weights(weights, torch_device)
-        images, true_groups = open_pool(pool, size, limit)
-        identity |= {"pool": images.name, "image_size": images.image_size, **images.fingerprint()}
-        curated = None if seeds is None else open_seeds(seeds, images.image_size)
-        excluded = None if evaluation is None else open_excluded(evaluation, images.image_size)
-        for chosen in (images, curated, excluded):  # before the long part of the work
-            if isinstance(chosen, ImageFiles):
-                chosen.check_readable()
-        functions = describers(features)
-        stored = embed(
-            images,
-            functions,
-            out / "descriptions",
-            identity,
-            device=torch_device,
-            processes=processes,
+    with contextlib.ExitStack() as held:  # the folder, until the last file is written
+        with process_group(torch_device.type) as processes:
+            torch_device = choose_device(device, processes.local_rank)
+            asked_of_main(lambda: held.enter_context(_own_folder(out)))
+            features, size, identity = open_weights(weights, torch_device)
+            images, true_groups = open_pool(pool, size, limit)
+            identity |= {
+                "pool": images.name,
+                "image_size": images.image_size,
+                **images.fingerprint(),
+            }
+            curated = None if seeds is None else open_seeds(seeds, images.image_size)
+            excluded = None if evaluation is None else open_excluded(evaluation, images.image_size)
+            for chosen in (images, curated, excluded):  # before the long part of the work
+                if isinstance(chosen, ImageFiles):
+                    chosen.check_readable()
+            _check_names(images)
+            functions = describers(features)
+            stored = embed(
+                images,
+                functions,
+                out / "descriptions",
+                identity,
+                device=torch_device,
+                processes=processes,
+            )
+        if not processes.is_main:
+            return None
+        with listing(out / "left_out.txt"):
+            curated, seed_features = _described(curated, functions["features"], torch_device)
+            _, excluded_copies = _described(excluded, copy_descriptors, torch_device)
+            result = curate(
+                stored, out / "descriptions" / "whitened", options, seed_features, excluded_copies
+            )
+            unreadable = _tell_unreadable(images, result)
+        summary = summarize(result, images, true_groups, curated)
+        summary = {"pool": images.name, "weights": Path(weights).name, **summary}
+        summary["unreadable"] = unreadable
+        write_json(out / "summary.json", summary)
+        names = (
+            images.paths if isinstance(images, ImageFiles) else np.arange(len(images)).astype(str)
         )
-    if not processes.is_main:
-        return None
-    with listing(out / "left_out.txt"):
-        curated, seed_features = _described(curated, functions["features"], torch_device)
-        _, excluded_copies = _described(excluded, copy_descriptors, torch_device)
-        result = curate(
-            stored, out / "descriptions" / "whitened", options, seed_features, excluded_copies
+        _write_names(out / "selected.txt", [str(names[i]) for i in result.selected])
+        if shards:
+            chosen = Subset(images, torch.from_numpy(result.selected))
+            for old in (out / "curated" / "train").glob("*.tar"):
+                old.unlink()
+            write_shards(chosen, out / "curated" / "train")
+        report = CurationReport(
+            summary, command, flatten(options), describe_environment(torch_device), images.classes
         )
-        unreadable = _tell_unreadable(images, result)
-    summary = summarize(result, images, true_groups, curated)
-    summary = {"pool": images.name, "weights": Path(weights).name, **summary}
-    summary["unreadable"] = unreadable
-    write_json(out / "summary.json", summary)
-    names = images.paths if isinstance(images, ImageFiles) else np.arange(len(images)).astype(str)
-    _write_names(out / "selected.txt", [str(names[i]) for i in result.selected])
-    if shards:
-        chosen = Subset(images, torch.from_numpy(result.selected))
-        for old in (out / "curated" / "train").glob("*.tar"):
-            old.unlink()
-        write_shards(chosen, out / "curated" / "train")
-    report = CurationReport(
-        summary, command, flatten(options), describe_environment(torch_device), images.classes
-    )
-    _add_removed(report, result, images, true_groups, options.seed)
-    _add_found(report, result, images, curated, stored["features"], seed_features, options)
-    _add_balance(report, result, images)
-    write_curation_report(out / "report.html", report)
-    return summary
+        _add_removed(report, result, images, true_groups, options.seed)
+        _add_found(report, result, images, curated, stored["features"], seed_features, options)
+        _add_balance(report, result, images)
+        write_curation_report(out / "report.html", report)
+        return summary
+
+
+@contextlib.contextmanager
+def _own_folder(out: Path) -> Iterator[None]:
+    """Have the folder of a curation, new or to be continued, to oneself.
+
+    Raises:
+        UserError: another process writes into it, or what it holds is no curation's.
+    """
+    with made_folder(out), locked(out, "wait for its end, or take another --out"):
+        try:
+            there = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+        except OSError as error:
+            raise unwritable(out, error) from error
+        if "config.yaml" in there:
+            raise UserError(f"{out} holds a training run: take another --out")
+        ours = "descriptions" in there or {"selected.txt", "summary.json"} <= there
+        if there and not ours:
+            raise UserError(f"{out} holds files that curate has not written: take another --out")
+        yield
+
+
+def _check_names(images: ImageDataset) -> None:
+    """Refuse names that a list with one name a line cannot hold."""
+    if not isinstance(images, ImageFiles):
+        return
+    broken = [path for path in images.paths if "\n" in path or "\r" in path]
+    if broken:
+        raise UserError(
+            f"{images.name}: {len(broken)} of {len(images)} names of images have a line break in "
+            f"them, such as {broken[0]!r:.80}, and selected.txt has one name a line: rename them"
+        )
 
 
 def _described(
@@ -182,7 +228,7 @@ def open_pool(
         )
         groups = torch.where(source < 0, torch.arange(len(source)), source).numpy()
         return ArrayDataset(images, labels, CLASSES, name), groups
-    if _is_image_folder(name):
+    if is_image_folder(name):
         return ImageFiles(name, size or PHOTO_SIZE, limit), None
     return open_dataset(name, "train", image_size=size or PHOTO_SIZE, limit=limit), None
 
@@ -196,14 +242,9 @@ def open_seeds(name: str, size: int) -> ImageDataset:
 
 def open_excluded(name: str, size: int) -> ImageDataset:
     """The images that the curated set must not repeat."""
-    if _is_image_folder(name):
+    if is_image_folder(name):
         return ImageFiles(name, size)
     return open_dataset(name, "test", image_size=size)
-
-
-def _is_image_folder(name: str) -> bool:
-    path = user_path(name)
-    return kind_of(path) == "folder" and not any(path.glob("*.tar"))
 
 
 def summarize(

@@ -46,6 +46,11 @@ class AllSplits:
 NamedImages = ImageFiles | AllSplits  # images with ``paths``, which tell one from the others
 
 
+def is_image_folder(name: str) -> bool:
+    """Whether :func:`open_dataset` takes a name for a folder of image files."""
+    return name not in DATASETS and kind_of(user_path(name)) == "folder" and not is_shards(name)
+
+
 def open_every(data: str | os.PathLike[str], image_size: int) -> NamedImages:
     """All images of a folder, or both splits of a named data set or of shards.
 
@@ -57,7 +62,7 @@ def open_every(data: str | os.PathLike[str], image_size: int) -> NamedImages:
         UserError: see :func:`open_dataset`.
     """
     text = os.fspath(data)
-    if text not in DATASETS and kind_of(user_path(text)) == "folder" and not is_shards(text):
+    if is_image_folder(text):
         return ImageFiles(text, image_size)
     splits = (open_dataset(text, split, image_size=image_size) for split in ("train", "test"))
     return AllSplits(*splits)

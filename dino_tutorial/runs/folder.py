@@ -61,6 +61,8 @@ class Run:
         if not kind_of(path):
             raise UserError(f"{path} does not exist: the run is not complete, use --resume")
         summary = read_json(path, AGAIN)
+        if "method" not in summary:  # such as a curation's
+            raise UserError(f"{path} is not the summary of a training: {AGAIN}")
         _check_numbers(summary, path)
         return summary
 

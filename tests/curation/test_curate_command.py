@@ -1,8 +1,10 @@
 """`dino-tutorial curate` as a user meets it: what it writes, and one sentence for every mistake."""
 
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +15,16 @@ from two_processes import in_two_processes
 
 from dino_tutorial import configure, train
 from dino_tutorial.cli import main
-from dino_tutorial.curation.command import open_pool
+from dino_tutorial.curation.command import open_excluded, open_pool
 from dino_tutorial.datasets import ArrayDataset, open_dataset, write_shards
 from dino_tutorial.datasets.files import ImageFiles
 from dino_tutorial.datasets.scenes import CLASSES, SceneDataset
 from dino_tutorial.datasets.scenes.sets import uncurated_pool
-from dino_tutorial.plots.curation import curation_warnings, share_curves
+from dino_tutorial.plots.curation import curation_warnings, share_curves, write_curation_report
 
 pytestmark = pytest.mark.slow  # whole trainings, other processes
 
+RECORDS = Path(__file__).resolve().parents[2] / "data" / "results"
 COPIES = {"a/03.png": "a/00.png", "b/07.jpg": "a/05.png"}  # file: what it is a copy of
 
 
@@ -127,6 +130,96 @@ def test_a_damaged_description_is_made_again(damage, folder, tmp_path, capsys):
         f"{path} is damaged (its checksum is wrong), so it is made again" in capsys.readouterr().err
     )
     assert path.read_bytes() == whole and (out / "selected.txt").read_text() == right
+
+
+def test_a_stray_tar_file_makes_no_shards_of_images(folder, tmp_path):
+    shutil.copytree(folder / "a", tmp_path / "mix")
+    (tmp_path / "mix" / "backup.tar").write_bytes(bytes(1024))
+    for images in (open_pool(f"{tmp_path}/mix", 32, None)[0], open_excluded(f"{tmp_path}/mix", 32)):
+        assert isinstance(images, ImageFiles) and len(images) == 20
+
+
+def test_its_own_shards_are_a_pool(tmp_path):
+    scenes = SceneDataset("val", 32, 40)
+    write_shards(scenes, tmp_path / "curated" / "train")  # as --shards does
+    words = ["curate", "--pool", str(tmp_path / "curated"), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["images"] == len(open_dataset(tmp_path / "curated")) > 30
+
+
+def test_a_folder_called_like_a_data_set_needs_a_path(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "a", "scenes")
+    assert isinstance(open_excluded("scenes", 32), SceneDataset)  # as train takes it
+    assert isinstance(open_excluded("./scenes", 32), ImageFiles)
+
+
+@pytest.mark.parametrize(
+    "names, sentence",
+    [
+        (("config.yaml", "summary.json", "report.html"), "holds a training run"),
+        (("descriptions/identity.json", "config.yaml"), "holds a training run"),
+        (("summary.json", "report.html"), "holds files that curate has not written"),
+        (("selected.txt", "a.png"), "holds files that curate has not written"),
+    ],
+)
+def test_what_is_not_its_own_is_left_as_it_is(names, sentence, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+    assert main(["curate", "--pool", str(folder), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f"{out} {sentence}: take another --out" in error and error.count("\n") == 1
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert sorted(files) == sorted(out / name for name in names)
+    assert all(path.read_text() == "mine" for path in files)
+
+
+def test_a_curation_goes_on_with_what_is_left_of_it(folder, tmp_path):
+    """An empty folder, from a full disk; no descriptions, for the refusal says to delete them."""
+    words = ["curate", "--pool", str(folder), "--out", str(tmp_path / "out")]
+    (tmp_path / "out" / "descriptions").mkdir(parents=True)
+    assert main(words) == 0
+    chosen = (tmp_path / "out" / "selected.txt").read_text()
+    shutil.rmtree(tmp_path / "out" / "descriptions")
+    assert main(words) == 0
+    assert (tmp_path / "out" / "selected.txt").read_text() == chosen
+
+
+def test_a_second_one_is_kept_out_until_all_is_written(folder, tmp_path, capsys, monkeypatch):
+    out, codes = tmp_path / "out", []
+    words = ["curate", "--pool", str(folder), "--out", str(out)]
+
+    def write_last(path, report):
+        codes.append(main([*words, "--set", "size=7"]))
+        write_curation_report(path, report)
+
+    monkeypatch.setattr("dino_tutorial.curation.command.write_curation_report", write_last)
+    assert main([*words, "--set", "size=9"]) == 0 and codes == [2]
+    told = f"process {os.getpid()} writes into {out}: wait for its end, or take another --out"
+    assert told in capsys.readouterr().err
+    assert len((out / "selected.txt").read_text().splitlines()) == 9
+    assert not (out / ".lock").exists()
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r"])
+def test_names_that_a_list_cannot_hold(sign, folder, tmp_path, capsys):
+    shutil.copytree(folder / "a", tmp_path / "pool")
+    (tmp_path / "pool" / "02.png").rename(tmp_path / "pool" / f"two{sign}lines.png")
+    assert main(["curate", "--pool", f"{tmp_path}/pool", "--out", f"{tmp_path}/out"]) == 2
+    error = capsys.readouterr().err
+    assert "pool: 1 of 20 names of images have a line break in them, such as 'two\\" in error
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_curations_summary_is_not_recorded_as_a_trainings(tmp_path, capsys):
+    shutil.copytree(RECORDS / "dino-patterns-laptop-s0", tmp_path / "run")
+    shutil.copy(RECORDS / "curation-patterns" / "summary.json", tmp_path / "run")
+    assert main(["record", str(tmp_path / "run"), "--into", str(tmp_path / "kept")]) == 2
+    assert "summary.json is not the summary of a training" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
 
 
 def test_images_of_a_folder(folder):
