@@ -6,7 +6,8 @@ Images are uint8 (n, 3, H, W) on the CPU, as data sets give them; so is what com
 import torch
 from torch import Tensor, nn
 
-from dino_tutorial.datasets.base import ImageDataset
+from dino_tutorial.datasets.subset import Subset
+from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import extract_features, nearest_neighbours, normalize, patch_pca
 from dino_tutorial.models import VisionTransformer
 from dino_tutorial.views import Augment
@@ -56,19 +57,32 @@ def filled(images: Tensor, sizes: Tensor) -> list[Tensor]:
 
 
 def nearest_images(
-    encoder: nn.Module, bank: ImageDataset, queries: ImageDataset, k: int
+    encoder: nn.Module, bank: Subset, queries: Subset, k: int
 ) -> tuple[Tensor, Tensor]:
     """The k images of the bank that lie nearest to each query in feature space.
 
-    The encoder describes them where it is: of photographs, on a GPU if there is one.
+    The encoder describes them where it is: of photographs, on a GPU if there is one. A query that
+    is in the bank, because both are of one data set, is no neighbour of itself.
 
     Returns:
         images (q, k, 3, H, W), nearest first, and their labels (q, k); of a bank of fewer than
         k images, all.
+
+    Raises:
+        UserError: the bank has no image but the query.
     """
+    itself = torch.zeros(len(queries), len(bank), dtype=torch.bool)
+    if bank.dataset is queries.dataset:
+        itself = queries.indices[:, None] == bank.indices
+    more = int(itself.any())
+    k = min(k, len(bank) - more)
+    if k < 1:
+        raise UserError(f"{bank.name} has one image, which has no neighbours: add others to it")
     bank_features, bank_labels = extract_features(encoder, bank)
     features, _ = extract_features(encoder, queries)
-    nearest = nearest_neighbours(bank_features, features, min(k, len(bank)))  # (q, k)
+    nearest = nearest_neighbours(bank_features, features, k + more)
+    itself_last = itself.gather(1, nearest).int().argsort(dim=1, stable=True)
+    nearest = nearest.gather(1, itself_last[:, :k])  # (q, k)
     return bank.images(nearest.flatten()).unflatten(0, nearest.shape), bank_labels[nearest]
 
 

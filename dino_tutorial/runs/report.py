@@ -49,7 +49,8 @@ def report_on(
     Args:
         encoder: describes the bank where it is, and comes to the CPU for the figures.
         seen: what was trained on, for the crops.
-        bank, test: splits at evaluation size; neighbours of test images come from the bank.
+        bank, test: splits at evaluation size; neighbours of test images come from the bank. Of a
+            data set without test images, those of the bank are shown among the others.
     """
     data = ReportData(
         config=flatten(run.config),
@@ -63,7 +64,8 @@ def report_on(
     seed = run.config.seed
     _add_crops(data, augment, seen, seed)
     pixels = random_subset(queries, 8, mix(seed, Stream.SHOWN)).images()
-    _add_neighbours(data, encoder, bank, queries, seed)
+    if len(test) or len(bank) > 1:  # one image has no neighbours
+        _add_neighbours(data, encoder, bank, queries, seed)
     if isinstance(encoder, VisionTransformer):
         _add_attention_and_components(data, encoder.cpu(), pixels)
     return write_report(run.report, data)

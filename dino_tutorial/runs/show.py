@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 
 from dino_tutorial.datasets import ImageDataset, open_dataset
-from dino_tutorial.datasets.subset import random_subset
+from dino_tutorial.datasets.subset import Subset, random_subset
 from dino_tutorial.errors import UserError
 from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer, pretrained
@@ -64,18 +65,22 @@ class View:
             )
         return encoder
 
-    def chosen(self) -> ImageDataset:
+    @cached_property
+    def train(self) -> ImageDataset:
+        return self._open("train")
+
+    def chosen(self) -> Subset:
         """Some of the test split, or of the training split where that has too few."""
         try:
             chosen = self._open("test")
         except UserError:  # a small folder holds none out; if nothing is there, train says so
-            chosen = self._open("train")
+            chosen = self.train
         if len(chosen) < self.n:
-            chosen = self._open("train")
+            chosen = self.train
         return random_subset(chosen, self.n, mix(self.seed, Stream.SHOWN))
 
-    def bank(self) -> ImageDataset:
-        return random_subset(self._open("train"), BANK, mix(self.seed, Stream.BANK))
+    def bank(self) -> Subset:
+        return random_subset(self.train, BANK, mix(self.seed, Stream.BANK))
 
     def _open(self, split: str) -> ImageDataset:
         return open_dataset(self.data, split, image_size=self.size, fit=self.fit, root=self.root)

@@ -13,20 +13,25 @@ from safetensors.torch import load_file, save_file
 
 from dino_tutorial import configure, load_run
 from dino_tutorial.cli import main
+from dino_tutorial.datasets import ImageDataset
+from dino_tutorial.datasets.subset import Subset
 from dino_tutorial.evaluation import patch_pca
+from dino_tutorial.methods import METHODS
 from dino_tutorial.models import VisionTransformer, load_weights
 from dino_tutorial.models.elsewhere import huggingface_folder, resampling
-from dino_tutorial.runs import Run, new_encoder
+from dino_tutorial.runs import Run, new_encoder, report
 from dino_tutorial.runs.folder import save_backbone
 from dino_tutorial.runs.gallery import attention_maps, nearest_images, patch_components
+from dino_tutorial.views import Augment
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ROOT / "data" / "checkpoints" / "dino-scenes-laptop-s0"
 
 
-class Few:
+class Few(ImageDataset):
     """Four gray squares of different brightness, labelled 0 to 3."""
 
+    name, classes = "few", ("night", "dusk", "dawn", "day")
     labels = torch.arange(4)
     image_size = 32
 
@@ -45,7 +50,7 @@ def run_of(tmp_path, **changes) -> Run:
     (tmp_path / "config.yaml").write_text(config.dump())
     torch.manual_seed(0)
     save_backbone(tmp_path / "backbone.safetensors", new_encoder(config))
-    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "summary.json").write_text('{"method": "dino"}')
     return Run(tmp_path)
 
 
@@ -116,10 +121,51 @@ def test_attention_and_components_are_the_encoders_own():
     assert patch_pca(torch.randn(4, 16, 8), n_components=3).shape == (4, 16, 3)
 
 
-def test_the_nearest_picture_of_a_picture_of_the_bank_is_itself():
-    images, labels = nearest_images(load_run(TRAINED).encoder(), Few(), Few(), 2)
+def test_the_nearest_picture_of_a_copy_is_the_picture():
+    bank, queries = (Subset(Few(), torch.arange(4)) for _ in range(2))
+    images, labels = nearest_images(load_run(TRAINED).encoder(), bank, queries, 2)
     assert labels[:, 0].tolist() == [0, 1, 2, 3]
     assert torch.equal(images[:, 0], Few().images())
+
+
+def test_a_picture_of_the_bank_is_no_neighbour_of_itself():
+    few, encoder = Few(), load_run(TRAINED).encoder()
+    queries = Subset(few, torch.tensor([3, 0, 1]))
+    images, labels = nearest_images(encoder, Subset(few, torch.tensor([0, 2, 3])), queries, 5)
+    assert images.shape[:2] == (3, 2)  # as many as each has
+    assert [sorted(row) for row in labels[:2].tolist()] == [[0, 2], [2, 3]]
+    assert set(labels[2].tolist()) <= {0, 2, 3}  # the third is not in the bank, and loses one
+    assert torch.equal(images, few.images(labels.flatten()).unflatten(0, (3, 2)))
+
+
+def test_training_images_that_are_shown_have_others_for_neighbours(capsys, tmp_path):
+    for kind, number in (("train/a", 2), ("train/b", 1), ("test/a", 1)):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for shade in range(number):
+            picture = Image.linear_gradient("L").rotate(90 * shade).convert("RGB")
+            picture.save(tmp_path / "photos" / kind / f"{shade}.png")
+    data = ["--data", tmp_path / "photos", "--out", tmp_path / "p.png"]
+    code, out, _ = say(capsys, "show", TRAINED, "neighbours", "--n", 3, *data)
+    assert code == 0 and "3 query images with 2 nearest neighbours each; 2 of 6" in out
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (tmp_path / "photos" / "train" / "b" / "0.png").rename(lone / "0.png")
+    data = ["--data", lone, "--out", tmp_path / "p.png"]
+    code, _, error = say(capsys, "show", TRAINED, "neighbours", *data)
+    assert code == 2 and "lone has one image, which has no neighbours: add others" in error
+
+
+def test_a_report_without_test_images_has_others_for_neighbours(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "write_report", lambda path, data: data)
+    (tmp_path / "environment.json").write_text("{}")
+    run, few = run_of(tmp_path), Few()
+    augment = Augment(METHODS["dino"].view_specs(run.config.views))
+    none, one = (Subset(few, torch.arange(number)) for number in (0, 1))
+    data = report.report_on(run, run.encoder(), augment, few, few, none)
+    assert data.neighbour_labels.shape == (4, 3)
+    assert (data.neighbour_labels != data.query_labels[:, None]).all()  # each has its own label
+    data = report.report_on(run, run.encoder(), augment, one, one, none)
+    assert data.neighbour_images is None and len(data.attention_images) == 1
 
 
 @pytest.mark.parametrize(
