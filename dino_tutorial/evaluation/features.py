@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
+from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD, check_pixels
 from dino_tutorial.options import number, numbers, on_device, takes, tensor, whole
 
 
@@ -123,8 +123,7 @@ def normalize(
     Raises:
         UserError: pixels of another type, or of another number of channels than means.
     """
-    if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
-        raise UserError(f"pixels have to be uint8, or floats in [0, 1], not {pixels.dtype}")
+    check_pixels(pixels)
     if pixels.ndim < 3 or pixels.shape[-3] != len(mean):
         raise UserError(
             f"images have to be (B, {len(mean)}, H, W), not {tuple(pixels.shape)}: repeat a gray "

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from dino_tutorial.errors import UserError
-from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD
+from dino_tutorial.normalization import IMAGENET_MEAN, IMAGENET_STD, check_pixels
 from dino_tutorial.options import number, numbers, takes
 from dino_tutorial.views.color import HUE, color_jitter_, grayscale, solarize
 from dino_tutorial.views.params import Side, ViewParams, all_to_device, sample_params
@@ -103,7 +103,7 @@ class Augment:
             (V_g, B, 3, size, size) on the device of the images.
 
         Raises:
-            UserError: images and params do not belong together.
+            UserError: images of another type, or images and params that do not belong together.
         """
         params, device = params.to("cpu"), images.device
         self._check(images, params)
@@ -130,6 +130,7 @@ class Augment:
     def _check(self, images: Tensor, params: ViewParams) -> None:
         if images.dim() != 4 or images.shape[1] != 3:
             raise UserError(f"images have shape {tuple(images.shape)}; expected (B, 3, H, W)")
+        check_pixels(images)
         if params.flip.shape != (len(self.specs), len(images)):
             raise UserError(
                 f"the parameters are for {tuple(params.flip.shape)} views and images, but there"

@@ -212,6 +212,8 @@ def test_mistakes_are_told_in_a_sentence():
         views.sample(0, 24, 24, generator())
     with pytest.raises(UserError, match=r"\(B, 3, H, W\)"):
         views.apply(pictures(4)[:, :1], params)
+    with pytest.raises(UserError, match=r"uint8, or floats in \[0, 1\], not torch.int64"):
+        views.apply(pictures(4).long(), params)
     with pytest.raises(UserError, match="4 images|5 images"):
         views.apply(pictures(5), params)
     with pytest.raises(UserError, match="reach"):
