@@ -324,6 +324,19 @@ def split_paths(
             f"{folder} has {names}, but no folder for training: call one of them train, or give "
             "one of them alone"
         )
+    tell_layout(layout, name)
+    once = _without_repeats([*layout.train, *layout.test], links, folder, name)
+    if not layout.test:
+        return hold_out(once)
+    test = set(layout.test)
+    return {
+        "train": [path for path in once if path not in test],
+        "test": [path for path in once if path in test],
+    }
+
+
+def tell_layout(layout: Layout, name: str) -> None:
+    """Tell on stderr what a layout leaves out, and what could have been meant otherwise."""
     if layout.left_out:
         count = len(layout.left_out)
         report(f"{name}: {count} images beside train and test are left out", layout.left_out)
@@ -333,14 +346,6 @@ def split_paths(
             "the classes are",
             class_names(layout.train, layout.class_level),
         )
-    once = _without_repeats([*layout.train, *layout.test], links, folder, name)
-    if not layout.test:
-        return hold_out(once)
-    test = set(layout.test)
-    return {
-        "train": [path for path in once if path not in test],
-        "test": [path for path in once if path in test],
-    }
 
 
 def hold_out(names: Sequence[str]) -> dict[str, list[str]]:

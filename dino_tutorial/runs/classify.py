@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dino_tutorial.datasets import LARGEST_CANVAS, LARGEST_LIMIT
+from dino_tutorial.datasets.decode import report
 from dino_tutorial.datasets.every import open_every
-from dino_tutorial.datasets.folder import find_layout, hold_out
+from dino_tutorial.datasets.folder import find_layout, hold_out, tell_layout
 from dino_tutorial.errors import UserError
 from dino_tutorial.evaluation import accuracy, knn_classify, linear_probe
 from dino_tutorial.files import kind_of, replacing, user_path
@@ -37,7 +38,7 @@ class Classified:
         majority: the share of the most frequent class: what an answer without a look reaches.
         fitted: number of images that both were fitted to.
         measured: number of images that the accuracies are of.
-        classes: number of classes.
+        classes: number of classes that both were fitted to.
         predicted: number of images in the file of predictions.
     """
 
@@ -63,7 +64,8 @@ def classify(
     """Fit k-NN and a linear classifier to labelled images, measure them, and name others' classes.
 
     What is fitted to and what is measured on is told by the folders ``train`` and ``test``; without
-    them a tenth is held out, as by :func:`dino_tutorial.evaluate`.
+    them a tenth is held out, as by :func:`dino_tutorial.evaluate`. Images that are neither, and
+    classes that nothing is fitted to, are named on stderr.
 
     Args:
         opened: see :func:`~dino_tutorial.runs.encoders.open_encoder`.
@@ -91,6 +93,8 @@ def classify(
         None if predict is None else _open_table(opened, predict, table.image_size, torch_device)
     )
     x, y = torch.from_numpy(table.features), torch.from_numpy(table.labels)
+    fitted = set(y[fit].tolist())
+    _tell(table, fitted, str(data))
     k = min(K, len(fit)) if k is None else k
     votes = knn_classify(x[fit], y[fit], x[held], k, n_classes=len(table.classes))
     probe = linear_probe(x[fit], y[fit], x[held], y[held])
@@ -104,7 +108,7 @@ def classify(
         majority=float((y[held] == y[fit].mode().values).double().mean()),
         fitted=len(fit),
         measured=len(held),
-        classes=len(table.classes),
+        classes=len(fitted),
         predicted=0 if asked is None else len(asked.files),
     )
 
@@ -189,7 +193,20 @@ def _split(
     if not len(fit) or not len(held):
         where = "training" if not len(fit) else "test"
         raise UserError(f"{name} has no labelled {where} images: put some there by class")
+    if len(np.unique(labels[fit.numpy()])) < 2:
+        raise UserError(
+            f"{name} has images of one class only to fit to, beside those held out: add images of "
+            "each class"
+        )
     return fit, held
+
+
+def _tell(table: FeatureTable, fitted: set[int], name: str) -> None:
+    """Name on stderr the images that are in no split, and the classes without training images."""
+    tell_layout(find_layout(table.files), name)
+    others = [name for label, name in enumerate(table.classes) if label not in fitted]
+    if others:
+        report(f"{name}: classes without training images, whose test images count as wrong", others)
 
 
 def _write(

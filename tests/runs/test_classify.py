@@ -110,6 +110,33 @@ def test_folders_called_train_and_test_are_what_they_say(opened, tmp_path):
     assert classify(opened, tmp_path / "x.npz", device="cpu") == found
 
 
+def test_what_nothing_is_fitted_to_is_named(opened, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for number in range(36):
+        colour = list(COLOURS)[number % 3]
+        split = "train" if number < 24 and colour != "red" else ("test", "val")[number % 2]
+        paint(tmp_path / "photos" / split / colour / f"{number}.png", colour, random)
+    embed(opened, tmp_path / "photos", tmp_path / "x.npz", device="cpu")
+    capsys.readouterr()
+    for data in (tmp_path / "photos", tmp_path / "x.npz"):
+        found = classify(opened, data, device="cpu")
+        assert (found.fitted, found.measured, found.classes) == (16, 10, 2)
+        assert 0 < found.knn <= 0.4  # six of the ten are red, and nothing says so
+        left_out, classes = capsys.readouterr().err.splitlines()[-2:]
+        assert "10 images beside train and test are left out: val/" in left_out
+        assert classes == (
+            f"{data}: classes without training images, whose test images count as wrong: red."
+        )
+
+
+def test_one_image_of_each_class_is_too_few(opened, photos, tmp_path):
+    for colour in ("red", "blue"):
+        (tmp_path / colour).mkdir()
+        shutil.copy(next((photos / "by-class" / colour).iterdir()), tmp_path / colour)
+    with pytest.raises(UserError, match=f"^{tmp_path} has images of one class only.*: add images"):
+        classify(opened, tmp_path, device="cpu")
+
+
 def test_the_command_says_it_in_lines(opened, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dino_tutorial.runs.encoders.open_encoder", lambda name: opened)
     words = ["classify", "tiny", "--data", str(photos / "by-class"), "--device", "cpu"]
