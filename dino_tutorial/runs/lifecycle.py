@@ -1,6 +1,5 @@
 """From a configuration to a finished run: open the images, train, evaluate, report."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -43,7 +42,7 @@ from dino_tutorial.runs.environment import (
 from dino_tutorial.runs.folder import Run, load_run, new_encoder, run_folder, save_backbone
 from dino_tutorial.runs.images import Images
 from dino_tutorial.runs.report import report_on
-from dino_tutorial.runs.resume import is_started
+from dino_tutorial.runs.resume import is_started, same_place
 from dino_tutorial.runs.scores import measure_knn
 from dino_tutorial.runs.start import start_from, with_architecture, with_stored_architecture
 from dino_tutorial.training.checkpoint import has_checkpoint, load_checkpoint
@@ -229,7 +228,7 @@ def _alike(key: str, before: Any, now: Any) -> bool:
     """Whether a setting is what it was; a place may be spelled in another way."""
     if before == now or key not in PLACES or before is None or now is None:
         return bool(before == now)
-    return os.path.realpath(Path(before).expanduser()) == os.path.realpath(Path(now).expanduser())
+    return same_place(before, now)
 
 
 def _prepare(folder: Path, config: Config, device: torch.device, resume: bool) -> None:

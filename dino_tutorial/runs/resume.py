@@ -1,10 +1,10 @@
 """What a command means that goes on with a run: its own settings, and nothing against them."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from dino_tutorial.errors import UserError
+from dino_tutorial.files import user_path
 from dino_tutorial.runs.config import Config, read_config
 from dino_tutorial.runs.folder import find_folder
 
@@ -46,7 +46,7 @@ def resumed_config(
             f"{folder} is a run of {stored.method}, not of {asked.method}: resume it by train "
             f"{stored.method}, or take another --name and no --resume"
         )
-    if data is not None and not _same_place(data, stored.source):
+    if data is not None and not same_place(data, stored.source):
         raise UserError(
             f"{folder} was started on {stored.source}, not on {data}: resume it without --data, "
             f"or take another --name and no --resume"
@@ -59,6 +59,6 @@ def resumed_config(
     return stored.changed({"name": None} | changes | {"folder": asked.folder})
 
 
-def _same_place(one: str, two: str) -> bool:
+def same_place(one: str, two: str) -> bool:
     """Whether two names are one data set: the same word, or one folder spelled in two ways."""
-    return one == two or os.path.realpath(Path(one)) == os.path.realpath(Path(two))
+    return one == two or os.path.realpath(user_path(one)) == os.path.realpath(user_path(two))

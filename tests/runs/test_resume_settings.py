@@ -8,6 +8,7 @@ from PIL import Image
 
 from dino_tutorial import configure, train
 from dino_tutorial.errors import UserError
+from dino_tutorial.runs.resume import resumed_config
 from dino_tutorial.training.checkpoint import PREVIOUS, load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_report")]  # whole trainings
@@ -63,8 +64,11 @@ def test_a_place_may_be_spelled_in_another_way(started, monkeypatch):
     root, expected = started
     monkeypatch.chdir(root)
     os.symlink(root / "images", root / "link", target_is_directory=True)
-    for source in ("./images", f"{root}/images/", root / "link"):
+    monkeypatch.setenv("HOME", str(root))
+    for source in ("./images", f"{root}/images/", root / "link", "~/images"):
         train(config(root, source), resume=True)
+        found = resumed_config(config(root, source), str(source), None, {})
+        assert found.source == str(root / "images")
 
 
 @pytest.mark.parametrize("changes", [{"optim.lr": 1e-4}, {"train.epochs": 3}, {"seed": 5}])
