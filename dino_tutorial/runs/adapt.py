@@ -71,13 +71,18 @@ def parts_that_fit(cost: StepCost, n_images: int, budget: float) -> int:
 
 
 def _batch(config: Config, n_images: int, device: torch.device, world: int) -> int:
-    """The preset's batch, lowered to the images and to the processor; a multiple of ``world``."""
+    """The preset's batch, lowered to the images and to the processor; a multiple of ``world``.
+
+    It is one of ``train.accumulate`` too, where the caller named that and there are enough images.
+    """
+    parts = config.train.accumulate if "train.accumulate" in config.named else 1
     batch = min(config.train.batch_size, n_images)
     if device.type == "cpu":
         views = config.views
         pixels = 2 * views.global_size**2 + views.local_crops * views.local_size**2
         batch = min(batch, max(FEWEST, CPU_PIXELS // pixels))
-    return max(world, batch // world * world)
+    together = world * parts if world * parts <= batch else world
+    return max(world, batch // together * together)
 
 
 def usable_memory(device: torch.device) -> float:

@@ -15,7 +15,7 @@ from dino_tutorial.methods import METHODS
 from dino_tutorial.options import parse_assignments
 from dino_tutorial.runs import Run, adapt, build_method, doctor, read_config
 from dino_tutorial.runs.adapt import adapted, parts_that_fit
-from dino_tutorial.runs.checks import check_lengths
+from dino_tutorial.runs.checks import check_batch, check_lengths
 from dino_tutorial.runs.cost import LiveBytes, StepCost, step_cost
 from dino_tutorial.views import Augment
 
@@ -209,6 +209,8 @@ def test_parts_are_the_fewest_that_fit():
         ({"train.batch_size": 108}, 1, (108, 2)),
         ({"train.batch_size": 75}, 1, (75, 3)),  # two parts would do, and do not divide it
         ({"train.accumulate": 4}, 1, (108, 4)),
+        ({"train.accumulate": 5}, 1, (105, 5)),
+        ({"train.accumulate": 5}, 8, (80, 5)),
     ],
 )
 def test_a_batch_is_lowered_to_the_images_and_run_in_parts(monkeypatch, named, world, expected):
@@ -220,6 +222,12 @@ def test_a_batch_is_lowered_to_the_images_and_run_in_parts(monkeypatch, named, w
     assert (fits.train.batch_size, fits.train.accumulate) == expected
     assert not fits.train.adapt and f"a batch of {expected[0]} images" in sentence
     assert adapted(fits, 108, 0, GPU, world, held=0) == (fits, None)
+
+
+def test_more_parts_than_images_are_refused_by_their_own_name():
+    named = configure("dino", preset="photo", changes={"train.accumulate": 20})
+    with pytest.raises(UserError, match="train.accumulate = 20 does not divide the 14 images"):
+        check_batch(adapted(named, 14, 0, GPU, 1, held=0)[0])
 
 
 def test_a_cpu_gets_a_small_batch_of_large_images(monkeypatch):
