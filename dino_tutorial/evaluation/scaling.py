@@ -53,15 +53,16 @@ def fit_scaling_law(sizes: ArrayLike, errors: ArrayLike) -> ScalingLaw:
 
     Args:
         sizes: (M, F) positive, or (M,) for one size.
-        errors: (M,), in any unit; the squares of their differences are what is made small.
+        errors: (M,), none below 0, in any unit; the squares of their differences are what is made
+            small.
 
     Returns:
         A :class:`ScalingLaw` with F powers. It describes the range of ``sizes`` and is no more
         than a guess outside.
 
     Raises:
-        UserError: fewer points than numbers to fit (1 + 2F), sizes that are not positive, or a size
-            that takes fewer than three values: two of them fit any exponent.
+        UserError: fewer points than numbers to fit (1 + 2F), sizes that are not positive, errors
+            below 0, or a size that takes fewer than three values: two of them fit any exponent.
         UserError: shapes that do not go together.
     """
     x, y = _rows(sizes), _numbers("errors", errors)
@@ -120,6 +121,8 @@ def _check(x: np.ndarray, y: np.ndarray) -> None:
         )
     if not (x > 0).all():
         raise UserError("a size is not positive: a power law needs sizes above 0")
+    if (y < 0).any():
+        raise UserError("an error is negative: give errors of 0 or more, such as 1 - accuracy")
     few = [len(np.unique(column)) for column in x.T]
     if min(few) < 3:
         raise UserError(

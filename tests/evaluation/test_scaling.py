@@ -76,9 +76,10 @@ def test_what_does_not_fall_is_all_floor(errors):
         ([0, 1, 2], np.ones(3), "not positive"),
         ([1, 2, 2, 1], np.ones(4), "size 0 takes 2 value"),
         (GRID[:8], np.ones(8), "size 0 takes 2 value"),
+        ([1, 2, 3, 4], [-1, -2, -3, -4], "negative: give errors of 0 or more"),
     ],
 )
-def test_too_little_is_refused(sizes, errors, says):
+def test_what_fits_no_law_is_refused(sizes, errors, says):
     with pytest.raises(UserError, match=says):
         fit_scaling_law(sizes, errors)
 
