@@ -64,8 +64,8 @@ def test_a_method_trains_as_on_the_cpu_and_waits_only_to_log(name, tmp_path):
 def test_the_neighbours_of_a_report_are_found_on_the_device(tmp_path, monkeypatch):
     """Of photographs that takes minutes on two cores; the figures need a few images alone."""
     (tmp_path / "config.yaml").write_text(configure("dino", preset="smoke").dump())
-    for name in ("summary.json", "environment.json"):
-        (tmp_path / name).write_text("{}")
+    (tmp_path / "summary.json").write_text('{"method": "dino"}')
+    (tmp_path / "environment.json").write_text("{}")
     monkeypatch.setattr(report, "write_report", lambda path, data: data)
     images, found = pictures(), []
     with simulated_cuda() as ledger:
