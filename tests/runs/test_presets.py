@@ -75,7 +75,7 @@ def test_a_value_without_a_source_is_found(text, missing):
     assert unsourced(text) == missing
 
 
-@pytest.mark.parametrize("method", ["dino", "simclr"])
+@pytest.mark.parametrize("method", ["byol", "dino", "dinov2", "simclr"])
 def test_the_records_on_cifar10_have_the_preset_s_settings(method):
     """They were trained on a folder of its images, in bf16, and so had to be told all of them."""
     stored = flatten(read_config(RESULTS / f"{method}-cifar10-s0" / "config.yaml"))
