@@ -23,7 +23,6 @@ from dino_tutorial.files.streams import (
 if TYPE_CHECKING:
     from dino_tutorial.runs import Config
 
-RUNS = "runs"
 GO_ON = "stopped; what is described stays. Continue with the same command."
 EMBED = """\
 Features of every image of a folder, a row each, with the image's name and class:
@@ -267,7 +266,7 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
 def _add_training_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--preset", help="smoke, laptop (default), gpu, photo or paper")
     command.add_argument("--name", help=f"the run's name (default: {name})")
-    command.add_argument("--folder", default=RUNS, help=f"where runs are kept (default: {RUNS})")
+    command.add_argument("--folder", help="where runs are kept (default: runs)")
     command.add_argument("--seed", type=int, help="of all randomness (default: 0)")
     command.add_argument("--device", help="auto (default), cpu, cuda or mps")
     command.add_argument(
@@ -301,7 +300,7 @@ def _train(options: argparse.Namespace) -> int:
     own = {key: value for key, value in own.items() if value is not None}
     assigned = parse_assignments(options.changes)
     for key in own.keys() & assigned.keys():
-        if own[key] != assigned[key] and (key, own[key]) != ("folder", RUNS):
+        if own[key] != assigned[key]:
             raise UserError(
                 f"--{key} {own[key]} and --set {key}={assigned[key]} differ: give one of them"
             )
@@ -316,7 +315,7 @@ def _train(options: argparse.Namespace) -> int:
         run = train(config, resume=resume)
     except Interrupted as stop:
         return _continue_by(f"{stop}; everything is saved", config, options, 130)
-    except (KeyboardInterrupt, Terminated) as stop:  # before the first step, or after the last
+    except (KeyboardInterrupt, Terminated) as stop:  # not between two steps
         if not is_unfinished(config):
             raise
         code = 130 if isinstance(stop, KeyboardInterrupt) else 143
@@ -347,15 +346,11 @@ def _continue_by(what: str, config: "Config", options: argparse.Namespace, code:
 
 
 def _repeat(options: argparse.Namespace) -> list[str]:
-    """The options of a train command that were not left at their defaults."""
+    """The options of a train command that were given."""
     words = []
-    for flag, value, default in (
-        ("--name", options.name, None),
-        ("--folder", options.folder, RUNS),
-        ("--seed", options.seed, None),
-        ("--device", options.device, None),
-    ):
-        words += [flag, str(value)] if value != default else []
+    for flag in ("name", "folder", "seed", "device"):
+        value = getattr(options, flag)
+        words += [] if value is None else [f"--{flag}", str(value)]
     for change in options.changes:
         words += ["--set", change]
     return words
